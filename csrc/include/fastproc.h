@@ -1,0 +1,510 @@
+/*
+ * fastproc.h: start processes, keep their deadlines, end them for certain, and
+ * know how each ended. The whole public interface of libfastproc.
+ *
+ * The idea in one sentence: say what to start and when it must end; a
+ * supervisor carries it out; everyone who waits hears the same, true answer.
+ *
+ *     fp_supervisor *supervisor;
+ *     fp_supervisor_new(NULL, &supervisor);
+ *     // lend it a thread: pthread_create(..., fp_supervisor_run, supervisor)
+ *
+ *     fp_spec spec = FP_SPEC_INIT;
+ *     spec.argv = (const char *const[]){"make", "-j2", NULL};
+ *     spec.timeout_ns = 60 * INT64_C(1000000000);
+ *
+ *     fp_proc *proc;
+ *     fp_failure failure;
+ *     int r = fp_spawn(supervisor, &spec, &proc, &failure);
+ *     fp_exit exit;
+ *     fp_proc_wait(proc, FP_STATE_DONE, -1, &exit);
+ *     proc = fp_proc_free(proc);
+ *
+ * Conventions
+ *   - Functions return 0 or a count on success and -errno on failure; errno
+ *     itself is not touched. Results leave through `ret_` parameters, which
+ *     are not written on failure; details of failures through `reterr_` ones.
+ *   - *borrowed*: for the length of the call. *owned*: you free it. *taken*:
+ *     ours from now on, even on failure. fp_x_free() accepts NULL and returns NULL.
+ *   - Times are nanoseconds of CLOCK_MONOTONIC, sizes are bytes.
+ *   - Every function may be called from any thread at any time, unless its
+ *     comment says otherwise. None may be called from a signal handler.
+ *   - In option structs all zeros is the sensible default, and `size` must be
+ *     sizeof the struct: it tells the library which fields the caller knows.
+ *   - The library starts no thread, installs no signal handler, never waits
+ *     for children it did not start, and keeps no global state but what it
+ *     learnt about the kernel.
+ *   - After fork(2) the copy owns nothing: its calls return -EOWNERDEAD.
+ *
+ * Sources: clone(2), execve(2), pidfd_open(2), pidfd_send_signal(2), waitid(2),
+ * cgroups(7), setsid(2), close_range(2). Linux only.
+ */
+#ifndef FASTPROC_H
+#define FASTPROC_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define FP_API __attribute__((visibility("default")))
+
+#define FP_VERSION_MAJOR 0
+#define FP_VERSION_MINOR 1
+#define FP_VERSION_PATCH 0
+
+/* What stands between the two markers also feeds cffi: declarations only. */
+/* cdef: begin */
+
+typedef struct fp_supervisor fp_supervisor;
+typedef struct fp_mailbox fp_mailbox;
+typedef struct fp_proc fp_proc;
+typedef struct fp_env fp_env;
+
+/* ---- What to start ------------------------------------------------------ */
+
+/* Where a standard stream of the child comes from. */
+enum fp_stdio_kind {
+    FP_STDIO_INHERIT = 0,  /* the caller's own */
+    FP_STDIO_DEVNULL = 1,
+    FP_STDIO_PIPE = 2,     /* out: captured by the supervisor; in: fed from `input` */
+    FP_STDIO_FD = 3,       /* a copy of descriptor `fd`, borrowed */
+    FP_STDIO_READ = 4,     /* `path`, opened for reading by the child */
+    FP_STDIO_APPEND = 5,   /* `path`, created and appended to by the child, mode 0666 less umask */
+    FP_STDIO_TRUNCATE = 6, /* `path`, created and emptied by the child */
+    FP_STDIO_STDOUT = 7    /* standard error only: where standard output goes */
+};
+
+typedef struct fp_stdio {
+    int32_t kind;
+    int32_t fd;
+    const char *path; /* relative to the caller's directory, not to `cwd` */
+} fp_stdio;
+
+/* One more descriptor for the child: `source` in the caller, `target` in the child. */
+typedef struct fp_fd_map {
+    int32_t source;
+    int32_t target;
+} fp_fd_map;
+
+/* The nine limits of setrlimit(2) that a child may be born with, as indices. */
+enum fp_rlimit_index {
+    FP_RLIMIT_CPU = 0, /* seconds */
+    FP_RLIMIT_ADDRESS_SPACE = 1,
+    FP_RLIMIT_DATA = 2,
+    FP_RLIMIT_FILE_SIZE = 3,
+    FP_RLIMIT_CORE = 4,
+    FP_RLIMIT_STACK = 5,
+    FP_RLIMIT_OPEN_FILES = 6,    /* count */
+    FP_RLIMIT_PROCESSES = 7,     /* count */
+    FP_RLIMIT_LOCKED_MEMORY = 8,
+    FP_RLIMIT_COUNT = 9
+};
+
+typedef struct fp_rlimit {
+    uint64_t soft; /* UINT64_MAX: unlimited */
+    uint64_t hard;
+} fp_rlimit;
+
+/* What the child leads. A session is also a group, and cannot be left for the caller's group. */
+enum fp_lead {
+    FP_LEAD_SESSION = 0,
+    FP_LEAD_GROUP = 1,  /* stays in the caller's session, for jobs on a terminal */
+    FP_LEAD_NOTHING = 2 /* stays in the caller's group: only the child itself can be signalled */
+};
+
+/* The set that the child's descendants are kept in, and found by. */
+enum fp_containment {
+    FP_CONTAIN_AUTO = 0,    /* a cgroup where one can be had, else the session */
+    FP_CONTAIN_SESSION = 1,
+    FP_CONTAIN_CGROUP = 2,  /* an error where none can be had */
+    FP_CONTAIN_GUARD = 3    /* not in this version: -ENOTSUP */
+};
+
+enum fp_spec_flag {
+    FP_KEEP_LEFTOVERS = 1 << 0,     /* what outlives the child's own end is left running */
+    FP_NO_NEW_PRIVS = 1 << 1,       /* PR_SET_NO_NEW_PRIVS */
+    FP_DIE_WITH_PARENT = 1 << 2,    /* SIGKILL when the caller's process dies; see prctl(2) PR_SET_PDEATHSIG */
+    FP_SET_UID = 1 << 3,
+    FP_SET_GID = 1 << 4,
+    FP_SET_GROUPS = 1 << 5,         /* `groups`, also when empty: then all are dropped */
+    FP_SET_UMASK = 1 << 6,
+    FP_SET_NICE = 1 << 7,
+    FP_STOP_AT_MAX_OUTPUT = 1 << 8, /* stop the child once `max_output_bytes` have come */
+    FP_KEEP_SIGNALS = 1 << 9,       /* leave ignored signals ignored instead of resetting all */
+    FP_ONE_PATH = 1 << 10,          /* `program` is a path even without a slash: no search */
+    FP_QUIET_START = 1 << 11        /* FP_NEWS_STARTED wakes nobody: it comes with the next news */
+};
+
+typedef struct fp_spec {
+    size_t size;    /* sizeof(fp_spec) */
+    uint64_t token; /* yours; comes back in every news about this process */
+
+    /* The program and its arguments: `argv`, ended by NULL, or `args`, the
+     * strings one behind the other, each ended by a NUL, `args_bytes` in all. */
+    const char *const *argv;
+    const char *args;
+    size_t args_bytes;
+    const char *program;     /* what to execute; NULL: the first argument */
+    const char *search_path; /* directories for a program without a slash; NULL: PATH of the child's environment */
+
+    /* The environment: `env`, or `envp` ended by NULL, or with both NULL the caller's. */
+    fp_env *env;
+    const char *const *envp;
+
+    const char *cwd;
+    fp_stdio stdio[3];
+    const fp_fd_map *fds;
+    size_t n_fds;
+    const void *input; /* fed to standard input when that is a pipe; copied */
+    size_t input_bytes;
+
+    int32_t lead;        /* enum fp_lead */
+    int32_t containment; /* enum fp_containment */
+    uint32_t flags;      /* enum fp_spec_flag */
+    uint32_t rlimit_set; /* bit i: rlimits[i] counts */
+    fp_rlimit rlimits[9];
+
+    uint32_t uid;
+    uint32_t gid;
+    const uint32_t *groups;
+    size_t n_groups;
+    uint32_t umask;
+    int32_t nice;             /* absolute, -20 to 19 */
+    const uint64_t *affinity; /* bit n: CPU n may be used */
+    size_t n_affinity;        /* words of 64 bits */
+    uint64_t sigmask;         /* bit n - 1: signal n starts blocked */
+    uint64_t sigignore;       /* bit n - 1: signal n starts ignored */
+
+    /* By cgroup v2, and an error of stage `cgroup` where it lacks; 0: no limit. */
+    uint64_t memory_max_bytes;
+    uint64_t pids_max;
+    uint64_t cpu_max_millis; /* thousandths of one CPU */
+
+    /* When it must end. 0: never, except grace and kill_timeout: 5 s. */
+    int64_t timeout_ns;      /* from its start */
+    int64_t deadline_ns;     /* on the monotonic clock; the earlier of the two counts */
+    int32_t deadline_reason; /* what `deadline_ns` is called: 0 means FP_REASON_TIMEOUT */
+    int32_t stop_signal;     /* 0: SIGTERM */
+    int64_t idle_timeout_ns; /* without a byte on a captured stream */
+    int64_t grace_ns;        /* from the stop signal to SIGKILL; negative: none */
+    int64_t kill_timeout_ns; /* from SIGKILL to "unkillable" */
+
+    /* What is kept of each captured stream; 0: 64 KiB and 192 KiB. */
+    uint64_t head_bytes;
+    uint64_t tail_bytes;
+    uint64_t max_output_bytes; /* of both streams together; 0: no limit */
+
+    fp_mailbox *mailbox; /* who hears the news; NULL: nobody */
+} fp_spec;
+
+/* ---- What went wrong ---------------------------------------------------- */
+
+/* The step at which a start failed. */
+enum fp_stage {
+    FP_STAGE_NONE = 0,
+    FP_STAGE_REQUEST = 1,  /* the spec itself */
+    FP_STAGE_PIPE = 2,
+    FP_STAGE_CLONE = 3,
+    FP_STAGE_PRE_EXEC = 4, /* killed from outside before execve(2); `detail` is the signal */
+    FP_STAGE_SESSION = 5,
+    FP_STAGE_CGROUP = 6,   /* `detail` is the missing controller: 0 memory, 1 pids, 2 cpu, -1 the cgroup itself */
+    FP_STAGE_FDS = 7,      /* `detail` is the target descriptor */
+    FP_STAGE_RLIMIT = 8,   /* `detail` is an fp_rlimit_index */
+    FP_STAGE_NICE = 9,
+    FP_STAGE_AFFINITY = 10,
+    FP_STAGE_CWD = 11,
+    FP_STAGE_IDS = 12,
+    FP_STAGE_SANDBOX = 13,
+    FP_STAGE_SIGNALS = 14,
+    FP_STAGE_EXEC = 15,
+    FP_STAGE_SUPERVISOR = 16, /* it is closing, or has no room */
+    FP_STAGE_COUNT = 17
+};
+
+typedef struct fp_failure {
+    int32_t error;  /* errno */
+    int32_t stage;  /* enum fp_stage */
+    int32_t detail; /* see the stage; -1: nothing more to say */
+    int32_t reserved;
+} fp_failure;
+
+/* ---- How it ended ------------------------------------------------------- */
+
+enum fp_state {
+    FP_STATE_QUEUED = 0,  /* handed to a supervisor, not started yet */
+    FP_STATE_FAILED = 1,  /* never started: see fp_proc_failure() */
+    FP_STATE_RUNNING = 2,
+    FP_STATE_EXITED = 3,  /* the status is known; descendants or output may remain */
+    FP_STATE_DONE = 4     /* nothing remains, or what remains has been let go on request */
+};
+
+enum fp_reason {
+    FP_REASON_NONE = 0,
+    FP_REASON_EXITED = 1,
+    FP_REASON_SIGNALED = 2,
+    FP_REASON_TIMEOUT = 3,
+    FP_REASON_IDLE_TIMEOUT = 4,
+    FP_REASON_TERMINATED = 5, /* somebody asked for it */
+    FP_REASON_CANCELLED = 6,
+    FP_REASON_OUTPUT_LIMIT = 7,
+    FP_REASON_CPU_LIMIT = 8,
+    FP_REASON_OOM = 9,
+    FP_REASON_UNKNOWN = 10, /* somebody else took the status, and the kernel cannot tell it any more */
+    FP_REASON_COUNT = 11
+};
+
+enum fp_exit_flag {
+    FP_EXIT_CORE_DUMPED = 1 << 0,
+    FP_EXIT_ESCALATED = 1 << 1,  /* SIGKILL was needed */
+    FP_EXIT_FOREIGN = 1 << 2,    /* somebody else reaped it; the usage is lost */
+    FP_EXIT_UNKILLABLE = 1 << 3, /* it has outlived SIGKILL by `kill_timeout_ns` */
+    FP_EXIT_LEFTOVERS = 1 << 4,  /* descendants outlived the child */
+    FP_EXIT_STOPPED = 1 << 5     /* the stop ladder was climbed for it or its leftovers */
+};
+
+/* Of getrusage(2): the child and the descendants it has waited for. */
+typedef struct fp_usage {
+    int64_t user_us;
+    int64_t system_us;
+    int64_t max_rss_bytes;
+    int64_t minor_faults;
+    int64_t major_faults;
+    int64_t blocks_in;
+    int64_t blocks_out;
+    int64_t voluntary_switches;
+    int64_t involuntary_switches;
+} fp_usage;
+
+typedef struct fp_exit {
+    int32_t state;  /* enum fp_state */
+    int32_t reason; /* enum fp_reason; FP_REASON_NONE while it runs */
+    int32_t code;   /* exit code, or -1 */
+    int32_t signal; /* signal that ended it, or 0 */
+    uint32_t flags; /* enum fp_exit_flag */
+    int32_t pid;
+    int64_t started_ns;
+    int64_t ended_ns; /* when the end was noticed; 0 while it runs */
+    fp_usage usage;
+} fp_exit;
+
+/* How far the emptiness of the containment is proven. */
+enum fp_proof {
+    FP_PROOF_NONE = 0,    /* nobody looked, or somebody is left */
+    FP_PROOF_SESSION = 1, /* no member of its group or session, and no tracked descendant, is alive */
+    FP_PROOF_CGROUP = 2,  /* the kernel says that the cgroup is empty */
+    FP_PROOF_GUARD = 3
+};
+
+typedef struct fp_stop_report {
+    int32_t proof;       /* enum fp_proof */
+    int32_t n_survivors; /* how many were found; at most 32 are listed */
+    int32_t survivors[32];
+} fp_stop_report;
+
+/* ---- News --------------------------------------------------------------- */
+
+enum fp_news_kind {
+    FP_NEWS_STARTED = 1 << 0, /* a queued start has succeeded */
+    FP_NEWS_FAILED = 1 << 1,  /* a queued start has failed: see `failure` */
+    FP_NEWS_EXITED = 1 << 2,
+    FP_NEWS_DONE = 1 << 3,
+    FP_NEWS_UNKILLABLE = 1 << 4,
+    FP_NEWS_ESCALATED = 1 << 5, /* SIGKILL has been sent after the grace */
+    FP_NEWS_OUTPUT = 1 << 6,    /* a captured stream has more, or has ended; only while followed */
+    FP_NEWS_ORPHAN = 1 << 7     /* an orphan of one of our children was reaped: `exit` is about it, token 0 */
+};
+
+typedef struct fp_news {
+    uint64_t token;
+    uint32_t what; /* enum fp_news_kind, all that happened since the last news about it */
+    uint32_t reserved;
+    fp_failure failure;
+    fp_exit exit;
+} fp_news;
+
+/* ---- Functions ---------------------------------------------------------- */
+
+/* An environment, packed once and shared by many starts. `block` holds
+ * NAME=value strings one behind the other, each ended by a NUL; borrowed.
+ * -EINVAL: a string without '=' or with an empty name, or two of one name. */
+FP_API int fp_env_new(const char *block, size_t block_bytes, fp_env **ret_env);
+FP_API fp_env *fp_env_ref(fp_env *env);
+FP_API fp_env *fp_env_free(fp_env *env);
+
+typedef struct fp_supervisor_options {
+    size_t size;
+    fp_supervisor *sibling; /* joins its crew: they watch over each other's starts */
+    const char *cgroup_dir; /* directory for leaves; NULL: found by itself; "": none */
+    int32_t adopt_orphans;  /* make the process a subreaper and reap orphans of our children */
+    int32_t reserved;
+    fp_mailbox *orphan_mailbox;
+} fp_supervisor_options;
+
+/* A supervisor: it keeps deadlines, empties pipes, stops and reaps.
+ * `options` may be NULL; it is borrowed, the mailbox in it must live longer. */
+FP_API int fp_supervisor_new(const fp_supervisor_options *options, fp_supervisor **ret_supervisor);
+/* Lend it the calling thread: returns after fp_supervisor_stop(). Blocks all
+ * signals in that thread. -EBUSY: it has a thread already. */
+FP_API int fp_supervisor_run(fp_supervisor *supervisor);
+/* Refuse further starts, let fp_supervisor_run() return. What still runs is left running, unwatched. */
+FP_API int fp_supervisor_stop(fp_supervisor *supervisor);
+/* Only after fp_supervisor_run() has returned. Handles of its processes stay valid. */
+FP_API fp_supervisor *fp_supervisor_free(fp_supervisor *supervisor);
+/* How many of its processes are not done. */
+FP_API int fp_supervisor_active(fp_supervisor *supervisor);
+/* Switch the adoption of orphans on; it stays on. Orphan news go to `mailbox`. */
+FP_API int fp_supervisor_adopt_orphans(fp_supervisor *supervisor, fp_mailbox *mailbox);
+
+/*
+ * Start the program described by `spec`, in the calling thread.
+ *
+ * Returns 0 once the child has passed execve(2), and stores its handle in
+ * `*ret_proc`, owned by the caller: see fp_proc_free(). On failure returns
+ * -errno and says in `*reterr_failure`, unless NULL, which step failed; the
+ * child, if there was one, has been reaped.
+ *
+ * `spec` is borrowed. Blocks the calling thread, and only it, until execve(2).
+ */
+FP_API int fp_spawn(fp_supervisor *supervisor, const fp_spec *spec, fp_proc **ret_proc, fp_failure *reterr_failure);
+
+/*
+ * Hand `n` starts to a crew; they happen in its threads, in order, as many at
+ * a time as `max_running` allows (0: no bound). Returns at once. All handles
+ * are stored in `ret_procs`, owned by the caller, in state FP_STATE_QUEUED;
+ * failures of single starts come as FP_NEWS_FAILED and fp_proc_failure().
+ * Bounded calls that name the same mailbox (that of specs[0]) form one queue:
+ * the latest bound counts for all of them together.
+ * The specs are copied. On -ENOMEM or -EINVAL nothing has been queued.
+ */
+FP_API int fp_spawn_many(fp_supervisor *const *crew, size_t n_crew, const fp_spec *const *specs, size_t n,
+                         uint32_t max_running, fp_proc **ret_procs);
+/* Block until each of them has been started or has failed. -ETIMEDOUT, -EINTR. */
+FP_API int fp_procs_wait_started(fp_proc *const *procs, size_t n, int64_t timeout_ns);
+/* Take a queued start back. 0: it will never start (state FAILED, -ECANCELED); -EALREADY: too late. */
+FP_API int fp_proc_withdraw(fp_proc *proc);
+
+FP_API fp_proc *fp_proc_ref(fp_proc *proc);
+/* Give a handle back. The process itself is not touched: its supervisor goes on. */
+FP_API fp_proc *fp_proc_free(fp_proc *proc);
+
+/*
+ * Block until the process has reached `state` (EXITED or DONE), and say how it
+ * ended. Waits for the exit, never for the end of a pipe. The caller reaps by
+ * itself where it can: no other thread is woken.
+ *
+ * timeout_ns: 0 asks once, negative waits for ever.
+ *   -ETIMEDOUT  not yet; *ret_exit, unless NULL, holds what is known
+ *   -EINTR      a signal handler ran in this thread; call again
+ *   -ECHILD     it never started: see fp_proc_failure()
+ */
+FP_API int fp_proc_wait(fp_proc *proc, int state, int64_t timeout_ns, fp_exit *ret_exit);
+/* What is known now, without asking the kernel. */
+FP_API void fp_proc_status(fp_proc *proc, fp_exit *ret_exit);
+/* Why a queued start failed. -ENODATA: it did not fail. */
+FP_API int fp_proc_failure(fp_proc *proc, fp_failure *ret_failure);
+FP_API int fp_proc_pid(fp_proc *proc);
+/* Its pidfd, borrowed, or -EBADF once it is done or where the kernel has none. */
+FP_API int fp_proc_pidfd(fp_proc *proc);
+/* FP_CONTAIN_SESSION or FP_CONTAIN_CGROUP: what it got. */
+FP_API int fp_proc_containment(fp_proc *proc);
+
+/* Send one signal to the child, or to its whole group. -ESRCH: it has ended. */
+FP_API int fp_proc_signal(fp_proc *proc, int sig, int to_group);
+
+/*
+ * Begin to stop the child and all that it contains, in the background: stop
+ * signal and SIGCONT to the group, after `grace_ns` SIGKILL to the whole
+ * containment, after `kill_timeout_ns` the report that it cannot be killed.
+ *
+ * Wait for the outcome with fp_proc_wait_stopped(). A ladder that is being
+ * climbed already is not begun again, nobody gets the stop signal twice; a
+ * shorter grace shortens it. `reason` is what the exit will be called.
+ * grace_ns: 0 is that of the spec, negative none. kill_timeout_ns: 0 is that of the spec.
+ * -ESRCH: nothing is left to stop.
+ */
+FP_API int fp_proc_stop(fp_proc *proc, int reason, int64_t grace_ns, int64_t kill_timeout_ns);
+/* The same for many, in one pass. Returns how many were stopped. */
+FP_API int fp_procs_stop(fp_proc *const *procs, size_t n, int reason, int64_t grace_ns, int64_t kill_timeout_ns);
+/* Block until it is done or reported unkillable. -ETIMEDOUT, -EINTR, -ECHILD as in fp_proc_wait(). */
+FP_API int fp_proc_wait_stopped(fp_proc *proc, int64_t timeout_ns, fp_exit *ret_exit);
+/* Who is left, and how sure that is. Looks at /proc when somebody may be. */
+FP_API int fp_proc_report(fp_proc *proc, fp_stop_report *ret_report);
+
+/* What a captured stream (1 or 2) has brought so far. */
+typedef struct fp_output {
+    uint64_t total_bytes;   /* all that came */
+    uint64_t kept_bytes;    /* head and tail together: the size for fp_proc_output_copy() */
+    uint64_t head_bytes;    /* how much of that is the head */
+    int32_t ended;          /* no more will come */
+    int32_t complete;       /* and it ended by end of file, not because we stopped listening */
+} fp_output;
+
+/* -EINVAL: that stream is not captured. */
+FP_API int fp_proc_output(fp_proc *proc, int stream, fp_output *ret_output);
+/* Copy head and tail into `buffer`; returns how many bytes. */
+FP_API int64_t fp_proc_output_copy(fp_proc *proc, int stream, void *buffer, size_t buffer_bytes);
+/* From now on, lose nothing behind `*offset`: the child waits for us, as with a pipe of its own. */
+FP_API int fp_proc_follow(fp_proc *proc, int stream, int on);
+/*
+ * Read from a captured stream at `*offset`, and move it on. Returns the count,
+ * 0 at the end. If bytes there are gone already, *offset first jumps to the
+ * oldest one kept. -ETIMEDOUT, -EINTR.
+ */
+FP_API int64_t fp_proc_read(fp_proc *proc, int stream, uint64_t *offset, void *buffer, size_t buffer_bytes,
+                            int64_t timeout_ns);
+
+/* A mailbox: news of many processes for one consumer. */
+FP_API int fp_mailbox_new(fp_mailbox **ret_mailbox);
+/* Readable while there are news: for poll, epoll, an event loop. Borrowed. */
+FP_API int fp_mailbox_fd(fp_mailbox *mailbox);
+/* Take up to `n` news; waits for the first as fp_proc_wait() does. Returns how many, 0 on a wake-up. */
+FP_API int fp_mailbox_take(fp_mailbox *mailbox, fp_news *ret_news, size_t n, int64_t timeout_ns);
+/* Drop what is waiting about this process. */
+FP_API int fp_mailbox_forget(fp_mailbox *mailbox, fp_proc *proc);
+/* Let a blocked fp_mailbox_take() return 0. */
+FP_API int fp_mailbox_wake(fp_mailbox *mailbox);
+/* Processes that still name it keep it alive. */
+FP_API fp_mailbox *fp_mailbox_free(fp_mailbox *mailbox);
+
+/* What this kernel and container allow, found out by trying, once. */
+enum fp_capability {
+    FP_CAP_CLONE3 = 0,
+    FP_CAP_CLONE = 1,        /* clone(2) with shared memory */
+    FP_CAP_PIDFD = 2,        /* CLONE_PIDFD or pidfd_open(2) */
+    FP_CAP_PIDFD_SIGNAL = 3, /* pidfd_send_signal(2) */
+    FP_CAP_PIDFD_WAIT = 4,   /* waitid(P_PIDFD) */
+    FP_CAP_PIDFD_GROUP = 5,  /* PIDFD_SIGNAL_PROCESS_GROUP */
+    FP_CAP_PIDFD_INFO = 6,   /* PIDFD_GET_INFO with PIDFD_INFO_EXIT */
+    FP_CAP_CLOSE_RANGE = 7,
+    FP_CAP_CGROUP = 8,       /* a writable cgroup v2 directory */
+    FP_CAP_INTO_CGROUP = 9,  /* CLONE_INTO_CGROUP */
+    FP_CAP_CGROUP_KILL = 10,
+    FP_CAP_PROCFS = 11,
+    FP_CAP_COUNT = 12
+};
+
+/* 1, 0, or -EINVAL for an unknown capability. Set FASTPROC_DISABLE=clone3,pidfd,... to hide some. */
+FP_API int fp_probe(int capability);
+FP_API const char *fp_capability_name(int capability);
+/* The directory that cgroup leaves are made in, or NULL. */
+FP_API const char *fp_cgroup_dir(void);
+
+/* Words; never NULL. */
+FP_API const char *fp_strerror(int error);
+FP_API const char *fp_stage_name(int stage);
+FP_API const char *fp_reason_name(int reason);
+FP_API const char *fp_signal_name(int sig);
+FP_API const char *fp_version(void);
+
+/* cdef: end */
+
+#define FP_SPEC_INIT {.size = sizeof(fp_spec)}
+#define FP_SUPERVISOR_OPTIONS_INIT {.size = sizeof(fp_supervisor_options)}
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,533 @@
+/*
+ * cgroup.c: leaves of the cgroup v2 tree, one a job.
+ *
+ * A leaf is what descendants cannot leave without the right to write to the
+ * cgroup tree, and `cgroup.kill` ends all that is in it at once. Neither needs
+ * a controller, so it works on hybrid hosts, where v2 is mounted beside v1.
+ *
+ * A leaf whose job ended by itself and left nobody behind serves again. One
+ * that was killed does not: since its cgroup.kill was written, the kernel
+ * kills all that is later cloned into it (seen on 6.18).
+ *
+ * Layout: <our cgroup>/fastproc-<pid>-<start time>-<n>/<leaf>. The start time
+ * tells a living owner from a recycled pid, so that what a crashed owner left
+ * behind can be cleared away by the next.
+ *
+ * Sources: cgroups(7); Documentation/admin-guide/cgroup-v2.rst; cgroup.kill since 5.14.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/xattr.h>
+#include <unistd.h>
+
+#include "internal.h"
+#include "sys.h"
+
+enum { MOST_IDLE = 128, MOST_MEMBERS = 1024 };
+
+struct fp_leaf {
+    fp_leaf *next;
+    uint64_t name;
+    int dir_fd;
+    int events_fd;
+    bool killed;
+    bool limited;
+};
+
+/* ---- where leaves may be made -------------------------------------------- */
+
+static pthread_once_t found_once = PTHREAD_ONCE_INIT;
+static char found_dir[256];
+static bool found_writable;
+
+/* Undo the octal escapes of mountinfo, see proc(5). */
+static void unescape(char *text) {
+    char *to = text;
+    for (const char *p = text; *p; p++) {
+        if (p[0] == '\\' && p[1] && p[2] && p[3]) {
+            *to++ = (char)((p[1] - '0') * 64 + (p[2] - '0') * 8 + (p[3] - '0'));
+            p += 3;
+        } else {
+            *to++ = *p;
+        }
+    }
+    *to = '\0';
+}
+
+/* The mount of cgroup v2: where it is, and which part of the tree it shows. */
+static bool find_mount(char *ret_point, char *ret_root, size_t size) {
+    FILE *file = fopen("/proc/self/mountinfo", "re");
+    char *line = NULL;
+    size_t capacity = 0;
+    bool found = false;
+
+    while (file && !found && getline(&line, &capacity, file) > 0) {
+        const char *dash = strstr(line, " - ");
+        char root[256], point[256];
+        if (!dash || strncmp(dash + 3, "cgroup2 ", 8) != 0)
+            continue;
+        if (sscanf(line, "%*s %*s %*s %255s %255s", root, point) != 2)
+            continue;
+        unescape(root);
+        unescape(point);
+        snprintf(ret_root, size, "%s", strcmp(root, "/") ? root : "");
+        snprintf(ret_point, size, "%s", point);
+        found = true;
+    }
+    free(line);
+    if (file)
+        fclose(file);
+    return found;
+}
+
+/* Our place in the v2 tree: the line "0::" of /proc/self/cgroup. */
+static bool find_place(char *ret_place, size_t size) {
+    FILE *file = fopen("/proc/self/cgroup", "re");
+    char *line = NULL;
+    size_t capacity = 0;
+    bool found = false;
+
+    while (file && !found && getline(&line, &capacity, file) > 0) {
+        if (strncmp(line, "0::", 3) != 0)
+            continue;
+        line[strcspn(line, "\n")] = '\0';
+        snprintf(ret_place, size, "%s", strcmp(line + 3, "/") ? line + 3 : "");
+        found = true;
+    }
+    free(line);
+    if (file)
+        fclose(file);
+    return found;
+}
+
+/* systemd is the only writer of its tree, except where it has delegated a part and marked it so. */
+static bool is_ours_to_write(const char *dir) {
+    char value[4];
+    if (access("/run/systemd/system", F_OK) != 0)
+        return true;
+    return getxattr(dir, "trusted.delegate", value, sizeof value) > 0 ||
+           getxattr(dir, "user.delegate", value, sizeof value) > 0;
+}
+
+static bool can_make_leaves(const char *dir) {
+    char path[320];
+    snprintf(path, sizeof path, "%s/fastproc-probe-%d", dir, (int)sys_getpid());
+    if (sys_mkdirat(AT_FDCWD, path, 0755) < 0)
+        return false;
+    sys_unlinkat(AT_FDCWD, path, AT_REMOVEDIR);
+    return true;
+}
+
+static void find_dir(void) {
+    char point[256], root[256], place[256];
+    const char *asked = getenv("FASTPROC_CGROUP");
+
+    if (asked) {
+        snprintf(found_dir, sizeof found_dir, "%s", asked);
+    } else {
+        if (!find_mount(point, root, sizeof point) || !find_place(place, sizeof place))
+            return;
+        size_t shown = strlen(root);
+        const char *below = strncmp(place, root, shown) == 0 ? place + shown : place;
+        if (strlen(point) + strlen(below) >= sizeof found_dir)
+            return;
+        stpcpy(stpcpy(found_dir, point), below);
+        if (!is_ours_to_write(found_dir))
+            return;
+    }
+    found_writable = *found_dir && can_make_leaves(found_dir);
+}
+
+bool fp_cgroup_available(void) {
+    pthread_once(&found_once, find_dir);
+    return found_writable;
+}
+
+const char *fp_cgroup_dir(void) {
+    return fp_can(FP_CAP_CGROUP) ? found_dir : NULL;
+}
+
+/* ---- small files ----------------------------------------------------------- */
+
+static int write_at(int dir_fd, const char *name, const char *text) {
+    int fd = sys_openat(dir_fd, name, O_WRONLY | O_CLOEXEC, 0);
+    if (fd < 0)
+        return fd;
+    ssize_t n = sys_write(fd, text, strlen(text));
+    sys_close(fd);
+    return n < 0 ? (int)n : 0;
+}
+
+static int read_at(int dir_fd, const char *name, char *ret_text, size_t size) {
+    int fd = sys_openat(dir_fd, name, O_RDONLY | O_CLOEXEC, 0);
+    if (fd < 0)
+        return fd;
+    ssize_t n = sys_read(fd, ret_text, size - 1);
+    sys_close(fd);
+    if (n < 0)
+        return (int)n;
+    ret_text[n] = '\0';
+    return (int)n;
+}
+
+static bool has_word(const char *text, const char *word) {
+    size_t length = strlen(word);
+    for (const char *p = text; (p = strstr(p, word)); p += length)
+        if ((p == text || p[-1] == ' ') && (p[length] == ' ' || p[length] == '\n' || !p[length]))
+            return true;
+    return false;
+}
+
+/* ---- our own directory ------------------------------------------------------ */
+
+static void remove_leaves(int dir_fd) {
+    char entries[2048];
+    long got;
+    while ((got = sys_getdents64(dir_fd, entries, sizeof entries)) > 0) {
+        for (long at = 0; at < got;) {
+            const fp_dirent *entry = (const void *)(entries + at);
+            if (*entry->name >= '0' && *entry->name <= '9')
+                sys_unlinkat(dir_fd, entry->name, AT_REMOVEDIR);
+            at += entry->record_bytes;
+        }
+    }
+}
+
+/* Remove what an owner who is dead has left behind, as far as nobody lives in it. */
+static void clear_after_the_dead(int parent_fd) {
+    char entries[2048];
+    int dir = sys_openat(parent_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0);
+    long got;
+    while (dir >= 0 && (got = sys_getdents64(dir, entries, sizeof entries)) > 0) {
+        for (long at = 0; at < got;) {
+            const fp_dirent *entry = (const void *)(entries + at);
+            const char *name = entry->name;
+            int pid;
+            unsigned long long start;
+            unsigned n;
+            fp_person owner;
+            at += entry->record_bytes;
+            if (sscanf(name, "fastproc-%d-%llu-%u", &pid, &start, &n) != 3)
+                continue;
+            if (fp_person_read(pid, &owner) == 0 && owner.start == start)
+                continue;
+            int old = sys_openat(parent_fd, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0);
+            if (old < 0)
+                continue;
+            remove_leaves(old);
+            sys_close(old);
+            sys_unlinkat(parent_fd, name, AT_REMOVEDIR);
+        }
+    }
+    if (dir >= 0)
+        sys_close(dir);
+}
+
+void fp_leaves_init(fp_leaves *leaves, const char *parent) {
+    *leaves = (fp_leaves){.dir_fd = -1};
+    if (!parent)
+        parent = fp_cgroup_dir();
+    if (parent && strlen(parent) < sizeof leaves->path - 64)
+        snprintf(leaves->path, sizeof leaves->path, "%s", parent);
+}
+
+static _Atomic unsigned next_owner;
+
+/* Make our directory at the first need; the path is that of the parent until then. */
+static int own_directory(fp_leaves *leaves) {
+    char name[64];
+    fp_person self;
+
+    if (leaves->dir_fd >= 0)
+        return 0;
+    if (!*leaves->path)
+        return -EOPNOTSUPP;
+    int parent = sys_openat(AT_FDCWD, leaves->path, O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0);
+    if (parent < 0)
+        return parent;
+    if (fp_person_read(sys_getpid(), &self) < 0)
+        self = (fp_person){.pid = sys_getpid()};
+    unsigned n = atomic_fetch_add(&next_owner, 1);
+    if (n == 0)
+        clear_after_the_dead(parent);
+    snprintf(name, sizeof name, "fastproc-%d-%llu-%u", (int)self.pid, (unsigned long long)self.start, n);
+    int r = sys_mkdirat(parent, name, 0755);
+    if (r >= 0)
+        r = sys_openat(parent, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0);
+    sys_close(parent);
+    if (r < 0) {
+        *leaves->path = '\0'; /* not asked again: what cannot be written now stays so */
+        return -EOPNOTSUPP;
+    }
+    leaves->dir_fd = r;
+    size_t end = strlen(leaves->path);
+    snprintf(leaves->path + end, sizeof leaves->path - end, "/%s", name);
+    return 0;
+}
+
+/* See that our leaves have this controller: it must be enabled in every directory above them. */
+static int need_controller(fp_leaves *leaves, const char *controller) {
+    char text[256], enable[32];
+
+    if (read_at(leaves->dir_fd, "cgroup.subtree_control", text, sizeof text) >= 0 && has_word(text, controller))
+        return 0;
+    snprintf(enable, sizeof enable, "+%s", controller);
+    int r = read_at(leaves->dir_fd, "cgroup.controllers", text, sizeof text);
+    if (r >= 0 && !has_word(text, controller))
+        r = write_at(leaves->dir_fd, "../cgroup.subtree_control", enable);
+    if (r >= 0)
+        r = write_at(leaves->dir_fd, "cgroup.subtree_control", enable);
+    return r < 0 ? r : 0;
+}
+
+/* ---- leaves ------------------------------------------------------------------- */
+
+static void leaf_name(const fp_leaf *leaf, char *ret_name) {
+    sprintf(ret_name, "%llu", (unsigned long long)leaf->name);
+}
+
+static void leaf_close(fp_leaf *leaf) {
+    if (leaf->dir_fd >= 0)
+        sys_close(leaf->dir_fd);
+    if (leaf->events_fd >= 0)
+        sys_close(leaf->events_fd);
+    leaf->dir_fd = leaf->events_fd = -1;
+}
+
+static int leaf_make(fp_leaves *leaves, fp_leaf **ret_leaf) {
+    char name[24];
+    int r;
+    fp_leaf *leaf = malloc(sizeof *leaf);
+    if (!leaf)
+        return -ENOMEM;
+    *leaf = (fp_leaf){.name = leaves->next_name++, .dir_fd = -1, .events_fd = -1};
+    leaf_name(leaf, name);
+    r = sys_mkdirat(leaves->dir_fd, name, 0755);
+    if (r < 0)
+        goto out;
+    r = leaf->dir_fd = sys_openat(leaves->dir_fd, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0);
+    if (r >= 0)
+        r = leaf->events_fd = sys_openat(leaf->dir_fd, "cgroup.events", O_RDONLY | O_CLOEXEC, 0);
+    if (r < 0) {
+        sys_unlinkat(leaves->dir_fd, name, AT_REMOVEDIR);
+        goto out;
+    }
+    *ret_leaf = leaf;
+    return 0;
+out:
+    leaf_close(leaf);
+    free(leaf);
+    return r;
+}
+
+static int leaf_limit(fp_leaves *leaves, fp_leaf *leaf, const fp_spec *spec, int *reterr_which) {
+    char text[64];
+    int r = 0;
+
+    leaf->limited = true;
+    if (spec->memory_max_bytes) {
+        *reterr_which = 0;
+        r = need_controller(leaves, "memory");
+        snprintf(text, sizeof text, "%llu", (unsigned long long)spec->memory_max_bytes);
+        if (r == 0)
+            r = write_at(leaf->dir_fd, "memory.max", text);
+        /* Swap would only make the end slow. The file is missing where swap is not accounted. */
+        if (r == 0)
+            write_at(leaf->dir_fd, "memory.swap.max", "0");
+    }
+    if (r == 0 && spec->pids_max) {
+        *reterr_which = 1;
+        r = need_controller(leaves, "pids");
+        snprintf(text, sizeof text, "%llu", (unsigned long long)spec->pids_max);
+        if (r == 0)
+            r = write_at(leaf->dir_fd, "pids.max", text);
+    }
+    if (r == 0 && spec->cpu_max_millis) {
+        *reterr_which = 2;
+        r = need_controller(leaves, "cpu");
+        snprintf(text, sizeof text, "%llu 100000", (unsigned long long)spec->cpu_max_millis * 100);
+        if (r == 0)
+            r = write_at(leaf->dir_fd, "cpu.max", text);
+    }
+    return r;
+}
+
+static void leaf_doom(fp_leaves *leaves, fp_leaf *leaf) {
+    char name[24];
+    leaf_close(leaf);
+    leaf_name(leaf, name);
+    int r = sys_unlinkat(leaves->dir_fd, name, AT_REMOVEDIR);
+    if (r == 0 || r == -ENOENT) {
+        free(leaf);
+        return;
+    }
+    leaf->next = leaves->doomed;
+    leaves->doomed = leaf;
+}
+
+int fp_leaf_take(fp_leaves *leaves, const fp_spec *spec, fp_leaf **ret_leaf, int *reterr_which) {
+    bool limits = spec->memory_max_bytes || spec->pids_max || spec->cpu_max_millis;
+    fp_leaf *leaf = leaves->idle;
+    int r;
+
+    *reterr_which = -1;
+    if (!fp_can(FP_CAP_CGROUP))
+        return -EOPNOTSUPP;
+    if (leaf && !limits) {
+        leaves->idle = leaf->next;
+        leaves->n_idle--;
+        *ret_leaf = leaf;
+        return 0;
+    }
+    r = own_directory(leaves);
+    if (r == 0)
+        r = leaf_make(leaves, &leaf);
+    if (r < 0)
+        return r;
+    if (limits) {
+        r = leaf_limit(leaves, leaf, spec, reterr_which);
+        if (r < 0) {
+            leaf_doom(leaves, leaf);
+            return r;
+        }
+    }
+    *ret_leaf = leaf;
+    return 0;
+}
+
+void fp_leaf_give(fp_leaves *leaves, fp_leaf *leaf, bool empty) {
+    if (!leaf)
+        return;
+    bool reusable = !leaf->killed && !leaf->limited && leaves->n_idle < MOST_IDLE &&
+                    (empty || fp_leaf_populated(leaf) == 0);
+    if (!reusable) {
+        leaf_doom(leaves, leaf);
+        return;
+    }
+    leaf->next = leaves->idle;
+    leaves->idle = leaf;
+    leaves->n_idle++;
+}
+
+uint32_t fp_leaves_sweep(fp_leaves *leaves) {
+    fp_leaf *leaf = leaves->doomed;
+    uint32_t left = 0;
+    leaves->doomed = NULL;
+    while (leaf) {
+        fp_leaf *next = leaf->next;
+        leaf_doom(leaves, leaf);
+        leaf = next;
+    }
+    for (leaf = leaves->doomed; leaf; leaf = leaf->next)
+        left++;
+    return left;
+}
+
+void fp_leaves_done(fp_leaves *leaves) {
+    while (leaves->idle) {
+        fp_leaf *leaf = leaves->idle;
+        leaves->idle = leaf->next;
+        leaf->next = NULL;
+        leaf_doom(leaves, leaf);
+    }
+    leaves->n_idle = 0;
+    fp_leaves_sweep(leaves);
+    while (leaves->doomed) {
+        fp_leaf *leaf = leaves->doomed;
+        leaves->doomed = leaf->next;
+        free(leaf);
+    }
+    if (leaves->dir_fd >= 0) {
+        sys_close(leaves->dir_fd);
+        sys_unlinkat(AT_FDCWD, leaves->path, AT_REMOVEDIR);
+    }
+    leaves->dir_fd = -1;
+    *leaves->path = '\0';
+}
+
+int fp_leaf_fd(const fp_leaf *leaf) {
+    return leaf ? leaf->dir_fd : -1;
+}
+
+int fp_leaf_populated(fp_leaf *leaf) {
+    char text[128];
+    ssize_t n = sys_pread(leaf->events_fd, text, sizeof text - 1, 0);
+    if (n < 0)
+        return (int)n;
+    text[n] = '\0';
+    const char *p = strstr(text, "populated ");
+    return p && p[10] == '1';
+}
+
+int fp_leaf_members(fp_leaf *leaf, pid_t *ret_pids, int n) {
+    char text[4096];
+    int fd = sys_openat(leaf->dir_fd, "cgroup.procs", O_RDONLY | O_CLOEXEC, 0);
+    int found = 0;
+    pid_t number = 0;
+    ssize_t got;
+    if (fd < 0)
+        return fd;
+    while (found < n && (got = sys_read(fd, text, sizeof text)) > 0) {
+        for (ssize_t i = 0; i < got && found < n; i++) {
+            if (text[i] >= '0' && text[i] <= '9') {
+                number = number * 10 + (text[i] - '0');
+            } else {
+                if (number > 0)
+                    ret_pids[found++] = number;
+                number = 0;
+            }
+        }
+    }
+    sys_close(fd);
+    return found;
+}
+
+/*
+ * Before 5.14: freeze, so that nobody can fork away from under us, kill each
+ * member, thaw. Frozen processes die of SIGKILL. The ladder comes back if
+ * somebody is left.
+ */
+static int kill_one_by_one(fp_leaf *leaf) {
+    pid_t pids[MOST_MEMBERS];
+    int frozen = write_at(leaf->dir_fd, "cgroup.freeze", "1");
+    int n = fp_leaf_members(leaf, pids, MOST_MEMBERS);
+    for (int i = 0; i < n; i++)
+        if (pids[i] > 1)
+            sys_kill(pids[i], SIGKILL);
+    if (frozen == 0)
+        write_at(leaf->dir_fd, "cgroup.freeze", "0");
+    return n < 0 ? n : 0;
+}
+
+int fp_leaf_kill(fp_leaf *leaf) {
+    leaf->killed = true;
+    if (!fp_can(FP_CAP_CGROUP_KILL))
+        return kill_one_by_one(leaf);
+    int r = write_at(leaf->dir_fd, "cgroup.kill", "1");
+    return r == -ENOENT ? kill_one_by_one(leaf) : r;
+}
+
+uint64_t fp_leaf_oom_kills(fp_leaf *leaf) {
+    char text[512];
+    if (!leaf->limited || read_at(leaf->dir_fd, "memory.events", text, sizeof text) < 0)
+        return 0;
+    const char *p = strstr(text, "oom_kill ");
+    return p ? strtoull(p + 9, NULL, 10) : 0;
+}
+
+bool fp_leaves_hold(const fp_leaves *leaves, pid_t pid) {
+    char path[48], text[1024];
+    const char *own = strrchr(leaves->path, '/');
+    if (leaves->dir_fd < 0 || !own)
+        return false;
+    snprintf(path, sizeof path, "/proc/%d/cgroup", (int)pid);
+    if (read_at(AT_FDCWD, path, text, sizeof text) < 0)
+        return false;
+    const char *line = strstr(text, "0::");
+    const char *found = line ? strstr(line, own) : NULL;
+    return found && found[strlen(own)] == '/';
+}

@@ -1,0 +1,560 @@
+/*
+ * internal.h: what the files of libfastproc promise one another, in the order
+ * of their layers. Read it as the table of contents.
+ *
+ *     supervisor.c   the loop of one thread: starts, exits, deadlines, pipes
+ *     proc.c         one process from birth to done: reap, wait, signal, stop
+ *     stop.c         the stop ladder, a transition table; pure
+ *     contain.c      the set that descendants are kept in: session or cgroup
+ *     census.c       who is alive, read from /proc in slices
+ *     orphans.c      adopted orphans of our children
+ *     output.c       captured streams, input, idle clocks
+ *     timer.c        a heap of processes by the time they next need a look
+ *     mailbox.c      news for one consumer
+ *     cgroup.c       leaves of the cgroup v2 tree
+ *     spawn.c        the parent's half of a birth
+ *     child.c        the child's half
+ *     plan.c         from a spec to the plan that the child carries out
+ *     spec.c         checks and copies a spec; the packed environment
+ *     fdplan.c       orders descriptor moves; pure
+ *     slots.c        low descriptors kept in reserve
+ *     probe.c        what the kernel allows
+ *     names.c        words
+ *     sys.h          system calls, -errno
+ *
+ * Locks: one mutex a supervisor guards its processes, timers and leaves; one
+ * a mailbox guards its list; the supervisor's is taken first. None is held
+ * while a child is being made.
+ */
+#ifndef FASTPROC_INTERNAL_H
+#define FASTPROC_INTERNAL_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <sys/types.h>
+
+#include "fastproc.h"
+
+#define FP_NS_PER_S INT64_C(1000000000)
+#define FP_NS_PER_MS INT64_C(1000000)
+#define FP_NEVER INT64_MAX
+#define FP_NO_INDEX UINT32_MAX
+
+#define FP_HIDDEN __attribute__((visibility("hidden")))
+#pragma GCC visibility push(hidden)
+
+/* ---- probe.c: what this kernel allows ---------------------------------- */
+
+/* Like fp_probe(), for capabilities that are known to exist. Probes on first use. */
+bool fp_can(int capability);
+
+/* ---- slots.c: low descriptors kept in reserve --------------------------- */
+
+/*
+ * A child that shares the descriptor table for a moment (CLONE_FILES) keeps
+ * what lies below a bound K and copies nothing else, so the cost of a start
+ * does not grow with the table. What the child needs must therefore be below
+ * K: it is dup3()ed there for the time of the start, into a slot.
+ * The slots hold a placeholder when not in use, so that nobody takes the number.
+ */
+enum { FP_SLOT_COUNT = 12 };
+
+typedef struct fp_slots {
+    pthread_mutex_t lock;
+    int placeholder_fd; /* the null device, opened read-write */
+    uint32_t free;      /* bit i: fd[i] is free */
+    int fd[FP_SLOT_COUNT];
+    int bound;          /* highest slot + 1 */
+} fp_slots;
+
+int fp_slots_init(fp_slots *slots);
+void fp_slots_done(fp_slots *slots);
+/* Put a copy of `fd` into a slot and return its number, or -ENOSPC. */
+int fp_slots_borrow(fp_slots *slots, int fd);
+void fp_slots_return(fp_slots *slots, int slot_fd);
+
+/* ---- spec.c: the caller's wish, checked and copied ----------------------- */
+
+/* Check everything that can be known before a process exists. On failure
+ * -errno, with stage FP_STAGE_REQUEST (or CGROUP for what cannot be had). */
+int fp_spec_check(const fp_spec *spec, fp_failure *reterr_failure);
+/* A deep copy in one allocation, freed with free(); NULL when out of memory. */
+fp_spec *fp_spec_copy(const fp_spec *spec);
+/* Drop what fp_spec_copy() had referenced (env, mailbox), and the copy. */
+fp_spec *fp_spec_free_copy(fp_spec *copy);
+
+/* The program to execute, and the environment it gets, as execve(2) wants it; borrowed. */
+const char *fp_spec_program(const fp_spec *spec);
+const char *const *fp_spec_environment(const fp_spec *spec);
+
+/* The packed environment as execve(2) wants it. */
+const char *const *fp_env_strings(const fp_env *env);
+/* The value of PATH in it, or NULL. */
+const char *fp_env_path(const fp_env *env);
+
+/* ---- spawn.c: the parent's half ----------------------------------------- */
+
+/* Where and how a child is born. */
+typedef struct fp_birthplace {
+    fp_slots *slots;         /* NULL: none, the table is copied */
+    int cgroup_fd;           /* directory of the leaf, or -1 */
+    _Atomic pid_t *born_pid; /* holds the pid while the birth lasts, 0 afterwards; may be NULL */
+} fp_birthplace;
+
+/* A child that has passed execve(2). All descriptors are the receiver's, close-on-exec. */
+typedef struct fp_birth {
+    pid_t pid;
+    int pidfd;      /* -1: this kernel has none */
+    int pipe_fd[3]; /* our ends, non-blocking; -1: none */
+    int64_t started_ns;
+} fp_birth;
+
+/*
+ * Make the child that `spec` describes. `spec` has passed fp_spec_check().
+ * Blocks until execve(2). On failure -errno; no child, descriptor or slot is
+ * left; the failure names the stage.
+ */
+int fp_birth_make(const fp_spec *spec, const fp_birthplace *place, fp_birth *ret_birth, fp_failure *reterr_failure);
+
+/* ---- timer.c: when each process next needs a look ------------------------ */
+
+typedef struct fp_timers {
+    fp_proc **heap;
+    uint32_t count;
+    uint32_t capacity;
+} fp_timers;
+
+/* Make room for `count` timers, so that setting one cannot fail. */
+int fp_timers_reserve(fp_timers *timers, uint32_t count);
+void fp_timers_done(fp_timers *timers);
+/* Look at `proc` at `when_ns`, instead of what was set before; FP_NEVER clears. */
+void fp_timers_set(fp_timers *timers, fp_proc *proc, int64_t when_ns);
+/* The process whose time comes first, or NULL. */
+fp_proc *fp_timers_first(const fp_timers *timers);
+
+/* ---- stop.c: the stop ladder -------------------------------------------- */
+
+typedef enum fp_rung {
+    FP_RUNG_NONE = 0,  /* nobody asked */
+    FP_RUNG_ASKED,     /* the stop signal has been sent */
+    FP_RUNG_KILLED,    /* SIGKILL has been sent */
+    FP_RUNG_GIVEN_UP,  /* reported unkillable, looked after now and then */
+    FP_RUNG_EMPTY,     /* nothing is left to stop */
+    FP_RUNG_COUNT
+} fp_rung;
+
+typedef enum fp_stop_event {
+    FP_STOP_ASK = 0, /* stop, with a grace */
+    FP_STOP_NOW,     /* stop, without */
+    FP_STOP_TIME,    /* the time of the present rung is over */
+    FP_STOP_CLEARED, /* the containment is empty */
+    FP_STOP_EVENT_COUNT
+} fp_stop_event;
+
+typedef enum fp_stop_action {
+    FP_DO_NOTHING = 0,
+    FP_DO_ASK,      /* send the stop signal and SIGCONT, start the grace */
+    FP_DO_KILL,     /* send SIGKILL, start the kill time-out */
+    FP_DO_REPORT,   /* tell that it cannot be killed */
+    FP_DO_KILL_AGAIN,
+    FP_DO_FINISH    /* tell that nothing is left */
+} fp_stop_action;
+
+/* One step: moves `*rung` and says what to do. */
+fp_stop_action fp_stop_step(fp_rung *rung, fp_stop_event event);
+
+/* ---- mailbox.c ----------------------------------------------------------- */
+
+fp_mailbox *fp_mailbox_ref(fp_mailbox *mailbox);
+/* Add `what` to the news about `proc`, under the lock of its supervisor. */
+void fp_mailbox_post(fp_mailbox *mailbox, fp_proc *proc, uint32_t what);
+/* Add `what` to whatever is posted next: it is not worth waking anybody. */
+void fp_mailbox_note(fp_mailbox *mailbox, fp_proc *proc, uint32_t what);
+/* News about an orphan; lost only when memory is. */
+void fp_mailbox_post_orphan(fp_mailbox *mailbox, const fp_exit *exit);
+
+/* ---- cgroup.c: leaves ----------------------------------------------------- */
+
+/* Can leaves be made at all? Found out by trying, once. For probe.c. */
+bool fp_cgroup_available(void);
+
+typedef struct fp_leaf fp_leaf;
+
+typedef struct fp_leaves {
+    int dir_fd;         /* this supervisor's own directory, or -1 */
+    fp_leaf *idle;      /* empty, never killed: may serve again */
+    fp_leaf *doomed;    /* to be removed once the kernel lets us */
+    uint32_t n_idle;
+    uint64_t next_name;
+    char path[256];
+} fp_leaves;
+
+/* Make a directory for leaves below `parent` (NULL: found by itself; "": none). Never fails: leaves are then not to be had. */
+void fp_leaves_init(fp_leaves *leaves, const char *parent);
+/* Remove all that can be removed. */
+void fp_leaves_done(fp_leaves *leaves);
+/* An empty leaf with the limits of `spec`. -EOPNOTSUPP: none can be had. On failure *reterr_which says whose
+ * controller is missing: 0 memory, 1 pids, 2 cpu, -1 none. */
+int fp_leaf_take(fp_leaves *leaves, const fp_spec *spec, fp_leaf **ret_leaf, int *reterr_which);
+/* Give a leaf back; it is kept for the next job if it is empty (`empty`: that is known) and was never killed. */
+void fp_leaf_give(fp_leaves *leaves, fp_leaf *leaf, bool empty);
+/* Try again to remove doomed leaves. Returns how many are left. */
+uint32_t fp_leaves_sweep(fp_leaves *leaves);
+int fp_leaf_fd(const fp_leaf *leaf);
+/* 1 somebody is in it, 0 nobody, -errno. */
+int fp_leaf_populated(fp_leaf *leaf);
+/* Kill all that is in it, at once where the kernel can. */
+int fp_leaf_kill(fp_leaf *leaf);
+/* Up to `n` pids that are in it. */
+int fp_leaf_members(fp_leaf *leaf, pid_t *ret_pids, int n);
+/* How often the OOM killer struck in it. */
+uint64_t fp_leaf_oom_kills(fp_leaf *leaf);
+/* Is process `pid` in a leaf below `leaves`? */
+bool fp_leaves_hold(const fp_leaves *leaves, pid_t pid);
+
+/* ---- census.c: who is alive ----------------------------------------------- */
+
+/* One line of /proc: see proc(5), /proc/pid/stat. */
+typedef struct fp_person {
+    pid_t pid;
+    pid_t parent;
+    pid_t group;
+    pid_t session;
+    char state;      /* 'Z' and 'X' are dead */
+    uint64_t start;  /* clock ticks since boot */
+} fp_person;
+
+/* Parse the text of /proc/pid/stat, names with spaces and brackets included. 0 or -EINVAL. Pure. */
+int fp_person_parse(const char *text, size_t text_bytes, fp_person *ret_person);
+/* Read one. -ESRCH: it is not there. */
+int fp_person_read(pid_t pid, fp_person *ret_person);
+/* Pids of the living children of `pid`, all its threads considered; at most `n`. */
+int fp_children_read(pid_t pid, pid_t *ret_pids, int n);
+
+/* A walk through all of /proc, in slices, so that it holds up nobody. */
+typedef struct fp_census {
+    int dir_fd;         /* -1: none is under way */
+    int64_t begun_ns;   /* of the one under way */
+    int64_t counted_ns; /* when the last whole one began; 0: never */
+    fp_person *people;  /* of the last whole one, sorted by pid */
+    uint32_t count;
+    fp_person *next;
+    uint32_t next_count;
+    uint32_t next_capacity;
+} fp_census;
+
+void fp_census_init(fp_census *census);
+void fp_census_done(fp_census *census);
+/* Go on, or begin: looks at about `n` processes. 1 once a whole one has been made, 0 before; -errno: given up. */
+int fp_census_step(fp_census *census, uint32_t n);
+const fp_person *fp_census_find(const fp_census *census, pid_t pid);
+
+/* ---- output.c: captured streams ------------------------------------------- */
+
+typedef struct fp_stream {
+    int fd; /* our end, -1: closed */
+    bool captured;
+    bool complete; /* it ended by end of file */
+    bool followed; /* lose nothing behind `read_to` */
+    bool paused;   /* not read until the follower has caught up */
+    bool in_epoll;
+    bool enlarged;
+    uint64_t total;
+    uint64_t read_to;
+    uint8_t *head;
+    size_t head_bytes;
+    size_t head_room;
+    size_t head_max;
+    uint8_t *tail; /* a ring */
+    size_t tail_at;
+    size_t tail_bytes;
+    size_t tail_max;
+} fp_stream;
+
+typedef struct fp_flow {
+    fp_stream streams[2]; /* standard output, standard error */
+    int in_fd;
+    bool in_epoll;
+    uint8_t *input;
+    size_t input_bytes;
+    size_t input_at;
+    uint64_t max_bytes;
+    int64_t idle_timeout_ns;
+    int64_t last_byte_ns;
+    int64_t drain_from_ns;
+    _Atomic uint32_t sequence; /* a futex: moves with every change */
+    uint32_t readers;
+} fp_flow;
+
+/* Make room for the streams of `spec`; NULL in *ret_flow if it has none. */
+int fp_flow_new(const fp_spec *spec, fp_flow **ret_flow);
+/* Our ends of the pipes, which are taken. */
+void fp_flow_attach(fp_flow *flow, const fp_birth *birth);
+fp_flow *fp_flow_free(fp_flow *flow);
+/* Read once. Bytes read, 0 at the end, -EAGAIN when there is nothing, or the follower lags (paused); else -errno. */
+int64_t fp_stream_pump(fp_flow *flow, fp_stream *stream, uint8_t *scratch, size_t scratch_bytes, int64_t now);
+void fp_stream_close(fp_flow *flow, fp_stream *stream, bool complete);
+bool fp_flow_over_limit(const fp_flow *flow);
+/* Write input; true when that is over. Only in a thread that blocks SIGPIPE. */
+bool fp_flow_feed(fp_flow *flow);
+void fp_flow_close_input(fp_flow *flow);
+/* Is a captured stream still open? */
+bool fp_flow_open(const fp_flow *flow);
+/* When it will have been silent for too long. */
+int64_t fp_flow_idle_at(const fp_flow *flow, int64_t now);
+/* The child has exited: from now on the drain rules count. */
+void fp_flow_begin_drain(fp_flow *flow, int64_t now);
+/* When the drain is over, `now` or earlier: it is. `hurry`: somebody wants an end, do not wait for followers. */
+int64_t fp_flow_drain_until(const fp_flow *flow, int64_t now, bool hurry);
+/* Close what is open. */
+void fp_flow_end(fp_flow *flow);
+void fp_stream_describe(const fp_stream *stream, fp_output *ret_output);
+/* Copy from `offset` on, or from the oldest byte kept; *ret_from says from where. */
+size_t fp_stream_copy(const fp_stream *stream, uint64_t offset, uint64_t *ret_from, uint8_t *buffer, size_t n);
+size_t fp_stream_copy_all(const fp_stream *stream, uint8_t *buffer, size_t n);
+
+/* ---- proc.c: one process --------------------------------------------------- */
+
+/* The futex word: the state in the low bits, and who cares. */
+enum {
+    FP_WORD_STATE = 0x7,
+    FP_WORD_UNKILLABLE = 0x8,
+    FP_WORD_WAITERS = 0x10,
+};
+
+typedef struct fp_batch fp_batch; /* starts that wait together, see supervisor.c */
+
+/* A descendant outside the group, followed by identity; session containment only. */
+typedef struct fp_tracked {
+    pid_t pid;
+    int pidfd; /* -1: by number and start time */
+    uint64_t start;
+} fp_tracked;
+
+struct fp_proc {
+    _Atomic uint32_t refs;
+    _Atomic uint32_t word;
+    uint64_t token;
+    _Atomic(fp_supervisor *) supervisor; /* referenced; NULL while queued, the batch's lock counts then */
+    fp_mailbox *mailbox;       /* referenced, or NULL */
+
+    /* Identity. The numbers are used only as long as `reaped` is false. */
+    pid_t pid;
+    int pidfd;
+    uint32_t slot; /* in the supervisor's table, FP_NO_INDEX: not adopted */
+    bool reaped;
+    bool claimed;    /* a thread in fp_proc_wait() watches the pidfd itself */
+    bool in_epoll;
+    bool by_polling; /* the pidfd does not tell us: look now and then */
+
+    uint8_t lead;
+    uint8_t containment;
+    uint8_t proof;
+    bool keep_leftovers;
+    bool stop_at_max_output;
+    uint8_t rung; /* fp_rung */
+    uint8_t reason;          /* why we stop it, FP_REASON_NONE: we do not */
+    uint8_t deadline_reason;
+    uint8_t stop_signal;
+    bool swept;      /* a census has confirmed that nobody is left */
+    uint8_t news; /* what is to be told at the end of this turn */
+    uint8_t lost_looks;
+    bool lost;       /* somebody else reaped it, and the kernel has not told the status yet */
+
+    /* How it ended; complete once the state is EXITED. */
+    int16_t code;
+    int16_t signal;
+    uint32_t flags; /* fp_exit_flag */
+    uint8_t end_reason;
+    fp_usage usage;
+    int64_t started_ns;
+    int64_t ended_ns;
+
+    /* When to look again: the earliest of these is its timer. */
+    int64_t deadline_ns;
+    int64_t step_ns;  /* end of the present rung */
+    int64_t check_ns; /* next look at emptiness, or for the exit when polling */
+    int64_t census_ns; /* a census begun after this is wanted; 0: none */
+    int32_t check_gap_us;
+    uint32_t heap_index;
+    int64_t when_ns;
+    int64_t grace_ns;
+    int64_t kill_timeout_ns;
+    int64_t cpu_limit_s;
+
+    fp_leaf *leaf;
+    fp_flow *flow;
+    fp_tracked *tracked;
+    uint32_t n_tracked;
+
+    /* Queued starts. */
+    fp_spec *spec; /* a copy, until the start */
+    fp_batch *batch; /* referenced */
+    bool stop_early; /* fp_proc_stop() came before the birth was over */
+    bool hurry;      /* somebody wants an end: do not wait for who follows its output */
+    bool empty;      /* nobody is left in the containment */
+    bool needs_leaf; /* limits that only a cgroup can keep */
+    bool cpu_limited;
+    fp_failure failure;
+    fp_proc *queue_next;
+
+    /* The mailbox list, guarded by the mailbox's lock. */
+    fp_proc *mail_next;
+    fp_proc *mail_prev;
+    uint32_t mail_news;
+    bool in_mail;
+};
+
+
+/* One reference less; frees with the last. */
+void fp_proc_unref(fp_proc *proc);
+fp_proc *fp_proc_new(const fp_spec *spec);
+/* Lock what guards this process: its supervisor, or NULL for its batch. */
+fp_supervisor *fp_proc_lock(fp_proc *proc);
+void fp_proc_unlock(fp_proc *proc, fp_supervisor *supervisor);
+static inline int fp_proc_state(const fp_proc *proc) {
+    return (int)(atomic_load_explicit(&proc->word, memory_order_acquire) & FP_WORD_STATE);
+}
+
+/* Reap a child that is no process of ours; see orphans.c. False: it is not dead, or not to be had. */
+bool fp_orphan_collect(pid_t pid, fp_exit *ret_exit);
+
+/* The rest with the lock of the supervisor held. */
+
+/* Bring it into the world and under `supervisor`, whose lock is let go meanwhile. */
+int fp_proc_start(fp_supervisor *supervisor, fp_proc *proc, const fp_spec *spec, fp_failure *reterr_failure);
+/* It will never start. */
+void fp_proc_fail(fp_proc *proc, const fp_failure *failure);
+/* Its time has come, or something has happened: look at everything and set the next time. */
+void fp_proc_turn(fp_proc *proc, int64_t now);
+/* Its pidfd is readable. */
+void fp_proc_on_exit_event(fp_proc *proc, int64_t now);
+/* A captured stream (0, 1) or the input (2) is ready. */
+void fp_proc_on_stream_event(fp_proc *proc, int which, int64_t now);
+/* A census that `proc` waited for has been made. */
+void fp_proc_on_census(fp_proc *proc, int64_t now);
+
+/* ---- contain.c: the set that descendants are kept in ------------------------ */
+
+/* Send the stop signal, and SIGCONT so that it is heard, to all in it; nobody gets it twice. */
+void fp_contain_ask(fp_proc *proc, int sig);
+/* SIGKILL to all in it. */
+void fp_contain_kill(fp_proc *proc);
+/* Is nobody left? False when somebody is or may be; then a census may be asked for. `proc` has exited. */
+bool fp_contain_empty(fp_proc *proc, int64_t now);
+/* How many does the census find? Follows, and signals, what left the group. */
+int fp_contain_count(fp_proc *proc, const fp_census *census);
+/* One signal to the process itself, or its group. */
+int fp_contain_signal(fp_proc *proc, int sig, bool to_group);
+void fp_contain_forget(fp_proc *proc);
+/* Who is alive in it, at most `n`; `census` may be NULL where the containment is a cgroup. Returns how many there are. */
+int fp_contain_survivors(fp_proc *proc, const fp_census *census, int32_t *ret_pids, int n);
+
+/* ---- orphans.c --------------------------------------------------------------- */
+
+/* Reap those adopted children of this process that are dead and descend from processes of this crew. */
+void fp_orphans_reap(fp_supervisor *supervisor);
+
+/* ---- supervisor.c: one thread's loop ------------------------------------------ */
+
+/* What epoll tells us is a key, never a pointer: the place in the table, how often it was given away, and which descriptor. */
+enum { FP_KEY_PIDFD = 0, FP_KEY_OUT = 1, FP_KEY_ERR = 2, FP_KEY_IN = 3 };
+
+/* A birth under way, so that a sibling can see that it hangs. */
+typedef struct fp_birth_watch {
+    struct fp_birth_watch *next;
+    struct fp_birth_watch *prev;
+    int64_t since_ns;
+    _Atomic pid_t pid;
+} fp_birth_watch;
+
+/* Supervisors that know one another. */
+typedef struct fp_crew {
+    _Atomic uint32_t refs;
+    pthread_mutex_t lock;
+    fp_supervisor *members; /* through crew_next; borrowed */
+    fp_birth_watch *births;
+    int64_t last_birth_ns;
+    _Atomic bool watching;
+} fp_crew;
+
+typedef struct fp_place {
+    fp_proc *proc;
+    uint32_t uses; /* how often the place was given away */
+    uint32_t next_free;
+} fp_place;
+
+/* A supervisor's part in a batch. */
+typedef struct fp_share {
+    struct fp_share *next;
+    fp_batch *batch; /* referenced */
+    uint32_t max_running;
+    uint32_t running;
+} fp_share;
+
+struct fp_supervisor {
+    _Atomic uint32_t refs;
+    pid_t owner; /* the process that made it: a forked copy is inert */
+    pthread_mutex_t lock;
+    int epoll_fd;
+    int event_fd;
+    bool has_thread;
+    bool stopping;
+    bool kicked;
+    int64_t wakes_ns; /* when the loop will look by itself */
+
+    fp_place *places;
+    uint32_t n_places;
+    uint32_t first_free;
+    uint32_t active;
+
+    fp_timers timers;
+    fp_share *shares;
+    fp_leaves leaves;
+    fp_slots slots;
+    bool has_slots;
+    fp_census census;
+    bool census_wanted;
+    uint8_t *scratch;
+
+    fp_crew *crew;
+    fp_supervisor *crew_next;
+
+    bool adopts_orphans;
+    int64_t orphans_ns;
+    fp_mailbox *orphan_mailbox;
+};
+
+enum { FP_SCRATCH_BYTES = 256 << 10 };
+
+fp_supervisor *fp_supervisor_ref(fp_supervisor *supervisor);
+void fp_supervisor_unref(fp_supervisor *supervisor);
+/* The same for the mailbox of a process. */
+void fp_mailbox_unref(fp_mailbox *mailbox);
+/* Is the caller a forked copy of the process that made it? */
+bool fp_supervisor_is_copy(const fp_supervisor *supervisor);
+
+/* With the lock held: */
+
+/* Give `proc` a place, and make sure that its timer can be set. */
+int fp_supervisor_admit(fp_supervisor *supervisor, fp_proc *proc);
+void fp_supervisor_dismiss(fp_supervisor *supervisor, fp_proc *proc);
+/* Watch a descriptor of `proc`; -errno if epoll has no room. */
+int fp_supervisor_watch(fp_supervisor *supervisor, fp_proc *proc, int fd, int key, uint32_t events);
+void fp_supervisor_unwatch(fp_supervisor *supervisor, int fd);
+/* Look at `proc` at `when_ns`. */
+void fp_supervisor_set_timer(fp_supervisor *supervisor, fp_proc *proc, int64_t when_ns);
+/* See that the loop turns soon. */
+void fp_supervisor_kick(fp_supervisor *supervisor);
+/* The crew sees how long a birth takes. Without the lock. */
+void fp_supervisor_birth_begins(fp_supervisor *supervisor, fp_birth_watch *watch);
+void fp_supervisor_birth_ends(fp_supervisor *supervisor, fp_birth_watch *watch);
+/* A process of this batch is done: its place is free for the next. */
+void fp_supervisor_batch_done(fp_supervisor *supervisor, fp_proc *proc);
+
+void fp_batch_unref(fp_batch *batch);
+pthread_mutex_t *fp_batch_lock(fp_batch *batch);
+
+#pragma GCC visibility pop
+#endif

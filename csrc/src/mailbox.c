@@ -1,0 +1,280 @@
+/*
+ * mailbox.c: news of many processes for one consumer.
+ *
+ * The list of processes with news runs through the processes themselves, so
+ * posting allocates nothing and no news can be lost. What happened to one
+ * process since the last look is one entry with several bits. The eventfd is
+ * written once per change from empty to not empty, and only if somebody
+ * listens: a batch costs one wake-up.
+ */
+#include <errno.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <sys/eventfd.h>
+
+#include "internal.h"
+#include "sys.h"
+
+typedef struct orphan_news {
+    struct orphan_news *next;
+    fp_exit exit;
+} orphan_news;
+
+struct fp_mailbox {
+    _Atomic uint32_t refs;
+    pthread_mutex_t lock;
+    fp_proc *first;
+    fp_proc *last;
+    orphan_news *first_orphan;
+    orphan_news **last_orphan;
+    int event_fd;
+    bool listening; /* somebody asked for the descriptor or blocks in take */
+    bool raised;    /* the eventfd is readable */
+    bool woken;     /* fp_mailbox_wake() */
+    bool closed;    /* the consumer is gone */
+};
+
+int fp_mailbox_new(fp_mailbox **ret_mailbox) {
+    fp_mailbox *mailbox = calloc(1, sizeof *mailbox);
+    if (!mailbox)
+        return -ENOMEM;
+    mailbox->event_fd = sys_eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (mailbox->event_fd < 0) {
+        int r = mailbox->event_fd;
+        free(mailbox);
+        return r;
+    }
+    atomic_init(&mailbox->refs, 1);
+    pthread_mutex_init(&mailbox->lock, NULL);
+    mailbox->last_orphan = &mailbox->first_orphan;
+    *ret_mailbox = mailbox;
+    return 0;
+}
+
+fp_mailbox *fp_mailbox_ref(fp_mailbox *mailbox) {
+    if (mailbox)
+        atomic_fetch_add_explicit(&mailbox->refs, 1, memory_order_relaxed);
+    return mailbox;
+}
+
+void fp_mailbox_unref(fp_mailbox *mailbox) {
+    if (!mailbox || atomic_fetch_sub_explicit(&mailbox->refs, 1, memory_order_acq_rel) != 1)
+        return;
+    sys_close(mailbox->event_fd);
+    pthread_mutex_destroy(&mailbox->lock);
+    free(mailbox);
+}
+
+/* The eventfd follows the list. Called with the lock held. */
+static void raise_flag(fp_mailbox *mailbox) {
+    if (!mailbox->listening || mailbox->raised)
+        return;
+    uint64_t one = 1;
+    mailbox->raised = true;
+    sys_write(mailbox->event_fd, &one, sizeof one);
+}
+
+static void lower_flag(fp_mailbox *mailbox) {
+    if (!mailbox->raised)
+        return;
+    uint64_t count;
+    sys_read(mailbox->event_fd, &count, sizeof count);
+    mailbox->raised = false;
+}
+
+static bool is_empty(const fp_mailbox *mailbox) {
+    return !mailbox->first && !mailbox->first_orphan && !mailbox->woken;
+}
+
+static void listen_from_now(fp_mailbox *mailbox) {
+    mailbox->listening = true;
+    if (!is_empty(mailbox))
+        raise_flag(mailbox);
+}
+
+static void unlink_proc(fp_mailbox *mailbox, fp_proc *proc) {
+    if (proc->mail_prev)
+        proc->mail_prev->mail_next = proc->mail_next;
+    else
+        mailbox->first = proc->mail_next;
+    if (proc->mail_next)
+        proc->mail_next->mail_prev = proc->mail_prev;
+    else
+        mailbox->last = proc->mail_prev;
+    proc->mail_next = proc->mail_prev = NULL;
+    proc->in_mail = false;
+}
+
+void fp_mailbox_post(fp_mailbox *mailbox, fp_proc *proc, uint32_t what) {
+    if (!mailbox || !what)
+        return;
+    pthread_mutex_lock(&mailbox->lock);
+    if (!mailbox->closed) {
+        proc->mail_news |= what;
+        if (!proc->in_mail) {
+            proc->in_mail = true;
+            proc->mail_next = NULL;
+            proc->mail_prev = mailbox->last;
+            if (mailbox->last)
+                mailbox->last->mail_next = proc;
+            else
+                mailbox->first = proc;
+            mailbox->last = fp_proc_ref(proc);
+        }
+        raise_flag(mailbox);
+    }
+    pthread_mutex_unlock(&mailbox->lock);
+}
+
+void fp_mailbox_note(fp_mailbox *mailbox, fp_proc *proc, uint32_t what) {
+    if (!mailbox)
+        return;
+    pthread_mutex_lock(&mailbox->lock);
+    proc->mail_news |= what;
+    pthread_mutex_unlock(&mailbox->lock);
+}
+
+void fp_mailbox_post_orphan(fp_mailbox *mailbox, const fp_exit *exit) {
+    orphan_news *news = mailbox ? malloc(sizeof *news) : NULL;
+    if (!news)
+        return;
+    *news = (orphan_news){.exit = *exit};
+    pthread_mutex_lock(&mailbox->lock);
+    if (mailbox->closed) {
+        free(news);
+    } else {
+        *mailbox->last_orphan = news;
+        mailbox->last_orphan = &news->next;
+        raise_flag(mailbox);
+    }
+    pthread_mutex_unlock(&mailbox->lock);
+}
+
+enum { TAKE_AT_ONCE = 64 };
+
+/* Move up to `n` entries out, without blocking. */
+static int take_now(fp_mailbox *mailbox, fp_news *ret_news, size_t n, bool *ret_woken) {
+    fp_proc *procs[TAKE_AT_ONCE];
+    uint32_t what[TAKE_AT_ONCE];
+    int n_procs = 0, taken = 0;
+
+    if (n > TAKE_AT_ONCE)
+        n = TAKE_AT_ONCE;
+    pthread_mutex_lock(&mailbox->lock);
+    for (; mailbox->first_orphan && (size_t)taken < n; taken++) {
+        orphan_news *news = mailbox->first_orphan;
+        mailbox->first_orphan = news->next;
+        if (!mailbox->first_orphan)
+            mailbox->last_orphan = &mailbox->first_orphan;
+        ret_news[taken] = (fp_news){.what = FP_NEWS_ORPHAN, .exit = news->exit};
+        free(news);
+    }
+    for (; mailbox->first && (size_t)(taken + n_procs) < n; n_procs++) {
+        procs[n_procs] = mailbox->first;
+        what[n_procs] = mailbox->first->mail_news;
+        mailbox->first->mail_news = 0;
+        unlink_proc(mailbox, mailbox->first);
+    }
+    *ret_woken = mailbox->woken;
+    mailbox->woken = false;
+    if (is_empty(mailbox))
+        lower_flag(mailbox);
+    pthread_mutex_unlock(&mailbox->lock);
+
+    /* The status is asked for without our lock: the supervisor's comes first. */
+    for (int i = 0; i < n_procs; i++) {
+        fp_news *news = &ret_news[taken++];
+        *news = (fp_news){.token = procs[i]->token, .what = what[i]};
+        fp_proc_status(procs[i], &news->exit);
+        if (what[i] & FP_NEWS_FAILED)
+            fp_proc_failure(procs[i], &news->failure);
+        fp_proc_free(procs[i]);
+    }
+    return taken;
+}
+
+int fp_mailbox_take(fp_mailbox *mailbox, fp_news *ret_news, size_t n, int64_t timeout_ns) {
+    int64_t until = timeout_ns < 0 ? FP_NEVER : fp_now_ns() + timeout_ns;
+
+    if (n == 0)
+        return -EINVAL;
+    for (;;) {
+        bool woken;
+        int taken = 0;
+        while ((size_t)taken < n) {
+            int now = take_now(mailbox, ret_news + taken, n - (size_t)taken, &woken);
+            taken += now;
+            if (now < TAKE_AT_ONCE)
+                break;
+        }
+        if (taken || woken)
+            return taken;
+        int64_t left = until == FP_NEVER ? -1 : until - fp_now_ns();
+        if (until != FP_NEVER && left <= 0)
+            return -ETIMEDOUT;
+        pthread_mutex_lock(&mailbox->lock);
+        listen_from_now(mailbox);
+        pthread_mutex_unlock(&mailbox->lock);
+        struct pollfd wait = {.fd = mailbox->event_fd, .events = POLLIN};
+        int r = sys_poll(&wait, 1, left);
+        if (r == -EINTR)
+            return r;
+    }
+}
+
+int fp_mailbox_fd(fp_mailbox *mailbox) {
+    pthread_mutex_lock(&mailbox->lock);
+    listen_from_now(mailbox);
+    pthread_mutex_unlock(&mailbox->lock);
+    return mailbox->event_fd;
+}
+
+int fp_mailbox_wake(fp_mailbox *mailbox) {
+    pthread_mutex_lock(&mailbox->lock);
+    mailbox->woken = true;
+    raise_flag(mailbox);
+    pthread_mutex_unlock(&mailbox->lock);
+    return 0;
+}
+
+int fp_mailbox_forget(fp_mailbox *mailbox, fp_proc *proc) {
+    bool ours = false;
+
+    pthread_mutex_lock(&mailbox->lock);
+    if (proc->mailbox == mailbox && proc->in_mail) {
+        proc->mail_news = 0;
+        unlink_proc(mailbox, proc);
+        if (is_empty(mailbox))
+            lower_flag(mailbox);
+        ours = true;
+    }
+    pthread_mutex_unlock(&mailbox->lock);
+    if (ours)
+        fp_proc_free(proc);
+    return 0;
+}
+
+fp_mailbox *fp_mailbox_free(fp_mailbox *mailbox) {
+    if (!mailbox)
+        return NULL;
+    pthread_mutex_lock(&mailbox->lock);
+    mailbox->closed = true;
+    fp_proc *proc = mailbox->first;
+    mailbox->first = mailbox->last = NULL;
+    orphan_news *orphan = mailbox->first_orphan;
+    mailbox->first_orphan = NULL;
+    pthread_mutex_unlock(&mailbox->lock);
+    while (proc) {
+        fp_proc *next = proc->mail_next;
+        proc->in_mail = false;
+        proc = fp_proc_free(proc);
+        proc = next;
+    }
+    while (orphan) {
+        orphan_news *next = orphan->next;
+        free(orphan);
+        orphan = next;
+    }
+    fp_mailbox_unref(mailbox);
+    return NULL;
+}

@@ -1,0 +1,547 @@
+/*
+ * spawn.c: the parent's half of a birth: pipes, the way the child is made, the
+ * reading of its report.
+ *
+ * The child is made by the first of these that the kernel has:
+ *   clone3(2)  in our memory (CLONE_VM), while we stand still (CLONE_VFORK), so
+ *              that its cost does not grow with ours, and its report is a
+ *              variable. With CLONE_FILES it is born with our descriptor table
+ *              and copies only the low part of it, see slots.c.
+ *   clone(2)   the same for kernels and filters without clone3(2).
+ *   fork       a copy of our memory, for machines on which memory is not
+ *              shared as promised (emulators). The report is then a shared
+ *              page, and a pipe tells by its end that execve(2) has passed.
+ *
+ * All signals are blocked meanwhile, those included that libc uses for itself:
+ * a handler must not run in a child that shares our memory, and the child must
+ * not die of what was meant for us. SIGKILL and SIGSTOP remain.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+
+#include "child.h"
+
+enum {
+    CHILD_STACK_BYTES = 24 * 1024,
+    PLAN_BYTES = 8 * 1024, /* plans up to this size need no malloc */
+    LOW_FDS = 64,          /* what is below is cheap to copy */
+    BUSY_RETRIES = 3,      /* execve(2) of a file that somebody has open for writing */
+    BUSY_WAIT_MS = 10,
+};
+
+/* The ways that share our memory. */
+enum way { BY_CLONE3, BY_CLONE };
+
+/* One birth under way. */
+struct birth {
+    const fp_spec *spec;
+    const fp_birthplace *place;
+    fp_child_plan plan;
+    int theirs[3]; /* the child's ends of our pipes, or -1 */
+    int borrowed[FP_SLOT_COUNT];
+    int n_borrowed;
+    int lowest_bound; /* all that the child needs is below; -1: its table must be a copy */
+    pid_t pid;
+    int pidfd;
+    int64_t started_ns;
+};
+
+static int fail(fp_failure *reterr_failure, int error, int stage, int detail) {
+    if (reterr_failure)
+        *reterr_failure = (fp_failure){.error = -error, .stage = stage, .detail = detail};
+    return error;
+}
+
+static void close_fd(int *fd) {
+    if (*fd >= 0)
+        sys_close(*fd);
+    *fd = -1;
+}
+
+/* ---- descriptors ------------------------------------------------------------ */
+
+/*
+ * Are the descriptors open that the child is to get? Asked before we open any
+ * of our own, which might take the number of a closed one and be handed over
+ * in its place.
+ */
+static int check_sources(const fp_spec *spec, fp_failure *reterr_failure) {
+    int r;
+
+    for (int target = 0; target < 3; target++) {
+        const fp_stdio *stream = &spec->stdio[target];
+        int source = -1;
+        if (stream->kind == FP_STDIO_FD)
+            source = stream->fd;
+        else if (stream->kind == FP_STDIO_STDOUT && spec->stdio[1].kind == FP_STDIO_INHERIT)
+            source = 1;
+        if (source < 0)
+            continue;
+        r = sys_fcntl(source, F_GETFD, 0);
+        if (r < 0)
+            return fail(reterr_failure, r, FP_STAGE_FDS, target);
+    }
+    for (size_t i = 0; i < spec->n_fds; i++) {
+        r = sys_fcntl(spec->fds[i].source, F_GETFD, 0);
+        if (r < 0)
+            return fail(reterr_failure, r, FP_STAGE_FDS, spec->fds[i].target);
+    }
+    return 0;
+}
+
+/* Where the caller has closed a standard stream, a new descriptor gets its number, and would be taken for it. */
+static int lift_above_2(int *fd) {
+    if (*fd > 2)
+        return 0;
+    int r = sys_fcntl(*fd, F_DUPFD_CLOEXEC, 3);
+    if (r < 0)
+        return r;
+    sys_close(*fd);
+    *fd = r;
+    return 0;
+}
+
+static int make_pipe(int *ret_ours, int *ret_theirs, bool child_reads) {
+    int ends[2];
+
+    int r = sys_pipe2(ends, O_CLOEXEC);
+    if (r < 0)
+        return r;
+    r = lift_above_2(&ends[0]);
+    if (r >= 0)
+        r = lift_above_2(&ends[1]);
+    /* The two ends have flags of their own: the child's stays blocking, as programs expect. */
+    if (r >= 0)
+        r = sys_fcntl(ends[child_reads], F_SETFL, O_NONBLOCK);
+    if (r < 0) {
+        close_fd(&ends[0]);
+        close_fd(&ends[1]);
+        return r;
+    }
+    *ret_ours = ends[child_reads];
+    *ret_theirs = ends[!child_reads];
+    return 0;
+}
+
+static int make_pipes(const fp_spec *spec, int ret_ours[3], int ret_theirs[3], fp_failure *reterr_failure) {
+    for (int target = 0; target < 3; target++) {
+        if (spec->stdio[target].kind != FP_STDIO_PIPE)
+            continue;
+        int r = make_pipe(&ret_ours[target], &ret_theirs[target], target == 0);
+        if (r < 0)
+            return fail(reterr_failure, r, FP_STAGE_PIPE, target);
+    }
+    return 0;
+}
+
+/* Put a copy of every descriptor that the child needs and that lies high into a slot. */
+static int bring_low(struct birth *birth) {
+    fp_child_plan *plan = &birth->plan;
+    fp_slots *slots = birth->place->slots;
+    int low = slots->bound > LOW_FDS ? slots->bound : LOW_FDS;
+    int highest = 2;
+
+    for (size_t i = 0; i < plan->n_moves; i++) {
+        int source = plan->moves[i].source;
+        if (source >= low) {
+            if (birth->n_borrowed == FP_SLOT_COUNT)
+                return -ENOSPC;
+            int slot_fd = fp_slots_borrow(slots, source);
+            if (slot_fd < 0)
+                return slot_fd;
+            birth->borrowed[birth->n_borrowed++] = slot_fd;
+            for (size_t j = i; j < plan->n_moves; j++)
+                if (plan->moves[j].source == source)
+                    plan->moves[j].source = slot_fd;
+            source = slot_fd;
+        }
+        if (highest < source)
+            highest = source;
+    }
+    return highest + 1;
+}
+
+static void return_slots(struct birth *birth) {
+    while (birth->n_borrowed > 0)
+        fp_slots_return(birth->place->slots, birth->borrowed[--birth->n_borrowed]);
+}
+
+/* ---- our own standing meanwhile ----------------------------------------------- */
+
+/*
+ * A child that changes its ids while it shares our memory makes that memory
+ * "not dumpable" (the kernel protects it from the new user, see prctl(2),
+ * PR_SET_DUMPABLE), and for us that would last: no core dumps, no debugger.
+ * So the first of such births that go on at a time notes what it was, and the
+ * last restores it; no earlier, since it protects the others. One process has
+ * one such flag, hence one note.
+ */
+static struct {
+    pthread_mutex_t lock;
+    pid_t owner; /* a forked copy begins anew */
+    int births;
+    int dumpable;
+} dumpable_note = {.lock = PTHREAD_MUTEX_INITIALIZER};
+
+static bool changes_ids(const fp_spec *spec) {
+    return spec->flags & (FP_SET_UID | FP_SET_GID);
+}
+
+static void note_dumpable(void) {
+    pthread_mutex_lock(&dumpable_note.lock);
+    if (dumpable_note.owner != sys_getpid()) {
+        dumpable_note.owner = sys_getpid();
+        dumpable_note.births = 0;
+    }
+    if (dumpable_note.births++ == 0)
+        dumpable_note.dumpable = sys_prctl(PR_GET_DUMPABLE, 0, 0, 0, 0);
+    pthread_mutex_unlock(&dumpable_note.lock);
+}
+
+static void restore_dumpable(void) {
+    pthread_mutex_lock(&dumpable_note.lock);
+    if (--dumpable_note.births == 0 && dumpable_note.dumpable == 1 && sys_prctl(PR_GET_DUMPABLE, 0, 0, 0, 0) != 1)
+        sys_prctl(PR_SET_DUMPABLE, 1, 0, 0, 0);
+    pthread_mutex_unlock(&dumpable_note.lock);
+}
+
+/* ---- signals ---------------------------------------------------------------------- */
+
+/*
+ * Which real-time signals does this process ignore? To the children they would
+ * pass through clone(2) and execve(2) alike, so they must be reset there, but
+ * to do that for all 33 of them each time costs 6 % of a start, and hardly ever
+ * is there one. So they are looked up, not more often than every millisecond:
+ * a host that begins to ignore one and starts a child within that time may
+ * hand it on. The signals 1 to 31 are reset without a look.
+ */
+static fp_sigset ignored_realtime_signals(void) {
+    enum { FIRST = 32, LAST = 64 };
+    static _Atomic int64_t looked_ns = INT64_MIN / 2;
+    static _Atomic fp_sigset ignored;
+    fp_sigset found = 0;
+    int64_t now = fp_now_ns();
+
+    if (now - atomic_load_explicit(&looked_ns, memory_order_acquire) < FP_NS_PER_MS)
+        return atomic_load_explicit(&ignored, memory_order_relaxed);
+    for (int sig = FIRST; sig <= LAST; sig++) {
+        fp_sigaction action;
+        if (sys_rt_sigaction(sig, NULL, &action) < 0 || action.handler == (uintptr_t)SIG_IGN)
+            found |= UINT64_C(1) << (sig - 1);
+    }
+    atomic_store_explicit(&ignored, found, memory_order_relaxed);
+    atomic_store_explicit(&looked_ns, now, memory_order_release);
+    return found;
+}
+
+/* What the child has to put to default by itself. `cleared`: the kernel has done so with all handlers. */
+static void plan_signals(struct birth *birth, bool cleared) {
+    const fp_sigset below_realtime = (UINT64_C(1) << 31) - 1;
+    fp_child_plan *plan = &birth->plan;
+    bool keep_ignored = birth->spec->flags & FP_KEEP_SIGNALS;
+
+    plan->sigdefault = 0;
+    plan->caught_to_default = keep_ignored && !cleared;
+    if (!keep_ignored) {
+        plan->sigdefault = cleared ? below_realtime | ignored_realtime_signals() : ~UINT64_C(0);
+        plan->sigdefault &= FP_SIGNALS_CHANGEABLE & ~plan->sigignore;
+    }
+}
+
+/* ---- the child that was not born ------------------------------------------------- */
+
+/*
+ * Collect a child that has failed before execve(2). Returns the signal that
+ * killed it, or 0. Beside proc.c the only place that waits for a child: nobody
+ * has heard of this one.
+ */
+static int reap_unborn(struct birth *birth) {
+    siginfo_t info = {0};
+    int r;
+
+    /* From here on the number may become another process's. */
+    if (birth->place->born_pid)
+        atomic_store_explicit(birth->place->born_pid, 0, memory_order_release);
+    do {
+        if (birth->pidfd >= 0 && fp_can(FP_CAP_PIDFD_WAIT))
+            r = sys_waitid(FP_P_PIDFD, birth->pidfd, &info, WEXITED, NULL);
+        else
+            r = sys_waitid(P_PID, birth->pid, &info, WEXITED, NULL);
+    } while (r == -EINTR);
+    close_fd(&birth->pidfd);
+    if (r < 0)
+        return 0; /* The host has taken it already. */
+    return info.si_code == CLD_KILLED || info.si_code == CLD_DUMPED ? info.si_status : 0;
+}
+
+/* Judge by its report whether the child has become a program; if not, collect it. */
+static int read_report(struct birth *birth, const fp_child_report *report, fp_failure *reterr_failure) {
+    if (report->error == 0 && report->reached_exec)
+        return 0;
+
+    int sig = reap_unborn(birth);
+    if (report->error != 0)
+        return fail(reterr_failure, -report->error, report->stage, report->detail);
+    return fail(reterr_failure, -ESRCH, FP_STAGE_PRE_EXEC, sig);
+}
+
+/* ---- the ways ------------------------------------------------------------------------ */
+
+/* Did the request fail because of the cgroup, see clone(2), CLONE_INTO_CGROUP? */
+static int stage_of_clone_error(int error, bool into_cgroup) {
+    if (!into_cgroup)
+        return FP_STAGE_CLONE;
+    switch (-error) {
+    case EACCES:
+    case EBADF:
+    case EBUSY:
+    case ENODEV:
+    case ENOENT:
+    case EOPNOTSUPP:
+        return FP_STAGE_CGROUP;
+    default:
+        return FP_STAGE_CLONE;
+    }
+}
+
+/*
+ * A kernel that does not know CLONE_PIDFD has ignored it, see clone(2). The
+ * child cannot have been replaced by another process of that number: it is
+ * ours, and nobody has reaped it but perhaps the host.
+ */
+static int open_pidfd_late(struct birth *birth, fp_failure *reterr_failure) {
+    if (birth->pidfd >= 0 || !fp_can(FP_CAP_PIDFD))
+        return 0;
+    int r = sys_pidfd_open(birth->pid, 0);
+    if (r >= 0) {
+        birth->pidfd = r;
+        return 0;
+    }
+    sys_kill(birth->pid, SIGKILL);
+    reap_unborn(birth);
+    return fail(reterr_failure, r, FP_STAGE_CLONE, -1);
+}
+
+/* Not inlined: its frame holds the child's stack, which the kernel must find in memory that stays. */
+__attribute__((noinline)) static long clone_shared(struct birth *birth, enum way way, uint64_t flags) {
+    _Alignas(16) char stack[CHILD_STACK_BYTES];
+    _Atomic pid_t *born_pid = birth->place->born_pid;
+
+    if (way == BY_CLONE3) {
+        fp_clone_args args = {
+            .flags = flags | FP_CLONE_CLEAR_SIGHAND | (born_pid ? CLONE_PARENT_SETTID : 0),
+            .pidfd = (uintptr_t)&birth->pidfd,
+            .parent_tid = (uintptr_t)born_pid,
+            .exit_signal = SIGCHLD,
+            .stack = (uintptr_t)stack,
+            .stack_size = sizeof stack,
+            .cgroup = flags & FP_CLONE_INTO_CGROUP ? (uint64_t)birth->place->cgroup_fd : 0,
+        };
+        return sys_clone3_to_child(&args, fp_child_main, &birth->plan);
+    }
+    return sys_clone_to_child((unsigned long)flags | SIGCHLD, stack + sizeof stack, &birth->pidfd, fp_child_main,
+                              &birth->plan);
+}
+
+static int bear_shared(struct birth *birth, enum way way, fp_failure *reterr_failure) {
+    static const fp_sigset all = ~UINT64_C(0);
+    fp_child_plan *plan = &birth->plan;
+    fp_child_report report = {0};
+    uint64_t flags = CLONE_VM | CLONE_VFORK;
+    fp_sigset mask;
+
+    if (fp_can(FP_CAP_PIDFD))
+        flags |= CLONE_PIDFD;
+    plan->report = &report;
+    plan->keep_below = birth->lowest_bound;
+    plan->cgroup_fd = birth->place->cgroup_fd;
+    plan->born_pid = NULL;
+    plan_signals(birth, way == BY_CLONE3);
+    if (way == BY_CLONE3 && plan->cgroup_fd >= 0 && fp_can(FP_CAP_INTO_CGROUP)) {
+        flags |= FP_CLONE_INTO_CGROUP;
+        plan->cgroup_fd = -1;
+    }
+    /* There the place for the parent's copy of the pid is taken by the pidfd. */
+    if (way == BY_CLONE)
+        plan->born_pid = birth->place->born_pid;
+    if (plan->keep_below >= 0) {
+        flags |= CLONE_FILES;
+        if (plan->keep_below <= plan->cgroup_fd)
+            plan->keep_below = plan->cgroup_fd + 1;
+    }
+
+    if (changes_ids(birth->spec))
+        note_dumpable();
+    sys_rt_sigprocmask(SIG_SETMASK, &all, &mask);
+    birth->started_ns = fp_now_ns();
+    long r = clone_shared(birth, way, flags);
+    /* CLONE_VFORK has held us until the child left our memory: its report is complete, see clone(2). */
+    sys_rt_sigprocmask(SIG_SETMASK, &mask, NULL);
+    if (changes_ids(birth->spec))
+        restore_dumpable();
+
+    if (r < 0)
+        return fail(reterr_failure, (int)r, stage_of_clone_error((int)r, flags & FP_CLONE_INTO_CGROUP), -1);
+    birth->pid = (pid_t)r;
+    int e = read_report(birth, &report, reterr_failure);
+    return e < 0 ? e : open_pidfd_late(birth, reterr_failure);
+}
+
+static bool is_wanted_by_child(const fp_child_plan *plan, int fd) {
+    for (size_t i = 0; i < plan->n_moves; i++)
+        if (plan->moves[i].target == fd)
+            return true;
+    return fd <= 2 || fd == plan->spare_fd;
+}
+
+/* Give the pipe of the report a number that the child will not put anything else on. */
+static int move_aside(const fp_child_plan *plan, int *fd) {
+    while (is_wanted_by_child(plan, *fd)) {
+        int r = sys_fcntl(*fd, F_DUPFD_CLOEXEC, *fd < 3 ? 3 : *fd + 1);
+        if (r < 0)
+            return r;
+        sys_close(*fd);
+        *fd = r;
+    }
+    return 0;
+}
+
+static int bear_by_fork(struct birth *birth, fp_failure *reterr_failure) {
+    static const fp_sigset all = ~UINT64_C(0);
+    fp_child_plan *plan = &birth->plan;
+    int ends[2] = {-1, -1};
+    void *page = NULL;
+    fp_sigset mask;
+    char end;
+
+    int r = sys_mmap(sizeof(fp_child_report), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, &page);
+    if (r < 0)
+        return fail(reterr_failure, r, FP_STAGE_CLONE, -1);
+    r = sys_pipe2(ends, O_CLOEXEC);
+    if (r >= 0)
+        r = move_aside(plan, &ends[1]);
+    if (r < 0) {
+        fail(reterr_failure, r, FP_STAGE_PIPE, -1);
+        goto out;
+    }
+    plan->report = page;
+    plan->keep_below = -1;
+    plan->cgroup_fd = birth->place->cgroup_fd;
+    plan->born_pid = NULL;
+    plan_signals(birth, false);
+    fp_plan_gaps(plan, ends[1]);
+
+    sys_rt_sigprocmask(SIG_SETMASK, &all, &mask);
+    birth->started_ns = fp_now_ns();
+    long pid = sys_fork(SIGCHLD | (fp_can(FP_CAP_PIDFD) ? CLONE_PIDFD : 0), &birth->pidfd);
+    if (pid == 0) {
+        fp_child_main(plan);
+        sys_exit_group(0);
+    }
+    sys_rt_sigprocmask(SIG_SETMASK, &mask, NULL);
+    if (pid < 0) {
+        r = fail(reterr_failure, (int)pid, FP_STAGE_CLONE, -1);
+        goto out;
+    }
+    birth->pid = (pid_t)pid;
+    if (birth->place->born_pid)
+        atomic_store_explicit(birth->place->born_pid, birth->pid, memory_order_release);
+    r = open_pidfd_late(birth, reterr_failure);
+    if (r < 0)
+        goto out;
+    close_fd(&ends[1]);
+    do
+        r = (int)sys_read(ends[0], &end, 1);
+    while (r == -EINTR);
+    /* Without that end we cannot tell what has become of it. */
+    if (r < 0)
+        sys_kill(birth->pid, SIGKILL);
+    r = read_report(birth, page, reterr_failure);
+out:
+    close_fd(&ends[0]);
+    close_fd(&ends[1]);
+    sys_munmap(page, sizeof(fp_child_report));
+    return r;
+}
+
+/* One birth, by the best way there is. A way that is refused as such leads to the next. */
+static int bear(struct birth *birth, fp_failure *reterr_failure) {
+    int r = -ENOSYS;
+
+    if (fp_can(FP_CAP_CLONE3))
+        r = bear_shared(birth, BY_CLONE3, reterr_failure);
+    if ((r == -ENOSYS || r == -EPERM) && birth->pid == 0 && fp_can(FP_CAP_CLONE))
+        r = bear_shared(birth, BY_CLONE, reterr_failure);
+    if ((r == -ENOSYS || r == -EPERM) && birth->pid == 0)
+        r = bear_by_fork(birth, reterr_failure);
+    return r;
+}
+
+/* Between fork(2) and execve(2) a stranger may hold the program open for writing, for a moment only. */
+static int bear_patiently(struct birth *birth, fp_failure *reterr_failure) {
+    for (int retries = 0;; retries++) {
+        birth->pid = 0;
+        birth->pidfd = -1;
+        int r = bear(birth, reterr_failure);
+        if (r != -ETXTBSY || retries == BUSY_RETRIES)
+            return r;
+        sys_poll(NULL, 0, BUSY_WAIT_MS * FP_NS_PER_MS);
+    }
+}
+
+int fp_birth_make(const fp_spec *spec, const fp_birthplace *place, fp_birth *ret_birth, fp_failure *reterr_failure) {
+    _Alignas(16) char small_space[PLAN_BYTES];
+    void *space = small_space;
+    struct birth birth = {.spec = spec, .place = place, .theirs = {-1, -1, -1}, .lowest_bound = -1, .pidfd = -1};
+    int ours[3] = {-1, -1, -1};
+    int null_fd = place->slots ? place->slots->placeholder_fd : -1;
+
+    int r = check_sources(spec, reterr_failure);
+    if (r < 0)
+        return r;
+    r = make_pipes(spec, ours, birth.theirs, reterr_failure);
+    if (r < 0)
+        goto out;
+
+    size_t bytes = fp_plan_space(spec);
+    if (bytes > sizeof small_space)
+        space = malloc(bytes);
+    if (!space) {
+        r = fail(reterr_failure, -ENOMEM, FP_STAGE_REQUEST, -1);
+        goto out;
+    }
+    fp_plan_make(&birth.plan, space, spec, birth.theirs, null_fd);
+    /* Where no slot is free the whole table is copied: slower, and as right. */
+    if (place->slots && birth.plan.has_close_range)
+        birth.lowest_bound = bring_low(&birth);
+    if (birth.lowest_bound < 0)
+        birth.lowest_bound = -1;
+    fp_plan_fds(&birth.plan);
+    fp_plan_gaps(&birth.plan, -1);
+
+    r = bear_patiently(&birth, reterr_failure);
+    if (r < 0)
+        goto out;
+    if (birth.pidfd >= 0)
+        lift_above_2(&birth.pidfd);
+    *ret_birth = (fp_birth){
+        .pid = birth.pid,
+        .pidfd = birth.pidfd,
+        .pipe_fd = {ours[0], ours[1], ours[2]},
+        .started_ns = birth.started_ns,
+    };
+out:
+    if (place->born_pid)
+        atomic_store_explicit(place->born_pid, 0, memory_order_release);
+    return_slots(&birth);
+    if (space != small_space)
+        free(space);
+    for (int i = 0; i < 3; i++) {
+        close_fd(&birth.theirs[i]);
+        if (r < 0)
+            close_fd(&ours[i]);
+    }
+    return r;
+}

@@ -1,0 +1,763 @@
+/*
+ * supervisor.c: the loop of one thread, and the only place where time passes.
+ *
+ * One turn: start what is queued and allowed, look at those whose time has
+ * come, walk on through a census, sleep until the next time or event, take the
+ * events. It shares nothing with its siblings but queued batches, and the
+ * births that hang: those a sibling sees to, as the thread that makes a child
+ * stands still until execve(2).
+ */
+#include <errno.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/prctl.h>
+
+#include "internal.h"
+#include "sys.h"
+
+enum {
+    EVENTS_AT_ONCE = 64,
+    TURNS_AT_ONCE = 256,   /* timers looked at before events get their turn */
+    CENSUS_AT_ONCE = 128,  /* about a millisecond */
+    STARTS_AT_ONCE = 1,    /* drain before the next start: see limits of parallel starts in docs */
+};
+#define BIRTH_IS_LATE (200 * FP_NS_PER_MS)
+#define BIRTHS_ARE_OVER FP_NS_PER_S
+#define ORPHANS_LOOK (500 * FP_NS_PER_MS)
+#define KICK_KEY UINT64_MAX
+
+/* ---- keys ----------------------------------------------------------------------------- */
+
+/* 32 bits of place, 30 bits of use, 2 bits of kind. */
+static uint64_t key_of(const fp_supervisor *supervisor, const fp_proc *proc, int kind) {
+    uint64_t uses = supervisor->places[proc->slot].uses & 0x3fffffff;
+    return (uint64_t)kind << 62 | uses << 32 | proc->slot;
+}
+
+/* The process that a key means, or NULL if it has gone meanwhile. */
+static fp_proc *find(const fp_supervisor *supervisor, uint64_t key) {
+    uint32_t slot = (uint32_t)key;
+    if (slot >= supervisor->n_places || (supervisor->places[slot].uses & 0x3fffffff) != ((key >> 32) & 0x3fffffff))
+        return NULL;
+    return supervisor->places[slot].proc;
+}
+
+/* ---- making and ending ------------------------------------------------------------------ */
+
+fp_supervisor *fp_supervisor_ref(fp_supervisor *supervisor) {
+    atomic_fetch_add_explicit(&supervisor->refs, 1, memory_order_relaxed);
+    return supervisor;
+}
+
+static void crew_unref(fp_crew *crew) {
+    if (!crew || atomic_fetch_sub_explicit(&crew->refs, 1, memory_order_acq_rel) != 1)
+        return;
+    pthread_mutex_destroy(&crew->lock);
+    free(crew);
+}
+
+void fp_supervisor_unref(fp_supervisor *supervisor) {
+    if (atomic_fetch_sub_explicit(&supervisor->refs, 1, memory_order_acq_rel) != 1)
+        return;
+    free(supervisor->places);
+    fp_timers_done(&supervisor->timers);
+    crew_unref(supervisor->crew);
+    pthread_mutex_destroy(&supervisor->lock);
+    free(supervisor);
+}
+
+bool fp_supervisor_is_copy(const fp_supervisor *supervisor) {
+    return supervisor->owner != sys_getpid();
+}
+
+static int join_crew(fp_supervisor *supervisor, fp_supervisor *sibling) {
+    fp_crew *crew;
+
+    if (sibling) {
+        crew = sibling->crew;
+        atomic_fetch_add_explicit(&crew->refs, 1, memory_order_relaxed);
+    } else {
+        crew = calloc(1, sizeof *crew);
+        if (!crew)
+            return -ENOMEM;
+        atomic_init(&crew->refs, 1);
+        pthread_mutex_init(&crew->lock, NULL);
+    }
+    pthread_mutex_lock(&crew->lock);
+    supervisor->crew = crew;
+    supervisor->crew_next = crew->members;
+    crew->members = supervisor;
+    pthread_mutex_unlock(&crew->lock);
+    return 0;
+}
+
+static void leave_crew(fp_supervisor *supervisor) {
+    fp_crew *crew = supervisor->crew;
+    if (!crew)
+        return;
+    pthread_mutex_lock(&crew->lock);
+    for (fp_supervisor **at = &crew->members; *at; at = &(*at)->crew_next) {
+        if (*at == supervisor) {
+            *at = supervisor->crew_next;
+            break;
+        }
+    }
+    pthread_mutex_unlock(&crew->lock);
+}
+
+int fp_supervisor_new(const fp_supervisor_options *options, fp_supervisor **ret_supervisor) {
+    fp_supervisor_options none = FP_SUPERVISOR_OPTIONS_INIT;
+    struct epoll_event kick = {.events = EPOLLIN, .data.u64 = KICK_KEY};
+    int r;
+
+    if (!options)
+        options = &none;
+    if (options->size != sizeof *options || !ret_supervisor)
+        return -EINVAL;
+    fp_supervisor *supervisor = calloc(1, sizeof *supervisor);
+    if (!supervisor)
+        return -ENOMEM;
+    atomic_init(&supervisor->refs, 1);
+    supervisor->owner = sys_getpid();
+    supervisor->epoll_fd = supervisor->event_fd = -1;
+    supervisor->first_free = FP_NO_INDEX;
+    supervisor->wakes_ns = FP_NEVER;
+    supervisor->orphan_mailbox = fp_mailbox_ref(options->orphan_mailbox);
+    pthread_mutex_init(&supervisor->lock, NULL);
+    fp_census_init(&supervisor->census);
+    fp_leaves_init(&supervisor->leaves, options->cgroup_dir);
+
+    r = supervisor->epoll_fd = sys_epoll_create(EPOLL_CLOEXEC);
+    if (r >= 0)
+        r = supervisor->event_fd = sys_eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (r >= 0)
+        r = sys_epoll_ctl(supervisor->epoll_fd, EPOLL_CTL_ADD, supervisor->event_fd, &kick);
+    if (r >= 0) {
+        supervisor->scratch = malloc(FP_SCRATCH_BYTES);
+        r = supervisor->scratch ? join_crew(supervisor, options->sibling) : -ENOMEM;
+    }
+    if (r < 0) {
+        fp_supervisor_free(supervisor);
+        return r;
+    }
+    supervisor->has_slots = fp_slots_init(&supervisor->slots) == 0;
+    if (options->adopt_orphans)
+        fp_supervisor_adopt_orphans(supervisor, options->orphan_mailbox);
+    *ret_supervisor = supervisor;
+    return 0;
+}
+
+int fp_supervisor_stop(fp_supervisor *supervisor) {
+    if (fp_supervisor_is_copy(supervisor))
+        return -EOWNERDEAD;
+    pthread_mutex_lock(&supervisor->lock);
+    supervisor->stopping = true;
+    fp_supervisor_kick(supervisor);
+    pthread_mutex_unlock(&supervisor->lock);
+    return 0;
+}
+
+static void drop_shares(fp_supervisor *supervisor);
+
+fp_supervisor *fp_supervisor_free(fp_supervisor *supervisor) {
+    if (!supervisor)
+        return NULL;
+    bool copy = fp_supervisor_is_copy(supervisor);
+    leave_crew(supervisor);
+    if (!copy) {
+        pthread_mutex_lock(&supervisor->lock);
+        supervisor->stopping = true;
+        drop_shares(supervisor);
+        fp_leaves_done(&supervisor->leaves);
+    }
+    if (supervisor->epoll_fd >= 0)
+        sys_close(supervisor->epoll_fd);
+    if (supervisor->event_fd >= 0)
+        sys_close(supervisor->event_fd);
+    supervisor->epoll_fd = supervisor->event_fd = -1;
+    if (supervisor->has_slots)
+        fp_slots_done(&supervisor->slots);
+    supervisor->has_slots = false;
+    fp_census_done(&supervisor->census);
+    free(supervisor->scratch);
+    supervisor->scratch = NULL;
+    fp_mailbox_unref(supervisor->orphan_mailbox);
+    supervisor->orphan_mailbox = NULL;
+    if (!copy) {
+        for (uint32_t i = 0; i < supervisor->n_places; i++) {
+            fp_proc *proc = supervisor->places[i].proc;
+            if (!proc)
+                continue;
+            proc->in_epoll = false;
+            fp_timers_set(&supervisor->timers, proc, FP_NEVER);
+            fp_supervisor_dismiss(supervisor, proc);
+        }
+        pthread_mutex_unlock(&supervisor->lock);
+    }
+    fp_supervisor_unref(supervisor);
+    return NULL;
+}
+
+int fp_supervisor_active(fp_supervisor *supervisor) {
+    pthread_mutex_lock(&supervisor->lock);
+    int active = (int)supervisor->active;
+    pthread_mutex_unlock(&supervisor->lock);
+    return active;
+}
+
+/* ---- places, watches, timers ---------------------------------------------------------------- */
+
+int fp_supervisor_admit(fp_supervisor *supervisor, fp_proc *proc) {
+    if (supervisor->first_free == FP_NO_INDEX) {
+        uint32_t n = supervisor->n_places ? 2 * supervisor->n_places : 64;
+        fp_place *places = realloc(supervisor->places, n * sizeof *places);
+        if (!places)
+            return -ENOMEM;
+        supervisor->places = places;
+        for (uint32_t i = n; i-- > supervisor->n_places;) {
+            places[i] = (fp_place){.next_free = supervisor->first_free};
+            supervisor->first_free = i;
+        }
+        supervisor->n_places = n;
+    }
+    int r = fp_timers_reserve(&supervisor->timers, supervisor->n_places);
+    if (r < 0)
+        return r;
+    proc->slot = supervisor->first_free;
+    fp_place *place = &supervisor->places[proc->slot];
+    supervisor->first_free = place->next_free;
+    place->uses++;
+    place->proc = fp_proc_ref(proc);
+    supervisor->active++;
+    return 0;
+}
+
+void fp_supervisor_dismiss(fp_supervisor *supervisor, fp_proc *proc) {
+    if (proc->slot == FP_NO_INDEX)
+        return;
+    fp_place *place = &supervisor->places[proc->slot];
+    place->proc = NULL;
+    place->next_free = supervisor->first_free;
+    supervisor->first_free = proc->slot;
+    proc->slot = FP_NO_INDEX;
+    supervisor->active--;
+    /* The last handle may go here, and with it the last reference to us: our caller holds one. */
+    fp_proc_unref(proc);
+}
+
+int fp_supervisor_watch(fp_supervisor *supervisor, fp_proc *proc, int fd, int kind, uint32_t events) {
+    if (supervisor->epoll_fd < 0 || proc->slot == FP_NO_INDEX)
+        return -EBADF;
+    struct epoll_event event = {.events = events, .data.u64 = key_of(supervisor, proc, kind)};
+    return sys_epoll_ctl(supervisor->epoll_fd, EPOLL_CTL_ADD, fd, &event);
+}
+
+void fp_supervisor_unwatch(fp_supervisor *supervisor, int fd) {
+    /* Before the descriptor is closed: a copy of it in a child that is being born would keep the entry alive. */
+    if (supervisor->epoll_fd >= 0)
+        sys_epoll_ctl(supervisor->epoll_fd, EPOLL_CTL_DEL, fd, NULL);
+}
+
+void fp_supervisor_kick(fp_supervisor *supervisor) {
+    if (supervisor->kicked || supervisor->event_fd < 0)
+        return;
+    uint64_t one = 1;
+    supervisor->kicked = true;
+    sys_write(supervisor->event_fd, &one, sizeof one);
+}
+
+void fp_supervisor_set_timer(fp_supervisor *supervisor, fp_proc *proc, int64_t when_ns) {
+    if (proc->slot == FP_NO_INDEX)
+        return;
+    fp_timers_set(&supervisor->timers, proc, when_ns);
+    /* Without a kick where the loop wakes early enough anyway. */
+    if (when_ns < supervisor->wakes_ns)
+        fp_supervisor_kick(supervisor);
+}
+
+/* ---- births that hang -------------------------------------------------------------------------- */
+
+void fp_supervisor_birth_begins(fp_supervisor *supervisor, fp_birth_watch *watch) {
+    fp_crew *crew = supervisor->crew;
+    fp_supervisor *watcher = NULL;
+
+    watch->since_ns = fp_now_ns();
+    pthread_mutex_lock(&crew->lock);
+    watch->prev = NULL;
+    watch->next = crew->births;
+    if (crew->births)
+        crew->births->prev = watch;
+    crew->births = watch;
+    crew->last_birth_ns = watch->since_ns;
+    if (!atomic_load_explicit(&crew->watching, memory_order_relaxed)) {
+        /* Somebody else than us has to look, as our thread will stand still. */
+        for (watcher = crew->members; watcher && watcher == supervisor; watcher = watcher->crew_next)
+            ;
+        if (!watcher)
+            watcher = supervisor;
+        atomic_store_explicit(&crew->watching, true, memory_order_relaxed);
+        fp_supervisor_ref(watcher);
+    }
+    pthread_mutex_unlock(&crew->lock);
+    if (watcher) {
+        pthread_mutex_lock(&watcher->lock);
+        fp_supervisor_kick(watcher);
+        pthread_mutex_unlock(&watcher->lock);
+        fp_supervisor_unref(watcher);
+    }
+}
+
+void fp_supervisor_birth_ends(fp_supervisor *supervisor, fp_birth_watch *watch) {
+    fp_crew *crew = supervisor->crew;
+    pthread_mutex_lock(&crew->lock);
+    if (watch->prev)
+        watch->prev->next = watch->next;
+    else
+        crew->births = watch->next;
+    if (watch->next)
+        watch->next->prev = watch->prev;
+    pthread_mutex_unlock(&crew->lock);
+}
+
+/*
+ * A child that was stopped before execve(2) holds its parent's thread in
+ * uninterruptible sleep; all signals are blocked in it but SIGSTOP. It is not
+ * reaped before the birth is over, so its number is good.
+ */
+static void see_to_births(fp_supervisor *supervisor, int64_t now) {
+    fp_crew *crew = supervisor->crew;
+
+    if (!atomic_load_explicit(&crew->watching, memory_order_relaxed))
+        return;
+    pthread_mutex_lock(&crew->lock);
+    for (fp_birth_watch *birth = crew->births; birth; birth = birth->next) {
+        fp_person person;
+        pid_t pid = atomic_load(&birth->pid);
+        if (pid > 1 && now - birth->since_ns > BIRTH_IS_LATE && fp_person_read(pid, &person) == 0 &&
+            person.state == 'T' && person.parent == sys_getpid())
+            sys_kill(pid, SIGCONT);
+    }
+    if (!crew->births && now - crew->last_birth_ns > BIRTHS_ARE_OVER)
+        atomic_store_explicit(&crew->watching, false, memory_order_relaxed);
+    pthread_mutex_unlock(&crew->lock);
+}
+
+/* ---- queued starts ------------------------------------------------------------------------------- */
+
+struct fp_batch {
+    _Atomic uint32_t refs;
+    pthread_mutex_t lock;
+    fp_proc *first;
+    fp_proc **last;
+    uint32_t shares;     /* supervisors that still take from it */
+    fp_mailbox *mailbox; /* whose bounded batches these are, compared only; NULL: of one call */
+};
+
+void fp_batch_unref(fp_batch *batch) {
+    if (atomic_fetch_sub_explicit(&batch->refs, 1, memory_order_acq_rel) != 1)
+        return;
+    pthread_mutex_destroy(&batch->lock);
+    free(batch);
+}
+
+pthread_mutex_t *fp_batch_lock(fp_batch *batch) {
+    return &batch->lock;
+}
+
+/* Take the next one, which is this supervisor's from now on. With its lock and a reference. */
+static fp_proc *batch_pop(fp_batch *batch, fp_supervisor *supervisor) {
+    pthread_mutex_lock(&batch->lock);
+    fp_proc *proc = batch->first;
+    if (proc) {
+        batch->first = proc->queue_next;
+        if (!batch->first)
+            batch->last = &batch->first;
+        proc->queue_next = NULL;
+        atomic_store_explicit(&proc->supervisor, fp_supervisor_ref(supervisor), memory_order_release);
+    }
+    pthread_mutex_unlock(&batch->lock);
+    return proc;
+}
+
+static fp_share *share_of(fp_supervisor *supervisor, const fp_batch *batch) {
+    for (fp_share *share = supervisor->shares; share; share = share->next)
+        if (share->batch == batch)
+            return share;
+    return NULL;
+}
+
+static void drop_share(fp_supervisor *supervisor, fp_share *share, bool for_ever) {
+    fp_batch *batch = share->batch;
+    fp_failure closing = {.error = ESHUTDOWN, .stage = FP_STAGE_SUPERVISOR, .detail = -1};
+
+    for (fp_share **at = &supervisor->shares; *at; at = &(*at)->next) {
+        if (*at == share) {
+            *at = share->next;
+            break;
+        }
+    }
+    pthread_mutex_lock(&batch->lock);
+    bool last = --batch->shares == 0;
+    pthread_mutex_unlock(&batch->lock);
+    fp_proc *proc;
+    /* Nobody is left to start them. In ordinary life the batch is empty here, or about to get a share again. */
+    while (last && for_ever && (proc = batch_pop(batch, supervisor))) {
+        fp_proc_fail(proc, &closing);
+        fp_proc_unref(proc);
+    }
+    fp_batch_unref(batch);
+    free(share);
+}
+
+static void drop_shares(fp_supervisor *supervisor) {
+    while (supervisor->shares)
+        drop_share(supervisor, supervisor->shares, true);
+}
+
+void fp_supervisor_batch_done(fp_supervisor *supervisor, fp_proc *proc) {
+    fp_share *share = proc->batch ? share_of(supervisor, proc->batch) : NULL;
+    if (!share)
+        return;
+    share->running--;
+    fp_supervisor_kick(supervisor);
+}
+
+static void start_queued(fp_supervisor *supervisor, fp_share *share, fp_proc *proc) {
+    fp_failure failure;
+    fp_spec *spec = proc->spec;
+
+    share->running++;
+    proc->spec = NULL;
+    int r = fp_proc_start(supervisor, proc, spec, &failure);
+    if (r < 0) {
+        share = share_of(supervisor, proc->batch);
+        if (share)
+            share->running--;
+        fp_proc_fail(proc, &failure);
+    } else if (spec->flags & FP_QUIET_START) {
+        fp_mailbox_note(proc->mailbox, proc, FP_NEWS_STARTED);
+    } else {
+        fp_mailbox_post(proc->mailbox, proc, FP_NEWS_STARTED);
+    }
+    fp_spec_free_copy(spec);
+}
+
+/* Start what may be started, a few at a time. True if there is more. */
+static bool run_queue(fp_supervisor *supervisor) {
+    int started = 0;
+    fp_share *share = supervisor->shares;
+
+    while (share && started < STARTS_AT_ONCE) {
+        if (share->running >= share->max_running) {
+            share = share->next;
+            continue;
+        }
+        fp_proc *proc = batch_pop(share->batch, supervisor);
+        if (!proc) {
+            fp_share *next = share->next;
+            if (share->running == 0)
+                drop_share(supervisor, share, false);
+            share = next;
+            continue;
+        }
+        start_queued(supervisor, share, proc);
+        fp_proc_unref(proc);
+        started++;
+        /* The lock was let go: the list may have changed. */
+        share = supervisor->shares;
+    }
+    return started > 0;
+}
+
+int fp_proc_withdraw(fp_proc *proc) {
+    fp_failure withdrawn = {.error = ECANCELED, .stage = FP_STAGE_REQUEST, .detail = -1};
+    int r = -EALREADY;
+
+    fp_supervisor *supervisor = fp_proc_lock(proc);
+    if (!supervisor && fp_proc_state(proc) == FP_STATE_QUEUED) {
+        fp_batch *batch = proc->batch;
+        for (fp_proc **at = &batch->first; *at; at = &(*at)->queue_next) {
+            if (*at != proc)
+                continue;
+            *at = proc->queue_next;
+            if (batch->last == &proc->queue_next)
+                batch->last = at;
+            proc->queue_next = NULL;
+            fp_proc_fail(proc, &withdrawn);
+            r = 0;
+            break;
+        }
+    }
+    fp_proc_unlock(proc, supervisor);
+    if (r == 0)
+        fp_proc_unref(proc);
+    return r;
+}
+
+/* How many of `max` this supervisor may run; at least one, or none at all. */
+static uint32_t fair_part(uint32_t max, size_t i, size_t n) {
+    if (max == 0)
+        return UINT32_MAX;
+    return max / (uint32_t)n + (i < max % n ? 1 : 0);
+}
+
+static int check_all(const fp_spec *const *specs, size_t n) {
+    for (size_t i = 0; i < n; i++) {
+        int r = specs[i] ? fp_spec_check(specs[i], &(fp_failure){0}) : -EINVAL;
+        if (r < 0)
+            return r;
+    }
+    return 0;
+}
+
+static fp_batch *batch_new(fp_mailbox *mailbox) {
+    fp_batch *batch = calloc(1, sizeof *batch);
+    if (!batch)
+        return NULL;
+    atomic_init(&batch->refs, 1);
+    pthread_mutex_init(&batch->lock, NULL);
+    batch->last = &batch->first;
+    batch->mailbox = mailbox;
+    return batch;
+}
+
+static fp_batch *batch_ref(fp_batch *batch) {
+    atomic_fetch_add_explicit(&batch->refs, 1, memory_order_relaxed);
+    return batch;
+}
+
+/* The bounded batch of this mailbox that is still being worked on, referenced; or NULL. */
+static fp_batch *batch_find(fp_supervisor *supervisor, const fp_mailbox *mailbox) {
+    fp_batch *found = NULL;
+    pthread_mutex_lock(&supervisor->lock);
+    for (fp_share *share = supervisor->shares; share && !found; share = share->next)
+        if (mailbox && share->batch->mailbox == mailbox)
+            found = batch_ref(share->batch);
+    pthread_mutex_unlock(&supervisor->lock);
+    return found;
+}
+
+/* See that `supervisor` takes part. `*spare` is a share to use if it has none yet. */
+static void take_part(fp_supervisor *supervisor, fp_batch *batch, uint32_t max_running, fp_share **spare) {
+    pthread_mutex_lock(&supervisor->lock);
+    fp_share *share = share_of(supervisor, batch);
+    if (!share) {
+        share = *spare;
+        *spare = NULL;
+        *share = (fp_share){.next = supervisor->shares, .batch = batch_ref(batch)};
+        supervisor->shares = share;
+        pthread_mutex_lock(&batch->lock);
+        batch->shares++;
+        pthread_mutex_unlock(&batch->lock);
+    }
+    share->max_running = max_running;
+    if (supervisor->stopping)
+        drop_share(supervisor, share, true);
+    else
+        fp_supervisor_kick(supervisor);
+    pthread_mutex_unlock(&supervisor->lock);
+}
+
+int fp_spawn_many(fp_supervisor *const *crew, size_t n_crew, const fp_spec *const *specs, size_t n,
+                  uint32_t max_running, fp_proc **ret_procs) {
+    size_t made = 0, takers = 0;
+    fp_share **spares = NULL;
+    fp_batch *batch = NULL;
+
+    if (!crew || !n_crew || (n && (!specs || !ret_procs)))
+        return -EINVAL;
+    if (n == 0)
+        return 0;
+    if (fp_supervisor_is_copy(crew[0]))
+        return -EOWNERDEAD;
+    int r = check_all(specs, n);
+    if (r < 0)
+        return r;
+
+    r = -ENOMEM;
+    fp_mailbox *mailbox = max_running ? specs[0]->mailbox : NULL;
+    batch = batch_find(crew[0], mailbox);
+    if (!batch)
+        batch = batch_new(mailbox);
+    spares = calloc(n_crew, sizeof *spares);
+    if (!batch || !spares)
+        goto out;
+    for (; takers < n_crew && fair_part(max_running, takers, n_crew); takers++) {
+        spares[takers] = calloc(1, sizeof **spares);
+        if (!spares[takers])
+            goto out;
+    }
+    for (; made < n; made++) {
+        fp_proc *proc = fp_proc_new(specs[made]);
+        if (!proc)
+            goto out;
+        ret_procs[made] = proc;
+        proc->batch = batch_ref(batch);
+        proc->spec = fp_spec_copy(specs[made]);
+        if (!proc->spec) {
+            made++;
+            goto out;
+        }
+    }
+    pthread_mutex_lock(&batch->lock);
+    for (size_t i = 0; i < n; i++) {
+        *batch->last = fp_proc_ref(ret_procs[i]);
+        batch->last = &ret_procs[i]->queue_next;
+    }
+    pthread_mutex_unlock(&batch->lock);
+    for (size_t i = 0; i < takers; i++)
+        take_part(crew[i], batch, fair_part(max_running, i, n_crew), &spares[i]);
+    made = 0;
+    r = 0;
+out:
+    for (size_t i = 0; i < made; i++)
+        ret_procs[i] = fp_proc_free(ret_procs[i]);
+    for (size_t i = 0; spares && i < n_crew; i++)
+        free(spares[i]);
+    free(spares);
+    if (batch)
+        fp_batch_unref(batch);
+    return r;
+}
+
+/* ---- the loop ---------------------------------------------------------------------------------------- */
+
+static void look_at_due(fp_supervisor *supervisor, int64_t now) {
+    for (int i = 0; i < TURNS_AT_ONCE; i++) {
+        fp_proc *proc = fp_timers_first(&supervisor->timers);
+        if (!proc || proc->when_ns > now)
+            break;
+        fp_timers_set(&supervisor->timers, proc, FP_NEVER);
+        fp_proc_ref(proc);
+        fp_proc_turn(proc, now);
+        fp_proc_unref(proc);
+    }
+}
+
+static void walk_census(fp_supervisor *supervisor) {
+    int r = supervisor->census_wanted ? fp_census_step(&supervisor->census, CENSUS_AT_ONCE) : 0;
+    if (r == 0)
+        return;
+    int64_t now = fp_now_ns();
+    supervisor->census_wanted = false;
+    if (r < 0)
+        return; /* those who wait ask again when they are next looked at */
+    for (uint32_t i = 0; i < supervisor->n_places; i++) {
+        fp_proc *proc = supervisor->places[i].proc;
+        if (!proc || !proc->census_ns)
+            continue;
+        fp_proc_ref(proc);
+        fp_proc_on_census(proc, now);
+        fp_proc_unref(proc);
+    }
+}
+
+static void take_event(fp_supervisor *supervisor, uint64_t key, int64_t now) {
+    if (key == KICK_KEY) {
+        uint64_t count;
+        sys_read(supervisor->event_fd, &count, sizeof count);
+        supervisor->kicked = false;
+        return;
+    }
+    fp_proc *proc = find(supervisor, key);
+    if (!proc)
+        return;
+    int kind = (int)(key >> 62);
+    fp_proc_ref(proc);
+    if (kind == FP_KEY_PIDFD)
+        fp_proc_on_exit_event(proc, now);
+    else
+        fp_proc_on_stream_event(proc, kind - FP_KEY_OUT, now);
+    fp_proc_unref(proc);
+}
+
+static void look_after_orphans(fp_supervisor *supervisor, int64_t now) {
+    if (!supervisor->adopts_orphans || now < supervisor->orphans_ns)
+        return;
+    supervisor->orphans_ns = now + ORPHANS_LOOK;
+    pthread_mutex_unlock(&supervisor->lock);
+    fp_orphans_reap(supervisor);
+    pthread_mutex_lock(&supervisor->lock);
+}
+
+/* When the loop must turn again by itself. */
+static int64_t next_turn(const fp_supervisor *supervisor, int64_t now, bool more) {
+    const fp_proc *first = fp_timers_first(&supervisor->timers);
+    int64_t when = first ? first->when_ns : FP_NEVER;
+
+    if (more || supervisor->census_wanted || supervisor->stopping)
+        return now;
+    if (atomic_load_explicit(&supervisor->crew->watching, memory_order_relaxed) && when > now + BIRTH_IS_LATE)
+        when = now + BIRTH_IS_LATE;
+    if (supervisor->adopts_orphans && when > supervisor->orphans_ns)
+        when = supervisor->orphans_ns;
+    return when;
+}
+
+/* Milliseconds to sleep, rounded up: not to wake a moment before the time. */
+static int sleep_ms(int64_t now, int64_t when) {
+    if (when == FP_NEVER)
+        return -1;
+    int64_t ms = when <= now ? 0 : (when - now + FP_NS_PER_MS - 1) / FP_NS_PER_MS;
+    return ms > INT32_MAX ? INT32_MAX : (int)ms;
+}
+
+int fp_supervisor_run(fp_supervisor *supervisor) {
+    struct epoll_event events[EVENTS_AT_ONCE];
+    fp_sigset all = ~UINT64_C(0), old;
+
+    if (fp_supervisor_is_copy(supervisor))
+        return -EOWNERDEAD;
+    pthread_mutex_lock(&supervisor->lock);
+    if (supervisor->has_thread || supervisor->epoll_fd < 0) {
+        pthread_mutex_unlock(&supervisor->lock);
+        return -EBUSY;
+    }
+    supervisor->has_thread = true;
+    /* Signals belong to the host's own threads; and a write to a closed pipe must be an error here, not SIGPIPE. */
+    sys_rt_sigprocmask(SIG_SETMASK, &all, &old);
+    while (!supervisor->stopping) {
+        bool more = run_queue(supervisor);
+        int64_t now = fp_now_ns();
+        look_at_due(supervisor, now);
+        walk_census(supervisor);
+        see_to_births(supervisor, now);
+        look_after_orphans(supervisor, now);
+        if (supervisor->leaves.doomed)
+            fp_leaves_sweep(&supervisor->leaves);
+
+        now = fp_now_ns();
+        int64_t when = next_turn(supervisor, now, more);
+        supervisor->wakes_ns = when;
+        pthread_mutex_unlock(&supervisor->lock);
+        int n = sys_epoll_wait(supervisor->epoll_fd, events, EVENTS_AT_ONCE, sleep_ms(now, when));
+        pthread_mutex_lock(&supervisor->lock);
+        supervisor->wakes_ns = INT64_MIN; /* awake: no kick is needed to be heard */
+        now = fp_now_ns();
+        for (int i = 0; i < n; i++)
+            take_event(supervisor, events[i].data.u64, now);
+    }
+    drop_shares(supervisor);
+    supervisor->has_thread = false;
+    supervisor->wakes_ns = FP_NEVER;
+    sys_rt_sigprocmask(SIG_SETMASK, &old, NULL);
+    pthread_mutex_unlock(&supervisor->lock);
+    return 0;
+}
+
+int fp_supervisor_adopt_orphans(fp_supervisor *supervisor, fp_mailbox *mailbox) {
+    int r = sys_prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
+    if (r < 0)
+        return r;
+    pthread_mutex_lock(&supervisor->lock);
+    fp_mailbox *before = supervisor->orphan_mailbox;
+    supervisor->orphan_mailbox = fp_mailbox_ref(mailbox);
+    supervisor->adopts_orphans = true;
+    fp_supervisor_kick(supervisor);
+    pthread_mutex_unlock(&supervisor->lock);
+    fp_mailbox_unref(before);
+    return 0;
+}
