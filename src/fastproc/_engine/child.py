@@ -1,0 +1,56 @@
+"""What the engine keeps of one process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from .._native.handle import Handle
+from ..command import Command
+from ..errors import SpawnError, TaskId
+from ..status import ExitStatus
+
+if TYPE_CHECKING:
+    from .roster import Roster
+
+# What has been told and counted already, that a start under way is not wanted any more, and that somebody who
+# waits has heard of the end.
+TOLD_STARTED = 1
+TOLD_ESCALATED = 2
+UNKILLABLE = 4
+DOOMED = 8
+COUNTED = 16
+HEARD = 32
+
+
+class Child:
+    """One process: its command, its handle, and how it ended once that is known. `Process` is its face.
+
+    Small, because there may be many thousands: no lock, list or dictionary unless somebody needs one.
+    What changes here changes with the roster's lock held.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_callbacks",
+        "_flags",
+        "_handle",
+        "_roster",
+        "_status",
+        "_token",
+        "command",
+        "error",
+        "task_id",
+    )
+
+    def __init__(self, roster: Roster, task_id: TaskId, command: Command) -> None:
+        self.task_id = task_id
+        self.command = command
+        self.error: SpawnError | None = None
+        self._roster = roster
+        self._handle = Handle()
+        self._token = 0
+        self._status: ExitStatus | None = None
+        self._flags = 0
+        # Whom to call, and in which state: EXITED or DONE.
+        self._callbacks: list[tuple[int, Callable[[Any], object]]] | None = None

@@ -1,0 +1,180 @@
+"""A stream of commands carried out by the crew, so many at a time, and their processes as they finish."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import Generic, TypeVar
+
+from .._native.clock import FOREVER
+from .._native.mailbox import Mailbox
+from .._native.records import STATE, STATE_DONE, STATE_FAILED, NewsRecord
+from .._native.specs import Keep
+from ..errors import SpawnError
+from .child import COUNTED, HEARD, Child
+from .roster import Roster
+from .stopping import stop_some
+
+C = TypeVar("C", bound=Child)
+
+# So many may wait in the library, so that the crew does not wait for Python between two commands.
+_AHEAD = 128
+# With `ordered`, so many may be finished while an earlier one still runs.
+_HELD_AT_MOST = 4096
+
+
+class Feed(Generic[C]):
+    """Takes processes to be started from an iterator, lazily, and gives them back when they are done.
+
+    One thread asks for what comes next; others may meanwhile read the news (drain) or end it all (halt).
+    What runs belongs to the roster like any other; what waits for its turn has no name there yet.
+    """
+
+    def __init__(self, roster: Roster, children: Iterator[C], *, concurrency: int, ordered: bool) -> None:
+        self._roster = roster
+        self._children = children
+        self._concurrency = concurrency
+        self._halted = False
+        self._shaken = False
+        # Handed over and not done, by token.
+        self._flying: dict[int, C] = {}
+        self._ready: deque[C] = deque()
+        # All that were taken and not given back, in that order; None if the order does not matter.
+        self._in_order: deque[C] | None = deque() if ordered else None
+        self._crew = roster.engage()
+        self._mailbox = Mailbox()
+        self._specs = roster.make_specs(self._mailbox)
+
+    def finished(self) -> Iterator[C]:
+        """All of them, each when it is done or could not be started. Closing this stops what is left."""
+        try:
+            self._roster.open_feed(self)
+            while True:
+                self._top_up()
+                child = self._next()
+                if child is not None:
+                    yield child
+                    if not self._ready:
+                        self._read(wait=False)
+                elif self._flying:
+                    self._read(wait=True)
+                elif self._halted:
+                    return
+        finally:
+            stop_some(self._roster, self.halt())
+            self.drain()
+
+    def drain(self) -> None:
+        """Read what news there are, for somebody else than the one who asks for what is finished."""
+        if self._read(wait=False):
+            self._mailbox.wake()
+
+    def halt(self) -> list[Child]:
+        """Take nothing more from the iterator, and take back what waits for its turn; returns the others."""
+        with self._roster.lock:
+            self._halted = True
+            flying = [child for child in self._flying.values() if child._handle.proc is not None]
+            return [child for child in flying if not child._handle.withdraw()]
+
+    def _next(self) -> C | None:
+        """One that is to be given back now."""
+        if self._in_order is None:
+            return self._ready.popleft() if self._ready else None
+        self._ready.clear()
+        if self._in_order and self._in_order[0]._token not in self._flying:
+            return self._in_order.popleft()
+        return None
+
+    def _top_up(self) -> None:
+        """Hand over more, in one go, when there is room for half of what may be under way."""
+        room = self._concurrency + _AHEAD - len(self._flying)
+        if self._halted or room * 2 < _AHEAD or room < 1:
+            return
+        if self._in_order is not None and len(self._in_order) >= _HELD_AT_MOST:
+            return
+        children = list(islice(self._children, room))
+        for child in children:
+            # Whoever asks for what is finished will hear of it: it is nothing for wait_all().
+            child._flags |= HEARD
+        if len(children) < room:
+            self._halted = True
+        if self._in_order is not None:
+            self._in_order.extend(children)
+        if children:
+            self._hand_over(children)
+
+    def _hand_over(self, children: list[C]) -> None:
+        roster = self._roster
+        specs = []
+        queued = []
+        keep: Keep = []
+        try:
+            roster.admit_fed(children)
+            for child in children:
+                try:
+                    specs.append(self._specs.make(child.command, child._token, keep))
+                    queued.append(child)
+                except SpawnError as error:
+                    roster.refuse(child, error)
+                    self._ready.append(child)
+            self._flying.update((child._token, child) for child in queued)
+            roster.queue_all(self._crew, specs, queued, self._concurrency)
+            for child in queued:
+                if child.error is not None:
+                    del self._flying[child._token]
+                    self._ready.append(child)
+        except BaseException:
+            # Ctrl-C may have come before or after the library took them: forget those that it has not.
+            for child in children:
+                if not child._handle.settle():
+                    self._flying.pop(child._token, None)
+                    roster.drop(child)
+            raise
+
+    def _read(self, *, wait: bool) -> bool:
+        """Enter news of ours; whether anything has finished by them."""
+        before = len(self._ready)
+        if self._shaken:
+            self._look_at_all()
+        try:
+            all_news: Iterable[NewsRecord] = ()
+            if not wait:
+                all_news = self._mailbox.drain()
+            elif self._flying:
+                all_news = self._mailbox.take(FOREVER) or ()
+            for news in all_news:
+                self._roster.read(news)
+                child = self._flying.get(news[0])
+                if child is not None:
+                    self._settle(child, news[5])
+        except BaseException:
+            self._shaken = True
+            raise
+        if self._halted and not self._flying:
+            self._roster.close_feed(self)
+        return len(self._ready) > before
+
+    def _look_at_all(self) -> None:
+        """Ctrl-C has come into the reading of news: ask the library instead."""
+        self._shaken = False
+        try:
+            for child in list(self._flying.values()):
+                if child._handle.proc is not None:
+                    self._settle(child, child._handle.known()[STATE])
+        except BaseException:
+            self._shaken = True
+            raise
+
+    def _settle(self, child: C, state: int) -> None:
+        roster = self._roster
+        with roster.lock:
+            if state > STATE_FAILED and not child._flags & COUNTED:
+                child._flags |= COUNTED
+                roster.counters.observe_started(None)
+            if state in (STATE_FAILED, STATE_DONE):
+                # Another reader of the news may have been faster.
+                if self._flying.pop(child._token, None) is not None:
+                    self._ready.append(child)
+            elif state > STATE_FAILED:
+                roster.enlist(child)

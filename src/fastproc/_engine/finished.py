@@ -1,0 +1,47 @@
+"""Processes that have ended not long ago, so that one can still ask for them by name."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING
+
+from ..errors import TaskId
+from .child import HEARD
+
+if TYPE_CHECKING:
+    from .child import Child
+
+_COUNT_AT_MOST = 10_000
+_BYTES_AT_MOST = 64 << 20
+
+
+class Finished:
+    """The last ones, bounded by number and by bytes of output. Called with the roster's lock held."""
+
+    __slots__ = ("_by_task", "_bytes", "_in_order", "unheard")
+
+    def __init__(self) -> None:
+        # Those of whose end nobody has heard yet who waits, by token.
+        self.unheard: dict[int, Child] = {}
+        self._by_task: dict[TaskId, Child] = {}
+        self._in_order: deque[tuple[Child, int]] = deque()
+        self._bytes = 0
+
+    def add(self, child: Child, output_bytes: int) -> None:
+        """Remember `child`, which has ended and keeps that much output."""
+        self._by_task[child.task_id] = child
+        self._in_order.append((child, output_bytes))
+        self._bytes += output_bytes
+        if not child._flags & HEARD:
+            self.unheard[child._token] = child
+        while self._bytes > _BYTES_AT_MOST or len(self._in_order) > _COUNT_AT_MOST:
+            oldest, size = self._in_order.popleft()
+            self._bytes -= size
+            self.unheard.pop(oldest._token, None)
+            # The id may be in use again by a later one that has ended too.
+            if self._by_task.get(oldest.task_id) is oldest:
+                del self._by_task[oldest.task_id]
+
+    def get(self, task_id: TaskId) -> Child | None:
+        """The last one of that name."""
+        return self._by_task.get(task_id)

@@ -1,0 +1,92 @@
+"""Who is told what happened: all that observers are to hear is queued in order, and told by one thread."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable
+
+from ..events import Escalated, Event, Exited, OrphanReaped, Refused, Started, Unkillable
+
+log = logging.getLogger("fastproc")
+log.addHandler(logging.NullHandler())
+
+
+class Observers:
+    """The observer of one manager, the log, and the callbacks of single processes."""
+
+    __slots__ = ("_on_event", "_untold")
+
+    def __init__(self, on_event: Callable[[Event], object] | None) -> None:
+        self._on_event = on_event
+        self._untold: deque[Callable[[], object]] = deque()
+
+    @property
+    def listening(self) -> bool:
+        """Whether anybody wants to hear of ordinary events."""
+        return self._on_event is not None or log.isEnabledFor(logging.INFO)
+
+    def queue(self, event: Event) -> None:
+        """Have an event told. Called with the roster's lock held, so the order is that of what happened."""
+        self._untold.append(lambda: self._tell(event))
+
+    def queue_call(self, call: Callable[[], object]) -> None:
+        """Have a callback called, after what was queued before."""
+        self._untold.append(call)
+
+    def tell_all(self) -> None:
+        """Tell what is queued, in this thread. What an observer raises is logged, and the others are told."""
+        while True:
+            try:
+                call = self._untold.popleft()
+            except IndexError:
+                return
+            try:
+                call()
+            except Exception:
+                log.exception("a callback failed")
+
+    @property
+    def waiting(self) -> bool:
+        """Whether there is something to tell."""
+        return bool(self._untold)
+
+    def _tell(self, event: Event) -> None:
+        _log(event)
+        if self._on_event is not None:
+            self._on_event(event)
+
+
+def _log(event: Event) -> None:
+    """Never arguments or environment: they may be secret."""
+    match event:
+        case Started():
+            log.info("task %r started: pid %d", event.task_id, event.pid)
+        case Refused():
+            log.info("task %r could not be started: %s", event.task_id, type(event.error).__name__)
+        case Exited():
+            log.info(
+                "task %r ended: pid %d, %s, %s, after %.3f s",
+                event.task_id,
+                event.pid,
+                event.status.reason.value,
+                _ending(event),
+                event.status.duration,
+            )
+        case Escalated():
+            log.warning(
+                "task %r did not end within its grace: pid %d, SIGKILL sent", event.task_id, event.pid
+            )
+        case Unkillable():
+            log.error("task %r has outlived SIGKILL: pid %d, watched on", event.task_id, event.pid)
+        case OrphanReaped():
+            log.info("orphan reaped: pid %d, %s", event.pid, _ending(event))
+        case _:
+            pass
+
+
+def _ending(event: Exited | OrphanReaped) -> str:
+    status = event.status
+    if status.code is not None:
+        return f"code {status.code}"
+    return "status unknown" if status.signal is None else f"signal {status.signal}"

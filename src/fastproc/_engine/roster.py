@@ -1,0 +1,696 @@
+"""The live processes of one manager, by name and by token.
+
+There are two ends. EXITED: the status is known, waiters go on. DONE: nothing is left of the task, its name
+is free. Whoever hears of an end first, a waiter or a reader of the mailbox, enters it here; all others find
+it entered. Nobody calls observers from here: what they are to hear is queued, and told by the dispatcher's
+thread, which exists while there is somebody to be told.
+"""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import signal
+import threading
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, Protocol
+
+from .._native.clock import FOREVER, nanoseconds
+from .._native.crew import Crew, StartFailed, wait_started
+from .._native.failures import spawn_error_of
+from .._native.mailbox import Mailbox
+from .._native.records import (
+    ENDED_NS,
+    EXIT_ESCALATED,
+    FLAGS,
+    NEWS_ESCALATED,
+    NEWS_FAILED,
+    NEWS_ORPHAN,
+    NEWS_UNKILLABLE,
+    PID,
+    REASON_CANCELLED,
+    REASON_TERMINATED,
+    STARTED_NS,
+    STATE,
+    STATE_DONE,
+    STATE_EXITED,
+    STATE_FAILED,
+    ExitRecord,
+    NewsRecord,
+)
+from .._native.specs import Keep, Specs, set_deadline
+from .._native.statuses import status_of
+from ..cancel import CancelToken
+from ..errors import DuplicateTask, ManagerClosed, SpawnError, TaskId, TooManyProcesses, spawn_error
+from ..events import Done, Escalated, Event, Exited, OrphanReaped, Refused, Started, Unkillable
+from ..metrics import Counters
+from ..status import ExitStatus
+from . import fork
+from .child import DOOMED, HEARD, TOLD_ESCALATED, TOLD_STARTED, UNKILLABLE, Child
+from .engine import Engine, engine
+from .finished import Finished
+from .observers import Observers
+
+# So often are the news read when nobody asks for them: mailboxes shall not grow.
+_STARTS_PER_DRAIN = 32
+_LINGER_NS = nanoseconds(1.0)
+
+
+class Feed(Protocol):
+    """Starts that wait in the library for their turn, and the news about them."""
+
+    def drain(self) -> None: ...
+    def halt(self) -> list[Child]:
+        """Start nothing more; those that run."""
+        ...
+
+
+class Roster:
+    """See above. Thread-safe; by an RLock, as a signal handler may come in while its own thread is here."""
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        max_processes: int | None,
+        grace: float,
+        kill_timeout: float,
+        containment: str,
+        die_with_parent: bool,
+        reap_orphans: bool,
+        on_event: Callable[[Event], object] | None,
+    ) -> None:
+        self.name = name
+        self.max_processes = max_processes
+        self.grace = grace
+        self.kill_timeout = kill_timeout
+        self.counters = Counters()
+        self.observers = Observers(on_event)
+        self.lock = threading.RLock()
+        self.closed = False
+        # By name, in the order of their starts; and by token, which news carry.
+        self.active: dict[TaskId, Child] = {}
+        self._by_token: dict[int, Child] = {}
+        self.finished = Finished()
+        self.feeds: set[Feed] = set()
+        self._generation = fork.generation
+        self._tokens = itertools.count(1)
+        self._starts = 0
+        self._containment = containment
+        self._die_with_parent = die_with_parent
+        self._reap_orphans = reap_orphans
+        # Had with the first start: a manager without processes holds no descriptor.
+        self._engine: Engine | None = None
+        self._crew: Crew | None = None
+        self._mailbox: Mailbox | None = None
+        self._specs: Specs | None = None
+        # What takes a child out of its CancelToken again, by token.
+        self._cancels: dict[int, Callable[[], None]] = {}
+        self._dispatcher: threading.Thread | None = None
+        self._telling = False
+        # Ctrl-C has come into the reading of news, or the entering of an end: something may be lost.
+        self._shaken = False
+        self._wishes = 0
+        self._dismissed = False
+
+    # ---- starting ----
+
+    def start(
+        self, child: Child, cancel: CancelToken | None, on_exit: Callable[[Any], object] | None
+    ) -> None:
+        """Start one process in this thread.
+
+        Raises:
+            SpawnError, DuplicateTask, TooManyProcesses, ManagerClosed, ForkedHandle: nothing is left of it.
+        """
+        crew = self.engage()
+        specs = self._specs
+        assert specs is not None
+        command = child.command
+        began = time.monotonic()
+        # All in one `try`: Ctrl-C may come at any point, and the child is then either not there or stopped.
+        try:
+            self._admit_one(child)
+            keep: Keep = []
+            spec = specs.make(command, child._token, keep)
+            if cancel is not None:
+                _apply_cancel(spec, cancel)
+            if on_exit is not None:
+                self.add_callback(child, STATE_DONE, on_exit)
+            if self._die_with_parent if command.die_with_parent is None else command.die_with_parent:
+                # PR_SET_PDEATHSIG fires when the thread that made the child ends, see prctl(2): a
+                # supervisor's thread lives as long as the program, the caller's may not.
+                self._start_elsewhere(crew, spec, child)
+            else:
+                crew.spawn(spec, child._handle)
+            if child._flags or self._telling:
+                self._announce(child, began)
+            if cancel is not None:
+                self._bind(child, cancel)
+            self.counters.observe_started(time.monotonic() - began)
+            specs.give_back(spec, command)
+        except StartFailed as failed:
+            error = spawn_error_of(command, failed.failure)
+            self.refuse(child, error)
+            raise error from None
+        except BaseException as error:
+            self._abort(child, error)
+            raise
+        self._starts += 1
+        if self._starts % _STARTS_PER_DRAIN == 0:
+            self.drain()
+
+    def start_many(self, children: Sequence[Child]) -> None:
+        """Start many in the supervisors' threads. Those that could not be started have their `error` set."""
+        crew = self.engage()
+        maker = self._specs
+        assert maker is not None
+        if not children:
+            return
+        began = time.monotonic()
+        specs = []
+        queued = []
+        keep: Keep = []
+        try:
+            self._admit_all(children)
+            for child in children:
+                try:
+                    specs.append(maker.make(child.command, child._token, keep))
+                    queued.append(child)
+                except SpawnError as error:
+                    self.refuse(child, error)
+            self.queue_all(crew, specs, queued, 0)
+            queued = [child for child in queued if child.error is None]
+            wait_started([child._handle for child in queued])
+        except BaseException as error:
+            for child in children:
+                self._abort(child, error)
+            raise
+        # Each took its share of the time: the crew starts them one after the other.
+        share = (time.monotonic() - began) * crew.size / len(children)
+        for child in queued:
+            failure = child._handle.failure()
+            if failure is not None:
+                self.refuse(child, spawn_error_of(child.command, failure))
+                continue
+            self.counters.observe_started(share)
+            if child._flags or self._telling:
+                self._announce(child, began)
+        self.drain()
+
+    def queue_all(
+        self, crew: Crew, specs: Sequence[Any], children: Sequence[Child], max_running: int
+    ) -> None:
+        """Hand many starts over. Those that are refused at once have their `error` set."""
+        if not children:
+            return
+        try:
+            crew.spawn_many(specs, [child._handle for child in children], max_running)
+        except OSError:
+            # One bad spec spoils the call; which one, and why, is found out one by one.
+            for spec, child in zip(specs, children, strict=True):
+                self._queue_one(crew, spec, child, max_running)
+
+    def _queue_one(self, crew: Crew, spec: Any, child: Child, max_running: int) -> None:
+        try:
+            crew.spawn_many([spec], [child._handle], max_running)
+        except OSError:
+            try:
+                crew.spawn(spec, child._handle)
+            except StartFailed as failed:
+                self.refuse(child, spawn_error_of(child.command, failed.failure))
+
+    def open_feed(self, feed: Feed) -> None:
+        """A feed begins; from now on its news are read here too, and it is ended with all the rest."""
+        with self.lock:
+            if self.closed:
+                raise ManagerClosed
+            self.feeds.add(feed)
+            self._hold()
+
+    def close_feed(self, feed: Feed) -> None:
+        """All that the feed has started is done."""
+        with self.lock:
+            self.feeds.discard(feed)
+            self._relax()
+
+    def enlist(self, child: Child) -> None:
+        """A process of a feed runs: it counts as active now, and has its name."""
+        with self.lock:
+            if child._token in self._by_token:
+                self.active.setdefault(child.task_id, child)
+                self._tell_started(child)
+
+    def engage(self) -> Crew:
+        """Connect with the engine, if that has not been done."""
+        fork.check_generation(self._generation)
+        if self._crew is not None:
+            return self._crew
+        with self.lock:
+            try:
+                self._engine = engine()
+                mailbox = Mailbox()
+                if self._reap_orphans:
+                    self._engine.crew.adopt_orphans(mailbox)
+            except SpawnError:
+                raise
+            except OSError as error:
+                raise spawn_error(error.errno or errno.EIO, "supervisor") from error
+            self._mailbox = mailbox
+            self._specs = self.make_specs(mailbox)
+            self._crew = self._engine.crew
+            return self._crew
+
+    def make_specs(self, mailbox: Mailbox) -> Specs:
+        """What makes the specs of starts whose news go to `mailbox`."""
+        return Specs(
+            mailbox,
+            grace=self.grace,
+            kill_timeout=self.kill_timeout,
+            containment=self._containment,
+            die_with_parent=self._die_with_parent,
+            open_files=self._engine.open_files if self._engine is not None else None,
+        )
+
+    def _admit_one(self, child: Child) -> None:
+        """Give it its name and its token before it exists."""
+        active = self.active
+        limit = self.max_processes
+        if child.task_id in active or (limit is not None and len(active) >= limit):
+            # What has ended without being asked for may be in the way.
+            self.drain()
+        with self.lock:
+            if self.closed:
+                raise ManagerClosed
+            if limit is not None and len(active) >= limit:
+                raise TooManyProcesses(limit)
+            if active.setdefault(child.task_id, child) is not child:
+                raise DuplicateTask(child.task_id)
+            child._token = token = next(self._tokens)
+            self._by_token[token] = child
+            if len(active) == 1:
+                self._hold()
+            self._listen()
+
+    def _admit_all(self, children: Sequence[Child]) -> None:
+        """All of them, or none."""
+        self.drain()
+        with self.lock:
+            limit = self.max_processes
+            if limit is not None and len(self.active) + len(children) > limit:
+                raise ManagerClosed if self.closed else TooManyProcesses(limit)
+            for child in children:
+                self._admit_one(child)
+
+    def admit_fed(self, children: Sequence[Child]) -> None:
+        """Give processes of a feed their tokens. They have no name until they run."""
+        with self.lock:
+            if self.closed:
+                raise ManagerClosed
+            for child in children:
+                child._token = token = next(self._tokens)
+                self._by_token[token] = child
+            self._listen()
+
+    def drop(self, child: Child) -> None:
+        """Forget a process that has not been started after all."""
+        with self.lock:
+            self._drop(child)
+
+    def _listen(self) -> None:
+        """See with each start whether anybody wants to hear of it: logging may be switched on at any time."""
+        self._telling = self.observers.listening
+        if self._dispatcher is None and (self._telling or self._reap_orphans):
+            self._dispatch()
+
+    def _hold(self) -> None:
+        """The engine shall not let the interpreter exit before this has been closed."""
+        assert self._engine is not None
+        self._engine.busy.add(self)
+
+    def _start_elsewhere(self, crew: Crew, spec: Any, child: Child) -> None:
+        handle = child._handle
+        crew.spawn_many([spec], [handle])
+        wait_started([handle])
+        failure = handle.failure()
+        if failure is not None:
+            raise StartFailed(failure)
+
+    def _announce(self, child: Child, began: float) -> None:
+        """Tell of the start, unless news of its end came first; and see whether it is still wanted."""
+        with self.lock:
+            self._tell_started(child, began)
+            doomed = child._flags & DOOMED
+        if doomed:
+            child._handle.stop(REASON_TERMINATED, 0)
+
+    def _tell_started(self, child: Child, began: float | None = None) -> None:
+        if child._flags & TOLD_STARTED or not self._telling:
+            return
+        child._flags |= TOLD_STARTED
+        record = child._handle.known()
+        at = record[STARTED_NS] / 1e9
+        spawn_seconds = 0.0 if began is None else max(0.0, at - began)
+        self._queue(Started(task_id=child.task_id, pid=record[PID], at=at, spawn_seconds=spawn_seconds))
+
+    def refuse(self, child: Child, error: SpawnError) -> None:
+        """Its start has failed: nothing of it is left."""
+        with self.lock:
+            if child.error is None:
+                child.error = error
+                self.counters.observe_failed_to_start()
+                if self._telling:
+                    self._queue(Refused(task_id=child.task_id, at=time.monotonic(), error=error))
+            self._drop(child)
+
+    def enter_failure(self, child: Child) -> None:
+        """Its queued start has failed or was withdrawn."""
+        failure = child._handle.failure()
+        if failure is not None:
+            self.refuse(child, spawn_error_of(child.command, failure))
+
+    def _abort(self, child: Child, error: BaseException) -> None:
+        """Its start was interrupted: if it lives, it is stopped, and keeps its name until it is gone."""
+        if isinstance(error, SpawnError):
+            self.refuse(child, error)
+        elif child._token and child._handle.settle():
+            child._handle.stop(REASON_TERMINATED, -1)
+        else:
+            self.drop(child)
+
+    def _drop(self, child: Child) -> None:
+        """Take a child out that has never run."""
+        self._by_token.pop(child._token, None)
+        if self.active.get(child.task_id) is child:
+            del self.active[child.task_id]
+        if child._callbacks:
+            child._callbacks = None
+            self._wishes -= 1
+        self._relax()
+
+    # ---- cancelling ----
+
+    def _bind(self, child: Child, cancel: CancelToken) -> None:
+        unbind = cancel.add_callback(partial(child._handle.stop, REASON_CANCELLED, 0))
+        with self.lock:
+            if child._token in self._by_token:
+                self._cancels[child._token] = unbind
+                return
+        unbind()
+
+    # ---- hearing of ends ----
+
+    def hear(self, child: Child, record: ExitRecord) -> None:
+        """Enter what is known of a child: how it ended, and whether something is left of it."""
+        state = record[STATE]
+        if state < STATE_EXITED:
+            return
+        status = status_of(record) if child._status is None else None
+        try:
+            with self.lock:
+                if status is not None and child._status is None:
+                    child._status = status
+                    self.counters.observe_exit(status)
+                    self._tell_exited(child, record, status)
+                if state == STATE_DONE and child._token in self._by_token:
+                    self._retire(child, record)
+        except BaseException:
+            self._shaken = True
+            raise
+        if self._mailbox is None:
+            # After the close there is no dispatcher any more.
+            self.observers.tell_all()
+
+    def hear_and_tell(self, child: Child, record: ExitRecord) -> None:
+        """The same for one who waits: he has heard of it."""
+        child._flags |= HEARD
+        self.hear(child, record)
+
+    def mark_heard(self, child: Child) -> None:
+        """Somebody who waits has heard of an end that was entered before."""
+        with self.lock:
+            child._flags |= HEARD
+            self.finished.unheard.pop(child._token, None)
+
+    def awaited(self) -> list[Child]:
+        """Those that are active, and those of whose end nobody has heard yet, in order of their starts."""
+        self.drain()
+        with self.lock:
+            children = {child._token: child for child in self.active.values()}
+            children.update(self.finished.unheard)
+        return [children[token] for token in sorted(children)]
+
+    def _tell_exited(self, child: Child, record: ExitRecord, status: ExitStatus) -> None:
+        if record[FLAGS] & EXIT_ESCALATED:
+            self._tell_escalated(child, record)
+        if self._telling:
+            self._tell_started(child)
+            at = record[ENDED_NS] / 1e9
+            self._queue(Exited(task_id=child.task_id, pid=record[PID], at=at, status=status))
+        if child._callbacks:
+            self._call_back(child, STATE_EXITED)
+
+    def _retire(self, child: Child, record: ExitRecord) -> None:
+        """Nothing is left of it: its name is free."""
+        if self.active.get(child.task_id) is child:
+            del self.active[child.task_id]
+        status = child._status
+        assert status is not None
+        if self._cancels:
+            unbind = self._cancels.pop(child._token, None)
+            if unbind is not None:
+                unbind()
+        if child._callbacks:
+            child._flags |= HEARD
+        # Few say more than args, args_block and tags: the others capture nothing.
+        self.finished.add(child, _output_size(child) if len(child.command.__dict__) > 3 else 0)
+        if self._telling:
+            at = time.monotonic()
+            self._queue(Done(task_id=child.task_id, pid=record[PID], at=at, status=status))
+        if child._callbacks is not None:
+            self._call_back(child, STATE_DONE)
+        # At last, so that this is done again if it was interrupted.
+        self._by_token.pop(child._token, None)
+        if not self.active:
+            self._relax()
+
+    def _relax(self) -> None:
+        """With nothing left to look after, this may be forgotten."""
+        if not self.active and not self.feeds and self._dispatcher is None and self._engine:
+            self._engine.busy.discard(self)
+
+    def drain(self) -> None:
+        """Read what news there are, without blocking."""
+        mailbox = self._mailbox
+        if mailbox is None:
+            return
+        if self._shaken:
+            self._look_at_all()
+        try:
+            for news in mailbox.drain():
+                self.read(news)
+            for feed in tuple(self.feeds):
+                feed.drain()
+        except BaseException:
+            self._shaken = True
+            raise
+
+    def _look_at_all(self) -> None:
+        """Enter what the library knows of each process, whatever has become of the news."""
+        self._shaken = False
+        with self.lock:
+            children = list(self._by_token.values())
+        try:
+            for child in children:
+                if child._handle.proc is not None:
+                    record = child._handle.known()
+                    if record[STATE] == STATE_FAILED:
+                        self.enter_failure(child)
+                    else:
+                        self.hear(child, record)
+        except BaseException:
+            self._shaken = True
+            raise
+
+    def read(self, news: NewsRecord) -> None:
+        """Enter one piece of news; news about what is done already are of no interest."""
+        what = news[1]
+        record = news[5:]
+        if what & NEWS_ORPHAN:
+            self._orphan(record)
+            return
+        child = self._by_token.get(news[0])
+        if child is None:
+            return
+        if what & NEWS_FAILED:
+            self.refuse(child, spawn_error_of(child.command, (news[2], news[3], news[4])))
+            return
+        if what & (NEWS_ESCALATED | NEWS_UNKILLABLE):
+            with self.lock:
+                if what & NEWS_ESCALATED:
+                    self._tell_escalated(child, record)
+                if what & NEWS_UNKILLABLE and not child._flags & UNKILLABLE:
+                    child._flags |= UNKILLABLE
+                    self._queue(Unkillable(task_id=child.task_id, pid=record[PID], at=time.monotonic()))
+        self.hear(child, record)
+
+    def _tell_escalated(self, child: Child, record: ExitRecord) -> None:
+        if not child._flags & TOLD_ESCALATED:
+            child._flags |= TOLD_ESCALATED
+            self._tell_started(child)
+            self._queue(Escalated(task_id=child.task_id, pid=record[PID], at=time.monotonic()))
+
+    def _orphan(self, record: ExitRecord) -> None:
+        status = status_of(record)
+        with self.lock:
+            self.counters.observe_orphan()
+            self._queue(OrphanReaped(task_id=None, pid=record[PID], at=record[ENDED_NS] / 1e9, status=status))
+
+    # ---- telling ----
+
+    def add_callback(self, child: Child, state: int, call: Callable[[Any], object]) -> None:
+        """Have `call` called with the child once it has reached `state`; here and now, if it has."""
+        with self.lock:
+            if not self._has_reached(child, state):
+                if child._callbacks is None:
+                    child._callbacks = []
+                    self._wishes += 1
+                child._callbacks.append((state, call))
+                if self._dispatcher is None:
+                    self._dispatch()
+                return
+        call(child)
+
+    def remove_callback(self, child: Child, call: Callable[[Any], object]) -> None:
+        """Take a callback back."""
+        with self.lock:
+            if child._callbacks:
+                child._callbacks[:] = [entry for entry in child._callbacks if entry[1] is not call]
+
+    def _has_reached(self, child: Child, state: int) -> bool:
+        if state == STATE_EXITED:
+            return child._status is not None
+        return child._status is not None and child._token not in self._by_token
+
+    def _call_back(self, child: Child, state: int) -> None:
+        callbacks = child._callbacks
+        assert callbacks is not None
+        for wanted, call in callbacks:
+            if wanted == state:
+                self.observers.queue_call(partial(call, child))
+        rest = [entry for entry in callbacks if entry[0] != state]
+        if state == STATE_DONE:
+            child._callbacks = None
+            self._wishes -= 1
+        else:
+            child._callbacks = rest
+        self._stir()
+
+    def _queue(self, event: Event) -> None:
+        self.observers.queue(event)
+        self._stir()
+
+    def _stir(self) -> None:
+        """See that somebody tells what has been queued."""
+        if self._dispatcher is None:
+            self._dispatch()
+        elif self._dispatcher is not threading.current_thread() and self._mailbox is not None:
+            self._mailbox.wake()
+
+    def _dispatch(self) -> None:
+        if self._mailbox is None:
+            return
+        self._dismissed = False
+        thread = threading.Thread(target=self._serve, name=f"fastproc-news-{self.name}", daemon=True)
+        self._dispatcher = thread
+        try:
+            thread.start()
+        except RuntimeError:
+            # No thread is to be had, at interpreter exit for one. What is queued is told by close().
+            self._dispatcher = None
+        else:
+            self._hold()
+
+    def _serve(self) -> None:
+        """The dispatcher's thread: read the news, tell what is to be told."""
+        # Signals are for the main thread, which could not run their handlers if this one were woken.
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        me = threading.current_thread()
+        while True:
+            wanted = self._wishes > 0 or (not self.closed and (self._reap_orphans or self._telling))
+            news = self._take(FOREVER if wanted else _LINGER_NS)
+            for item in news or ():
+                self.read(item)
+            self.observers.tell_all()
+            with self.lock:
+                if (self._dismissed or (news is None and self._wishes == 0)) and not self.observers.waiting:
+                    if self._dispatcher is me:
+                        self._dispatcher = None
+                        self._relax()
+                    return
+
+    def _take(self, timeout_ns: int) -> list[NewsRecord] | None:
+        # Not a variable of the loop above: a traceback kept by a log would keep the mailbox open with it.
+        mailbox = self._mailbox
+        return None if mailbox is None else mailbox.take(timeout_ns)
+
+    def dismiss(self) -> None:
+        """Let the dispatcher tell what is queued and go; wait for that, unless it is the one who asks."""
+        self.drain()
+        with self.lock:
+            self._dismissed = True
+            dispatcher = self._dispatcher
+            if self._mailbox is not None:
+                self._mailbox.wake()
+        if dispatcher is not None and dispatcher is not threading.current_thread():
+            dispatcher.join(self.kill_timeout)
+        self.observers.tell_all()
+
+    def let_go(self) -> None:
+        """After the close: no news are read any more, their descriptor is free. Waiters go on waiting."""
+        self.dismiss()
+        with self.lock:
+            self._mailbox = None
+
+    def release(self) -> None:
+        """The manager has been forgotten, with nothing left to look after: the dispatcher may go."""
+        # Called by a finaliser, which may run in any thread at any point: no lock is taken.
+        self.closed = self._dismissed = True
+        mailbox = self._mailbox
+        if self._dispatcher is not None and mailbox is not None:
+            mailbox.wake()
+
+    def close_at_exit(self) -> None:
+        """The interpreter exits: end what is running, in bounded time."""
+        from .stopping import stop_all
+
+        with self.lock:
+            self.closed = True
+        stop_all(self, self.grace)
+        self.let_go()
+
+    def check_usable(self) -> None:
+        """Raise ForkedHandle in a forked copy of the program."""
+        fork.check_generation(self._generation)
+
+    @property
+    def is_copy(self) -> bool:
+        """Whether this is a forked copy of what the original made."""
+        return self._generation != fork.generation
+
+
+def _apply_cancel(spec: Any, cancel: CancelToken) -> None:
+    if cancel.cancelled:
+        raise spawn_error(errno.ECANCELED, "request", words="its CancelToken has been cancelled")
+    deadline = cancel.deadline
+    if deadline is not None:
+        set_deadline(spec, deadline)
+
+
+def _output_size(child: Child) -> int:
+    if not child.command.captures:
+        return 0
+    outputs = (child._handle.output(1), child._handle.output(2))
+    return sum(output[1] for output in outputs if output is not None)

@@ -1,0 +1,122 @@
+"""Ending tasks for certain, one or all, and saying what came of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from typing import cast
+
+from .._native.clock import grace_ns
+from .._native.handle import NeverStarted, stop_many
+from .._native.records import REASON_TERMINATED
+from ..status import Proof, StopReport, StopResult
+from .child import DOOMED, Child
+from .roster import Roster
+
+# The library gives its verdict when the ladder is over; this much later its supervisor would be dead.
+_VERDICT_SECONDS = 2.0
+_STEP_SECONDS = 0.001
+
+
+def stop_one(roster: Roster, child: Child, grace: float | None) -> StopResult:
+    """Stop a task and all it contains, and wait for the verdict; `grace` None is that of its command.
+
+    One that has ended by itself first keeps its true status.
+    """
+    began = time.monotonic()
+    if grace is None:
+        grace = child.command.grace if child.command.given("grace") else roster.grace
+        child._handle.stop(REASON_TERMINATED, 0)
+    else:
+        child._handle.stop(REASON_TERMINATED, grace_ns(grace))
+    _await_verdict(roster, [child], began + max(grace, 0.0) + roster.kill_timeout + _VERDICT_SECONDS)
+    return _result(child, began)
+
+
+def stop_some(roster: Roster, children: list[Child]) -> None:
+    """Stop these, each with the grace of its command, and wait for the verdict."""
+    if not children:
+        return
+    grace = max(child.command.grace if child.command.given("grace") else roster.grace for child in children)
+    stop_many([child._handle for child in children], REASON_TERMINATED, 0)
+    _await_verdict(roster, children, time.monotonic() + grace + roster.kill_timeout + _VERDICT_SECONDS)
+
+
+def stop_all(roster: Roster, timeout: float) -> StopReport:
+    """Stop all tasks at once, with one grace for all, and wait until nothing is left or the ladder is over.
+
+    Ctrl-C meanwhile ends the grace: what still runs is killed before KeyboardInterrupt goes on.
+    """
+    began = time.monotonic()
+    children: list[Child] = []
+    try:
+        _begin_to_stop_all(roster, timeout, began, children)
+        judged = _await_verdict(
+            roster, children, began + max(timeout, 0.0) + roster.kill_timeout + _VERDICT_SECONDS
+        )
+    except KeyboardInterrupt:
+        stop_many([child._handle for child in children], REASON_TERMINATED, -1)
+        _await_verdict(roster, children, time.monotonic() + roster.kill_timeout + _VERDICT_SECONDS)
+        raise
+    results = [_result(child, began) for child in judged]
+    return StopReport(
+        results=results,
+        survivors=[pid for result in results for pid in result.survivors],
+        elapsed=time.monotonic() - began,
+    )
+
+
+def _begin_to_stop_all(roster: Roster, timeout: float, began: float, ret_children: list[Child]) -> None:
+    """Tell everybody at once. Starts that are under way in other threads are waited for, and told too."""
+    roster.drain()
+    told: set[int] = set()
+    while True:
+        fresh = []
+        unborn = False
+        with roster.lock:
+            fed = [child for feed in tuple(roster.feeds) for child in feed.halt()]
+            for child in (*roster.active.values(), *fed):
+                if child._token in told:
+                    continue
+                if child._handle.proc is None:
+                    child._flags |= DOOMED
+                    unborn = True
+                else:
+                    told.add(child._token)
+                    fresh.append(child)
+        ret_children += fresh
+        if fresh:
+            left = max(0.0, began + timeout - time.monotonic())
+            stop_many([child._handle for child in fresh], REASON_TERMINATED, grace_ns(left))
+        if not unborn or time.monotonic() > began + timeout + roster.kill_timeout:
+            return
+        # A start takes less than a millisecond, unless its file system hangs: no need for a condition.
+        time.sleep(_STEP_SECONDS)
+
+
+def _await_verdict(roster: Roster, children: Iterable[Child], until: float) -> list[Child]:
+    """Those that there is a verdict about: not those that were never started."""
+    judged = []
+    for child in children:
+        try:
+            record = child._handle.wait_stopped(until)
+        except NeverStarted:
+            roster.enter_failure(child)
+            continue
+        if record is not None:
+            roster.hear_and_tell(child, record)
+        judged.append(child)
+    return judged
+
+
+def _result(child: Child, began: float) -> StopResult:
+    proof, survivors = child._handle.report()
+    status = child._status
+    return StopResult(
+        task_id=child.task_id,
+        status=status,
+        escalated=status is not None and status.escalated,
+        proof=cast(Proof, proof),
+        survivors=survivors,
+        elapsed=time.monotonic() - began,
+    )

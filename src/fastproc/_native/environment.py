@@ -1,0 +1,50 @@
+"""Environments, packed once for many starts: packing thirty costs more than all else."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from ._cffi import ffi, lib
+from .check import check
+
+
+def pack(block: bytes) -> Any:
+    """An `fp_env` of NAME=value strings, each ended by a NUL; it goes when the last reference does."""
+    cell = ffi.new("fp_env **")
+    check(lib.fp_env_new(block, len(block), cell))
+    return ffi.gc(cell[0], lib.fp_env_free)
+
+
+class Snapshot:
+    """The environment of this process, packed again only when it has changed.
+
+    ``os.environ`` keeps encoded bytes in the dictionary ``_data``; comparing that with a copy costs about one
+    microsecond, because the strings are the same objects. Without ``_data`` it is packed for each start.
+    """
+
+    __slots__ = ("_env", "_seen")
+
+    def __init__(self) -> None:
+        self._env: Any = None
+        self._seen: dict[bytes, bytes] | None = None
+
+    def current(self) -> Any:
+        """The `fp_env` of now."""
+        # Looked up each time: tests put another object in the place of os.environ.
+        source: dict[bytes, bytes] | None = getattr(os.environ, "_data", None)
+        if source is not None and source == self._seen:
+            return self._env
+        # One copy is both packed and remembered: a change by another thread meanwhile is seen the next time.
+        if source is None:
+            seen = {os.fsencode(name): os.fsencode(value) for name, value in os.environ.items()}
+        else:
+            seen = dict(source)
+        env = pack(b"".join(b"%b=%b\0" % item for item in seen.items() if is_sound(item[0])))
+        self._env, self._seen = env, seen
+        return env
+
+
+def is_sound(name: bytes) -> bool:
+    """Whether a variable can be handed on; a program may have been given others, see execve(2)."""
+    return bool(name) and b"=" not in name

@@ -1,0 +1,217 @@
+"""One process of the library, by its handle."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Sequence
+from typing import Any
+
+from ._cffi import ffi, lib
+from .check import check
+from .clock import remaining_ns
+from .records import ExitRecord, FailureRecord, read_exit, read_failure
+
+_PROOFS = {lib.FP_PROOF_SESSION: "session", lib.FP_PROOF_CGROUP: "cgroup", lib.FP_PROOF_GUARD: "guard"}
+_CONTAINMENTS = {
+    lib.FP_CONTAIN_SESSION: "session",
+    lib.FP_CONTAIN_CGROUP: "cgroup",
+    lib.FP_CONTAIN_GUARD: "guard",
+}
+
+_NULL = ffi.NULL
+_new = ffi.new
+_wait = lib.fp_proc_wait
+
+
+class NeverStarted(Exception):
+    """There is no end to wait for, because the start has failed."""
+
+
+class Handle:
+    """A reference to an `fp_proc`, given back when this object goes; the process is not touched by that.
+
+    It is made empty and filled by the start. Whoever made it thus finds the child in it even when an
+    exception, Ctrl-C for one, comes between the birth of the child and the return of the call.
+    """
+
+    __slots__ = ("cells", "index", "proc")
+
+    def __init__(self) -> None:
+        # Where the start stores the process: one of an array of `fp_proc *`, which is kept alive by this.
+        self.cells: Any = None
+        self.index = 0
+        self.proc: Any = None
+
+    def settle(self) -> bool:
+        """Take what the start has stored; whether there is a process."""
+        if self.cells is not None:
+            proc = self.cells[self.index]
+            if proc != _NULL:
+                self.proc = proc
+            self.cells = None
+        return self.proc is not None
+
+    # Bound early: at interpreter exit the names of this module may be gone.
+    def __del__(self, free: Any = lib.fp_proc_free, null: Any = _NULL) -> None:
+        # Ctrl-C may have come into __init__(): then there is nothing yet.
+        proc = getattr(self, "proc", None)
+        cells = getattr(self, "cells", None)
+        if proc is not None:
+            free(proc)
+        elif cells is not None and cells[self.index] != null:
+            free(cells[self.index])
+
+    def wait(self, state: int, until: float | None) -> ExitRecord | None:
+        """Block until the process has reached `state`; None if it has not by `until` on the monotonic clock.
+
+        Raises:
+            NeverStarted: its start has failed.
+        """
+        exit_pointer = _new("fp_exit *")
+        while True:
+            result = _wait(self.proc, state, -1 if until is None else remaining_ns(until), exit_pointer)
+            if result == 0:
+                return read_exit(exit_pointer)
+            if result == -errno.ETIMEDOUT:
+                return None
+            # Back in the interpreter, which runs the handler of the signal that woke us; that may raise.
+            if result != -errno.EINTR:
+                _explain(result)
+
+    def wait_stopped(self, until: float | None) -> ExitRecord | None:
+        """Block until nothing is left of it or it is reported unkillable; None if neither by `until`."""
+        exit_pointer = _new("fp_exit *")
+        while True:
+            result = lib.fp_proc_wait_stopped(self.proc, remaining_ns(until), exit_pointer)
+            if result == 0:
+                return read_exit(exit_pointer)
+            if result == -errno.ETIMEDOUT:
+                return None
+            if result != -errno.EINTR:
+                _explain(result)
+
+    def look(self, state: int) -> ExitRecord | None:
+        """Ask the kernel once: how it ended, or None if it has not reached `state`."""
+        exit_pointer = _new("fp_exit *")
+        result = _wait(self.proc, state, 0, exit_pointer)
+        if result == 0:
+            return read_exit(exit_pointer)
+        if result not in (-errno.ETIMEDOUT, -errno.EINTR):
+            _explain(result)
+        return None
+
+    def known(self) -> ExitRecord:
+        """What is known of it, without asking the kernel."""
+        exit_pointer = _new("fp_exit *")
+        lib.fp_proc_status(self.proc, exit_pointer)
+        return read_exit(exit_pointer)
+
+    def failure(self) -> FailureRecord | None:
+        """Why its start has failed, or None if it has not."""
+        failure_pointer = _new("fp_failure *")
+        result = lib.fp_proc_failure(self.proc, failure_pointer)
+        if result == -errno.ENODATA:
+            return None
+        check(result)
+        return read_failure(failure_pointer)
+
+    def withdraw(self) -> bool:
+        """Take a queued start back; whether that came in time."""
+        result = lib.fp_proc_withdraw(self.proc)
+        return result != -errno.EALREADY and check(result) == 0
+
+    @property
+    def pid(self) -> int:
+        """Its pid, also when it has ended; 0 before it is started."""
+        return max(int(lib.fp_proc_pid(self.proc)), 0)
+
+    @property
+    def pidfd(self) -> int:
+        """Its pidfd, borrowed. OSError (EBADF) once it is done, or where the kernel has none."""
+        return check(lib.fp_proc_pidfd(self.proc))
+
+    @property
+    def containment(self) -> str:
+        """What its descendants are kept in."""
+        return _CONTAINMENTS.get(lib.fp_proc_containment(self.proc), "session")
+
+    def signal(self, number: int, *, group: bool) -> bool:
+        """Send a signal; False if it has ended."""
+        result = lib.fp_proc_signal(self.proc, number, group)
+        return result != -errno.ESRCH and check(result) == 0
+
+    def stop(self, reason: int, grace_ns: int, kill_timeout_ns: int = 0) -> bool:
+        """Begin to stop it and all it contains; False if nothing is left."""
+        result = lib.fp_proc_stop(self.proc, reason, grace_ns, kill_timeout_ns)
+        return result != -errno.ESRCH and check(result) == 0
+
+    def report(self) -> tuple[str, list[int]]:
+        """How far it is proven that nothing is left, and the pids of those who are."""
+        report_pointer = _new("fp_stop_report *")
+        check(lib.fp_proc_report(self.proc, report_pointer))
+        count = min(report_pointer.n_survivors, len(report_pointer.survivors))
+        return _PROOFS.get(report_pointer.proof, "none"), list(report_pointer.survivors[0:count])
+
+    def output(self, stream: int) -> tuple[int, int, bool, bool] | None:
+        """Of a captured stream: bytes in all, bytes kept, ended, complete. None: it is not captured."""
+        output_pointer = _new("fp_output *")
+        result = lib.fp_proc_output(self.proc, stream, output_pointer)
+        if result == -errno.EINVAL:
+            return None
+        check(result)
+        return (
+            output_pointer.total_bytes,
+            output_pointer.kept_bytes,
+            bool(output_pointer.ended),
+            bool(output_pointer.complete),
+        )
+
+    def output_bytes(self, stream: int) -> bytes:
+        """Head and tail of what a captured stream has brought so far; nothing if it is not captured."""
+        output = self.output(stream)
+        if output is None or output[1] == 0:
+            return b""
+        buffer = _new("char[]", output[1])
+        count = check(lib.fp_proc_output_copy(self.proc, stream, buffer, output[1]))
+        return bytes(ffi.buffer(buffer, count))
+
+
+def stop_many(handles: Sequence[Handle], reason: int, grace_ns: int, kill_timeout_ns: int = 0) -> int:
+    """Begin to stop many in one pass. Returns how many there were to stop."""
+    procs = ffi.new("fp_proc *[]", [handle.proc for handle in handles])
+    return check(lib.fp_procs_stop(procs, len(handles), reason, grace_ns, kill_timeout_ns))
+
+
+class Reader:
+    """Reads a captured stream of a process from its oldest kept byte on; nothing is lost meanwhile."""
+
+    __slots__ = ("_buffer", "_handle", "_offset", "_stream")
+
+    SIZE = 65536
+
+    def __init__(self, handle: Handle, stream: int) -> None:
+        self._handle = handle
+        self._stream = stream
+        self._offset = _new("uint64_t *", 0)
+        self._buffer = _new("char[]", self.SIZE)
+        check(lib.fp_proc_follow(handle.proc, stream, 1))
+
+    def read(self) -> bytes:
+        """What comes next; blocks until there is something. Nothing at the end."""
+        while True:
+            count = lib.fp_proc_read(
+                self._handle.proc, self._stream, self._offset, self._buffer, self.SIZE, -1
+            )
+            if count != -errno.EINTR:
+                return bytes(ffi.buffer(self._buffer, check(count)))
+
+    # Bound early, as it may be called from a finaliser at interpreter exit.
+    def close(self, follow: Any = lib.fp_proc_follow) -> None:
+        """Let the process write on unread."""
+        follow(self._handle.proc, self._stream, 0)
+
+
+def _explain(result: int) -> None:
+    if result == -errno.ECHILD:
+        raise NeverStarted
+    check(result)

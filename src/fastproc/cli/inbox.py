@@ -1,0 +1,73 @@
+"""The one queue that a command of ours waits at: ends of processes, interrupts, outcomes of stopping.
+
+Signal handlers only put a note into it and return: SimpleQueue.put() may be called from a handler, and
+nothing else of the program runs in between. So Ctrl-C can neither tear a step in two nor lose a process.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from dataclasses import dataclass
+from queue import SimpleQueue
+from types import FrameType, TracebackType
+from typing import Self, TypeAlias
+
+from ..events import Unkillable
+from ..manager import ProcessManager
+from ..process import Process
+from ..status import StopReport
+
+INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+@dataclass(frozen=True, slots=True)
+class Interrupt:
+    """A signal that asks us to end."""
+
+    signal: int
+
+
+@dataclass(frozen=True, slots=True)
+class MoreInput:
+    """The list of jobs has more to read, or has ended."""
+
+
+Note: TypeAlias = Process | Interrupt | MoreInput | StopReport | Unkillable
+Inbox: TypeAlias = "SimpleQueue[Note]"
+
+
+class Interrupts:
+    """While this context lasts, SIGINT, SIGTERM and SIGHUP are notes in the inbox instead of ending us."""
+
+    def __init__(self, inbox: Inbox) -> None:
+        self._inbox = inbox
+        self._before: dict[int, object] = {}
+
+    def _note(self, number: int, _frame: FrameType | None) -> None:
+        self._inbox.put(Interrupt(number))
+
+    def __enter__(self) -> Self:
+        for number in INTERRUPTS:
+            # One that was ignored before us, as nohup(1) does with SIGHUP, stays ignored.
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+
+
+def stop_all(manager: ProcessManager, grace: float, inbox: Inbox) -> None:
+    """Begin to stop all that runs, in the background; the StopReport comes as a note.
+
+    Called again with a shorter grace it shortens the first, so a second Ctrl-C kills.
+    """
+
+    def stop() -> None:
+        inbox.put(manager.terminate_all(timeout=grace))
+
+    threading.Thread(target=stop, name="fastproc-stop", daemon=True).start()

@@ -1,0 +1,403 @@
+"""ProcessManager: names for processes, admission, lifecycle, shutdown. It composes, it does not spawn."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+import time
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, Self, Unpack
+
+from ._engine.child import UNKILLABLE
+from ._engine.feed import Feed
+from ._engine.roster import Roster
+from ._engine.stopping import stop_all, stop_one
+from .cancel import CancelToken
+from .command import Arg, Command, CommandOptions, Containment
+from .errors import DuplicateTask, NotActive, SpawnError, TaskId, WaitTimeout
+from .events import Event
+from .metrics import Metrics
+from .process import Process
+from .status import ExitStatus, StopReport, StopResult
+
+if TYPE_CHECKING:
+    from .health import HealthReport, HealthWatch, Subject
+    from .tree import ProcessTree
+
+_CONTAINMENTS = ("auto", "session", "cgroup", "guard")
+_numbers = itertools.count(1)
+
+
+class ProcessManager:
+    """Starts processes by name, keeps their deadlines, ends them for certain, and knows how each ended.
+
+    All methods are safe from any thread and from signal handlers. A context manager: leaving the block ends
+    everything, as does the end of the program for a manager that was left open. Before the first start it
+    costs no thread, no descriptor and no memory to speak of.
+
+    Args:
+        max_processes: how many may be active at once; None for any number.
+        grace: seconds from the stop signal to SIGKILL, for commands that do not say.
+        kill_timeout: seconds from SIGKILL until a process is reported as unkillable.
+        containment: what keeps the descendants of a process together, for commands that do not say.
+        die_with_parent: SIGKILL processes when this program dies, for commands that do not say. See prctl(2),
+            PR_SET_PDEATHSIG: it reaches the process itself, not its descendants.
+        reap_orphans: make this program a subreaper, and reap what managed processes leave orphaned. Children
+            that other code of this program has started are never touched.
+        on_event: called with each event of fastproc.events, in order, in a thread of the engine; be quick.
+        name: for logs and thread names.
+    """
+
+    def __init__(
+        self,
+        *,
+        max_processes: int | None = None,
+        grace: float = 5.0,
+        kill_timeout: float = 5.0,
+        containment: Containment = "auto",
+        die_with_parent: bool = False,
+        reap_orphans: bool = False,
+        on_event: Callable[[Event], object] | None = None,
+        name: str | None = None,
+    ) -> None:
+        if max_processes is not None and (
+            isinstance(max_processes, bool) or not isinstance(max_processes, int)
+        ):
+            raise TypeError(f"max_processes must be a whole number or None, not {max_processes!r}")
+        if max_processes is not None and max_processes < 1:
+            raise ValueError(f"max_processes must be at least 1, not {max_processes}")
+        if containment not in _CONTAINMENTS:
+            raise ValueError(f"containment must be one of {', '.join(_CONTAINMENTS)}, not {containment!r}")
+        if on_event is not None and not callable(on_event):
+            raise TypeError(f"on_event must be callable, not {on_event!r}")
+        self._roster = Roster(
+            name=name if name is not None else f"manager-{next(_numbers)}",
+            max_processes=max_processes,
+            grace=_seconds("grace", grace),
+            kill_timeout=_seconds("kill_timeout", kill_timeout),
+            containment=containment,
+            die_with_parent=die_with_parent,
+            reap_orphans=reap_orphans,
+            on_event=on_event,
+        )
+        self._health: HealthWatch | None = None
+        self._maps = itertools.count(1)
+
+    @property
+    def name(self) -> str:
+        """What logs call it."""
+        return self._roster.name
+
+    # ---- starting ----
+
+    def start_process(
+        self,
+        task_id: TaskId,
+        command: Command | Sequence[Arg],
+        *,
+        cancel: CancelToken | None = None,
+        on_exit: Callable[[Process], object] | None = None,
+        **options: Unpack[CommandOptions],
+    ) -> Process:
+        """Start a program and call it `task_id`. On return it runs: execve(2) has succeeded.
+
+        Args:
+            task_id: any hashable name, usually a str. It is free again once nothing of the task is left.
+            command: a Command, or a list of arguments to be combined with `options`.
+            cancel: stops it when cancelled; its deadline counts as a time limit.
+            on_exit: called with the Process once nothing of it is left, see Process.add_done_callback().
+            **options: those of Command.
+
+        Raises:
+            SpawnError: it could not be started; nothing of it is left.
+            DuplicateTask: a task of that id is active.
+            TooManyProcesses: `max_processes` are active.
+            ManagerClosed: after close().
+            ForkedHandle: this is a forked copy of the program that made the manager.
+            TypeError, ValueError: a wrong argument; found before anything is started.
+        """
+        if options or not isinstance(command, Command):
+            command = Command.coerce(command, options)
+        process = Process(self._roster, task_id, command)
+        self._roster.start(process, cancel, on_exit)
+        return process
+
+    def start_many(
+        self, items: Iterable[tuple[TaskId, Command | Sequence[Arg]]]
+    ) -> list[Process | SpawnError]:
+        """Start many programs in one go. The list has a Process or a SpawnError for each item, in order.
+
+        Raises:
+            DuplicateTask, TooManyProcesses, ManagerClosed, TypeError, ValueError: as in start_process(), for
+                any of the items; then none has been started.
+        """
+        roster = self._roster
+        processes = [Process(roster, task_id, Command.coerce(command, {})) for task_id, command in items]
+        names = set()
+        for process in processes:
+            if process.task_id in names:
+                raise DuplicateTask(process.task_id)
+            names.add(process.task_id)
+        roster.start_many(processes)
+        return [process if process.error is None else process.error for process in processes]
+
+    def map(
+        self,
+        commands: Iterable[Command | Sequence[Arg]],
+        *,
+        concurrency: int | None = None,
+        ordered: bool = False,
+    ) -> Iterator[Process]:
+        """Carry out many commands, so many at a time, and yield each Process when it is done.
+
+        `commands` is read lazily and may be endless. One that could not be started is yielded too: its
+        `status` is None and its `error` says why. Closing the iterator, or leaving it to be collected, stops
+        what runs. So does terminate_all(), after which what is left is yielded and nothing more is taken.
+
+        Args:
+            commands: Commands, or lists of arguments.
+            concurrency: how many run at a time; None for one per CPU. Never more than `max_processes`.
+            ordered: in the order of `commands` instead of that of their ends.
+        """
+        if concurrency is None:
+            concurrency = len(os.sched_getaffinity(0))
+        elif isinstance(concurrency, bool) or not isinstance(concurrency, int):
+            raise TypeError(f"concurrency must be a whole number or None, not {concurrency!r}")
+        if concurrency < 1:
+            raise ValueError(f"concurrency must be at least 1, not {concurrency}")
+        limit = self._roster.max_processes
+        bound = concurrency if limit is None else min(concurrency, limit)
+        # The rest runs when the first one is asked for.
+        return self._map(iter(commands), bound, ordered)
+
+    def _map(
+        self, commands: Iterator[Command | Sequence[Arg]], concurrency: int, ordered: bool
+    ) -> Iterator[Process]:
+        roster = self._roster
+        prefix = f"map-{next(self._maps)}"
+        processes = (
+            Process(roster, f"{prefix}-{number}", Command.coerce(command, {}))
+            for number, command in enumerate(commands, 1)
+        )
+        yield from Feed(roster, processes, concurrency=concurrency, ordered=ordered).finished()
+
+    # ---- stopping ----
+
+    def terminate_process(self, task_id: TaskId, timeout: float = 5.0) -> StopResult:
+        """Stop a task: SIGTERM to all of it, SIGKILL to what is left after `timeout` seconds; and wait.
+
+        One that has ended by itself meanwhile keeps its true status. More than one may call this at a time.
+
+        Raises:
+            NotActive: there is no active task of that id.
+        """
+        return stop_one(self._roster, self._active(task_id), _seconds("timeout", timeout))
+
+    def terminate_all(self, timeout: float = 10.0) -> StopReport:
+        """Stop all tasks at once, with one grace of `timeout` seconds for all, and wait until they are gone.
+
+        May be called again and again, and by more than one. What cannot be killed is in the report, after
+        `kill_timeout` seconds more. Raises nothing of its own; Ctrl-C meanwhile kills what is left and is
+        raised then.
+        """
+        self._roster.check_usable()
+        return stop_all(self._roster, _seconds("timeout", timeout))
+
+    def close(self, timeout: float = 10.0) -> StopReport:
+        """Start nothing more, and stop all tasks, see terminate_all(). Observers have heard all on return."""
+        self._roster.check_usable()
+        seconds = _seconds("timeout", timeout)
+        with self._roster.lock:
+            self._roster.closed = True
+        try:
+            return stop_all(self._roster, seconds)
+        finally:
+            self._roster.let_go()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        # A forked copy that leaves the block owns nothing that it could end.
+        if not self._roster.is_copy:
+            self.close()
+
+    def __del__(self) -> None:
+        roster: Roster | None = getattr(self, "_roster", None)
+        if roster is None or roster.closed or roster.is_copy:
+            return
+        count = len(roster.active)
+        if count:
+            words = f"{self!r} was forgotten with {count} active tasks; they run until the program ends"
+            warnings.warn(words, ResourceWarning, stacklevel=2, source=self)
+        else:
+            roster.release()
+
+    # ---- asking ----
+
+    def active_count(self) -> int:
+        """How many tasks are active: something of them is left. Not those that wait their turn in map()."""
+        self._roster.check_usable()
+        self._roster.drain()
+        return len(self._roster.active)
+
+    def is_active(self, task_id: TaskId) -> bool:
+        """Whether something of that task is left."""
+        self._roster.check_usable()
+        self._roster.drain()
+        return task_id in self._roster.active
+
+    def active(self) -> list[Process]:
+        """The active tasks, in the order of their starts."""
+        self._roster.check_usable()
+        self._roster.drain()
+        with self._roster.lock:
+            return [process for process in self._roster.active.values() if isinstance(process, Process)]
+
+    def get(self, task_id: TaskId) -> Process:
+        """The task of that id: the active one, else the last one that has ended, if that was not long ago.
+
+        The last 10,000 are remembered, fewer if they hold much output.
+
+        Raises:
+            NotActive: there is none.
+        """
+        roster = self._roster
+        roster.check_usable()
+        with roster.lock:
+            child = roster.active.get(task_id) or roster.finished.get(task_id)
+        if not isinstance(child, Process):
+            raise NotActive(task_id)
+        return child
+
+    def _active(self, task_id: TaskId) -> Process:
+        self._roster.check_usable()
+        self._roster.drain()
+        child = self._roster.active.get(task_id)
+        if not isinstance(child, Process):
+            raise NotActive(task_id)
+        return child
+
+    # ---- waiting ----
+
+    def wait(self, task_id: TaskId, timeout: float | None = None) -> ExitStatus:
+        """Block until the process of a task has ended; it may have ended before, see get().
+
+        Raises:
+            NotActive: there is no such task.
+            WaitTimeout: it has not ended within `timeout` seconds.
+        """
+        return self.get(task_id).wait(timeout)
+
+    def wait_all(self, timeout: float | None = None) -> list[ExitStatus]:
+        """Block until all processes have ended, and say how each did, in the order of their starts.
+
+        All are those that are active, and those that have ended before without anybody hearing of it: by
+        wait() or poll(), a callback, an await, as_completed(), or a call of this. So each end is heard once.
+
+        Raises:
+            WaitTimeout: some have not within `timeout` seconds.
+        """
+        until = None if timeout is None else time.monotonic() + timeout
+        statuses = []
+        for process in self._awaited():
+            left = None if until is None else max(0.0, until - time.monotonic())
+            try:
+                statuses.append(process.wait(left))
+            except WaitTimeout:
+                assert timeout is not None
+                raise WaitTimeout(f"task {process.task_id!r}", timeout) from None
+        return statuses
+
+    def as_completed(self, timeout: float | None = None) -> Iterator[Process]:
+        """Yield all tasks, each when nothing of it is left; what all means is said at wait_all().
+
+        Raises:
+            WaitTimeout: not all are done within `timeout` seconds from now.
+        """
+        until = None if timeout is None else time.monotonic() + timeout
+        done: SimpleQueue[Process] = SimpleQueue()
+        processes = self._awaited()
+        for process in processes:
+            process.add_done_callback(done.put)
+        return self._as_completed(done, len(processes), until, timeout)
+
+    def _as_completed(
+        self, done: SimpleQueue[Process], count: int, until: float | None, timeout: float | None
+    ) -> Iterator[Process]:
+        for left in range(count, 0, -1):
+            try:
+                yield done.get(timeout=None if until is None else max(0.0, until - time.monotonic()))
+            except Empty:
+                assert timeout is not None
+                raise WaitTimeout(f"{left} of {count} tasks", timeout) from None
+
+    def _awaited(self) -> list[Process]:
+        self._roster.check_usable()
+        return [child for child in self._roster.awaited() if isinstance(child, Process)]
+
+    # ---- observing ----
+
+    def metrics(self) -> Metrics:
+        """Counters and histograms of what this manager has done, as plain numbers of one moment."""
+        active = self.active_count()
+        return self._roster.counters.snapshot(active)
+
+    def health(self, *, stuck_after: float = 60.0) -> list[HealthReport]:
+        """Judge how each active task is doing, over its whole tree: a leader whose child works is ok.
+
+        Progress is seen between two calls, so call it now and then. `stuck_after` is how many seconds without
+        progress are too many.
+        """
+        from .health import HealthWatch
+
+        processes = self.active()
+        with self._roster.lock:
+            if self._health is None:
+                self._health = HealthWatch()
+            return self._health.check([_subject(process) for process in processes], stuck_after)
+
+    def tree(self, task_id: TaskId | None = None) -> ProcessTree:
+        """The process and all its descendants; without `task_id`, this program and all its active tasks.
+
+        Raises:
+            NotActive: there is no active task of that id.
+        """
+        from .tree import build_forest, build_tree
+
+        if task_id is None:
+            return build_forest([process.pid for process in self.active()])
+        return build_tree(self._active(task_id).pid)
+
+    def __repr__(self) -> str:
+        state = "closed" if self._roster.closed else f"{len(self._roster.active)} active"
+        return f"<ProcessManager {self.name!r}: {state}>"
+
+    def __reduce__(self) -> str | tuple[object, ...]:
+        raise TypeError(
+            "a ProcessManager cannot be pickled: its processes belong to the program that started them"
+        )
+
+
+def _subject(process: Process) -> Subject:
+    from .health import Subject
+
+    ended = process.status is not None
+    return Subject(
+        task_id=process.task_id,
+        pid=process.pid,
+        started=process.started,
+        unkillable=process._flags & UNKILLABLE != 0,
+        output_leaking=ended and process.command.captures and not process.output_complete,
+    )
+
+
+def _seconds(name: str, value: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} must be a number of seconds, not {value!r}")
+    if math.isnan(value) or value < 0:
+        raise ValueError(f"{name} must be 0 or more seconds, not {value}")
+    return float(value)
