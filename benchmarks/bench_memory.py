@@ -1,0 +1,118 @@
+"""How much of our memory does a living child cost, and what does it cost while nothing happens?
+
+Resident memory of this process before and after 5,000 children were started, all counted: the object in C,
+the Process, its name in the manager. Then two seconds of idleness, in which no CPU time may be used. Each
+contender has a process of its own, because memory that was given back is used again.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import subprocess
+import sys
+import time
+
+from harness import Announcements, Answer, NotDone, Plan, Row, main, more_open_files, resident_bytes, workshop
+
+import fastproc
+
+CHILDREN = 5_000
+WARM_UP = 200
+GOAL_BYTES = 2048
+IDLE_SECONDS = 2.0
+# What reading two clocks and sleeping costs, well under any work done per child.
+GOAL_IDLE_MS = 2.0
+
+
+def with_fastproc() -> tuple[float, float]:
+    """Bytes a child, and milliseconds of CPU time used in idleness."""
+    with fastproc.ProcessManager() as manager, Announcements() as ready:
+        args = [workshop.child, "live"]
+
+        def start(names: range) -> list[fastproc.Process]:
+            started = [manager.start_process(f"task-{i}", args, stdout=ready.fd) for i in names]
+            ready.await_all(len(names))
+            return started
+
+        start(range(WARM_UP))
+        manager.terminate_all(timeout=5.0)
+        gc.collect()
+        before = resident_bytes()
+        held = start(range(CHILDREN))
+        gc.collect()
+        grown = resident_bytes() - before
+        if manager.active_count() != CHILDREN:
+            raise NotDone(f"{manager.active_count()} of {CHILDREN} children are alive")
+        used = time.process_time()
+        time.sleep(IDLE_SECONDS)
+        idle_ms = (time.process_time() - used) * 1000
+        if not manager.terminate_all(timeout=10.0) or any(one.returncode != -15 for one in held):
+            raise NotDone("not all children ended by SIGTERM")
+    return grown / CHILDREN, idle_ms
+
+
+def with_popen() -> tuple[float, float]:
+    """The same with subprocess, which keeps no pidfd, no deadline and no containment."""
+    with Announcements() as ready:
+        args = [workshop.child, "live"]
+
+        def start(count: int) -> list[subprocess.Popen[bytes]]:
+            started = [
+                subprocess.Popen(args, stdin=subprocess.DEVNULL, stdout=ready.fd) for _ in range(count)
+            ]
+            ready.await_all(count)
+            return started
+
+        def stop(children: list[subprocess.Popen[bytes]]) -> None:
+            for child in children:
+                child.terminate()
+            if any(child.wait() != -15 for child in children):
+                raise NotDone("not all children ended by SIGTERM")
+
+        stop(start(WARM_UP))
+        gc.collect()
+        before = resident_bytes()
+        held = start(CHILDREN)
+        gc.collect()
+        grown = resident_bytes() - before
+        used = time.process_time()
+        time.sleep(IDLE_SECONDS)
+        idle_ms = (time.process_time() - used) * 1000
+        stop(held)
+    return grown / CHILDREN, idle_ms
+
+
+def in_a_fresh_process(contender: str) -> tuple[float, float]:
+    """What a contender measures when nothing else has used the memory before."""
+    done = subprocess.run([sys.executable, __file__, contender], capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise NotDone(f"{contender}: {done.stderr}")
+    grown, idle = json.loads(done.stdout)
+    return grown, idle
+
+
+def question(_plan: Plan) -> Answer:
+    """One measurement each: memory does not vary with the load of the machine."""
+    ours, ours_idle = in_a_fresh_process("fastproc")
+    theirs, theirs_idle = in_a_fresh_process("popen")
+    rows = [
+        Row(what="ProcessManager, memory a child", value=ours, unit="B", goal=GOAL_BYTES),
+        Row(what="subprocess.Popen, memory a child", value=theirs, unit="B"),
+        Row(
+            what=f"ProcessManager, CPU time in {IDLE_SECONDS:g} s",
+            value=ours_idle,
+            unit="ms",
+            goal=GOAL_IDLE_MS,
+        ),
+        Row(what=f"subprocess.Popen, CPU time in {IDLE_SECONDS:g} s", value=theirs_idle, unit="ms"),
+    ]
+    return Answer(title=f"{CHILDREN:,} living children", rows=rows)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] in (["fastproc"], ["popen"]):
+        more_open_files(CHILDREN * 2 + 1000)
+        json.dump(with_fastproc() if sys.argv[1] == "fastproc" else with_popen(), sys.stdout)
+    else:
+        main(__doc__, question)

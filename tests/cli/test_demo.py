@@ -1,0 +1,39 @@
+"""The list of the demonstration: enough in it, every misbehaviour expected, every line understood."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fastproc.cli.joblist import Job, read_jobs
+
+DEMO = Path(__file__).resolve().parents[2] / "demo"
+
+
+def jobs() -> list[Job]:
+    read = list(read_jobs((DEMO / "commands.txt").read_text().splitlines(), shell=True))
+    return [job for job in read if isinstance(job, Job)]
+
+
+def expected() -> set[str]:
+    lines = (DEMO / "expected.txt").read_text().splitlines()
+    return {line.split()[0] for line in lines if line and not line.startswith("#")}
+
+
+def test_there_are_more_than_300_real_commands() -> None:
+    assert sum(job.name == f"job {job.number}" for job in jobs()) > 300
+
+
+def test_every_line_is_understood() -> None:
+    lines = (DEMO / "commands.txt").read_text().splitlines()
+    assert len(jobs()) == sum(bool(line) and not line.startswith("#") for line in lines)
+
+
+def test_every_program_that_misbehaves_has_its_end_written_down() -> None:
+    named = [job.name for job in jobs() if job.name != f"job {job.number}"]
+    assert len(named) == len(set(named)) > 40
+    assert set(named) == expected()
+
+
+def test_no_command_is_listed_twice() -> None:
+    texts = [job.text for job in jobs()]
+    assert len(texts) == len(set(texts))

@@ -1,0 +1,208 @@
+"""The documents: their examples run, their links lead somewhere, and what they say of the tree is true."""
+
+from __future__ import annotations
+
+import builtins
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import fastproc
+from fastproc import errors
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+README = ROOT / "README.md"
+ARCHITECTURE = ROOT / "ARCHITECTURE.md"
+
+SECONDS = 50
+"""No page takes more than a few; what hangs shall not hold up the others."""
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    """The fenced blocks of one language, without the fences."""
+    return re.findall(
+        rf"^```{language}\n(.*?)^```$", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
+    )
+
+
+def with_blocks(language: str) -> list[object]:
+    """The pages that have examples in that language, each under its own name."""
+    return [pytest.param(page, id=str(page.relative_to(ROOT))) for page in PAGES if blocks(page, language)]
+
+
+def links(page: Path) -> Iterator[str]:
+    """The targets of links to files, without those to other sites."""
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        if not re.match(r"[a-z]+:", target):
+            yield target
+
+
+def anchors(page: Path) -> set[str]:
+    """What a link to a heading of this page may say behind its #."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", with_blocks("python"))
+def test_python_examples_run(page: Path, tmp_path: Path) -> None:
+    """All examples of a page are one program, in the order of the page; warnings are errors."""
+    program = tmp_path / "examples.py"
+    program.write_text("\n".join(blocks(page, "python")), encoding="utf-8")
+    directory = tmp_path / "here"
+    directory.mkdir()
+
+    done = subprocess.run(
+        [sys.executable, "-W", "error", str(program)],
+        cwd=directory,
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize("page", with_blocks("c"))
+def test_c_examples_compile_and_run(page: Path, tmp_path: Path) -> None:
+    """Each block is a program of its own, built against what is installed with the package."""
+    compiler = shutil.which("cc")
+    if compiler is None:
+        pytest.skip("needs a C compiler")
+    archive = Path(fastproc.get_library_dir()) / "libfastproc.a"
+    for number, text in enumerate(blocks(page, "c")):
+        source = tmp_path / f"example{number}.c"
+        source.write_text(text, encoding="utf-8")
+        program = source.with_suffix("")
+        build = [compiler, "-std=gnu17", "-Wall", "-Wextra", "-Werror", f"-I{fastproc.get_include()}"]
+        subprocess.run([*build, "-o", program, source, archive, "-pthread"], check=True)
+
+        done = subprocess.run([program], capture_output=True, text=True, timeout=SECONDS, check=False)
+
+        assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_readme_begins_with_commands_that_make_knows() -> None:
+    """Whoever has cloned the repository types these two first."""
+    first = re.findall(r"^    make ([\w-]+)", README.read_text(encoding="utf-8"), re.MULTILINE)
+    targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+
+    assert first == ["demo", "test"]
+    assert set(first) <= set(targets)
+
+
+@pytest.mark.parametrize("page", [pytest.param(page, id=str(page.relative_to(ROOT))) for page in PAGES])
+def test_make_targets_on_all_pages_exist(page: Path) -> None:
+    """`make something` in running text, of the top directory; others are written with -C."""
+    targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    named = re.findall(r"`make ([a-z][\w-]*)", page.read_text(encoding="utf-8"))
+
+    assert [name for name in named if name not in targets] == []
+
+
+@pytest.mark.parametrize("page", [pytest.param(page, id=str(page.relative_to(ROOT))) for page in PAGES])
+def test_links_lead_to_files_and_headings(page: Path) -> None:
+    """Relative links, as they are followed in a checkout."""
+    broken = []
+    for link in links(page):
+        path, _, anchor = link.partition("#")
+        target = page if not path else (page.parent / path).resolve()
+        if not target.exists() or (anchor and anchor not in anchors(target)):
+            broken.append(link)
+
+    assert broken == []
+
+
+@pytest.mark.parametrize("directory", ["howto", "adr", "explanation", "reference"])
+def test_every_page_is_listed(directory: str) -> None:
+    """In the index of its directory, or of all documents."""
+    pages = sorted((ROOT / "docs" / directory).glob("*.md"))
+    index = ROOT / "docs" / directory / "README.md"
+    if not index.exists():
+        index = ROOT / "docs" / "README.md"
+    listed = {(index.parent / link).resolve() for link in links(index)}
+
+    assert [page.name for page in pages if page not in listed and page.name != "README.md"] == []
+
+
+def test_the_map_names_every_source_file_and_no_other() -> None:
+    """Those of C by their place, those of Python as modules or by their package."""
+    text = ARCHITECTURE.read_text(encoding="utf-8")
+    map_, _, _ = text.partition("\n## Always true")
+    named = set(re.findall(r"[\w/]+\.(?:c|h|py)\b", map_))
+    names = {Path(name).name for name in named}
+    package = ROOT / "src" / "fastproc"
+    sources = [*(ROOT / "csrc" / "src").glob("*.[ch]"), *(ROOT / "csrc" / "include").glob("*.h")]
+    modules = [path for path in package.rglob("*.py") if "cli" not in path.relative_to(package).parts]
+    files = {path.name for path in [*sources, *modules] if path.name != "__init__.py"}
+
+    assert sorted(files - names) == []
+    assert sorted(names - files) == []
+
+
+def test_one_place_reaps_one_signals_one_creates() -> None:
+    """Besides the exceptions that ARCHITECTURE.md gives a reason for."""
+    places = {
+        r"sys_waitid": {"proc.c", "spawn.c", "probe.c"},
+        r"sys_kill|sys_pidfd_send_signal": {"contain.c", "spawn.c", "supervisor.c", "cgroup.c", "probe.c"},
+        r"sys_fork|sys_clone_to_child|sys_clone3_to_child": {"spawn.c", "probe.c"},
+    }
+    sources = {path.name: path.read_text(encoding="utf-8") for path in (ROOT / "csrc" / "src").glob("*.c")}
+
+    for calls, allowed in places.items():
+        found = {name for name, text in sources.items() if re.search(rf"\b(?:{calls})\(", text)}
+        assert found == allowed, calls
+    assert not [name for name, text in sources.items() if re.search(r"\b(?:waitpid|wait4)\(", text)]
+
+
+def test_what_shows_the_invariants_exists() -> None:
+    """The column "shown by" names tests and targets that are there."""
+    text = ARCHITECTURE.read_text(encoding="utf-8")
+    rows = re.findall(r"^\| \d+ \|.*\| (.*) \|$", text, re.MULTILINE)
+    shown = [name for row in rows for name in re.findall(r"`([\w/]+\.(?:py|c))(?:::(\w+))?`", row)]
+
+    assert shown
+    for file, test in shown:
+        assert (ROOT / file).exists(), file
+        assert not test or f"def {test}(" in (ROOT / file).read_text(encoding="utf-8"), test
+
+
+def test_the_tree_of_exceptions_is_that_of_the_code() -> None:
+    """As it is drawn in docs/reference/python.md: each class with the standard one beside it."""
+    text = (ROOT / "docs" / "reference" / "python.md").read_text(encoding="utf-8")
+    drawn = re.findall(r"^ {8,12}(\w+)\((\w+)\)", text, re.MULTILINE)
+    real = {
+        name: each
+        for name, each in vars(errors).items()
+        if isinstance(each, type) and issubclass(each, errors.FastprocError) and name != "FastprocError"
+    }
+
+    assert {name for name, _ in drawn} == set(real)
+    for name, beside in drawn:
+        assert issubclass(real[name], getattr(builtins, beside)), name
+
+
+def test_the_capabilities_in_the_documents_are_those_of_the_library() -> None:
+    """In the table of what is lost, and in the list of what can be hidden."""
+    known = {name for name, there in fastproc.capabilities().items() if isinstance(there, bool)}
+    fallbacks = (ROOT / "docs" / "explanation" / "fallbacks.md").read_text(encoding="utf-8")
+    environment = (ROOT / "docs" / "reference" / "environment.md").read_text(encoding="utf-8")
+    hidden = next(line for line in environment.splitlines() if line.startswith("| `FASTPROC_DISABLE`"))
+
+    assert set(re.findall(r"^\| `(\w+)`", fallbacks, re.MULTILINE)) == known
+    assert known <= set(re.findall(r"`(\w+)`", hidden))
+
+
+def test_the_index_of_python_names_what_the_package_exports() -> None:
+    """Exceptions have a tree of their own, the version needs no words."""
+    text = (ROOT / "docs" / "reference" / "python.md").read_text(encoding="utf-8")
+    exported = {name for name in fastproc.__all__ if not name.startswith("_")}
+
+    assert sorted(name for name in exported if not re.search(rf"\b{name}\b", text)) == []
