@@ -83,7 +83,7 @@ static inline long raw3(long number, long a, long b, long c) {
 #error "limit.c knows x86_64 and aarch64"
 #endif
 
-__attribute__((noreturn, optimize("no-stack-protector"))) static void child_main(struct order *order) {
+__attribute__((noreturn)) static void child_main(struct order *order) {
     if ((order->how & ~LIMIT_PIN) == LIMIT_CLONE3_FLAT)
         raw3(SYS_close_range, 3, UINT_MAX, UNSHARE_TABLE);
     order->error = (int)-raw3(SYS_execve, (long)order->path, (long)order->argv, (long)environ);

@@ -211,6 +211,11 @@ static void clear_after_the_dead(int parent_fd) {
             unsigned n;
             fp_person owner;
             at += entry->record_bytes;
+            if (sscanf(name, "fastproc-probe-%d", &pid) == 1 || sscanf(name, "fastproc-try-%d", &pid) == 1) {
+                if (fp_person_read(pid, &owner) == -ESRCH)
+                    sys_unlinkat(parent_fd, name, AT_REMOVEDIR);
+                continue;
+            }
             if (sscanf(name, "fastproc-%d-%llu-%u", &pid, &start, &n) != 3)
                 continue;
             if (fp_person_read(pid, &owner) == 0 && owner.start == start)
@@ -357,9 +362,17 @@ static int leaf_limit(fp_leaves *leaves, fp_leaf *leaf, const fp_spec *spec, int
 }
 
 static void leaf_doom(fp_leaves *leaves, fp_leaf *leaf) {
-    char name[24];
+    char name[24], path[sizeof leaves->path + sizeof name];
     leaf_close(leaf);
     leaf_name(leaf, name);
+    if (leaves->dir_fd < 0) {
+        /* The supervisor has been freed, and this was somebody's who lived on. */
+        snprintf(path, sizeof path, "%s/%s", leaves->path, name);
+        sys_unlinkat(AT_FDCWD, path, AT_REMOVEDIR);
+        sys_unlinkat(AT_FDCWD, leaves->path, AT_REMOVEDIR);
+        free(leaf);
+        return;
+    }
     int r = sys_unlinkat(leaves->dir_fd, name, AT_REMOVEDIR);
     if (r == 0 || r == -ENOENT) {
         free(leaf);
@@ -402,7 +415,7 @@ int fp_leaf_take(fp_leaves *leaves, const fp_spec *spec, fp_leaf **ret_leaf, int
 void fp_leaf_give(fp_leaves *leaves, fp_leaf *leaf, bool empty) {
     if (!leaf)
         return;
-    bool reusable = !leaf->killed && !leaf->limited && leaves->n_idle < MOST_IDLE &&
+    bool reusable = leaves->dir_fd >= 0 && !leaf->killed && !leaf->limited && leaves->n_idle < MOST_IDLE &&
                     (empty || fp_leaf_populated(leaf) == 0);
     if (!reusable) {
         leaf_doom(leaves, leaf);
@@ -411,6 +424,13 @@ void fp_leaf_give(fp_leaves *leaves, fp_leaf *leaf, bool empty) {
     leaf->next = leaves->idle;
     leaves->idle = leaf;
     leaves->n_idle++;
+}
+
+void fp_leaf_drop(fp_leaf *leaf) {
+    if (!leaf)
+        return;
+    leaf_close(leaf);
+    free(leaf);
 }
 
 uint32_t fp_leaves_sweep(fp_leaves *leaves) {
@@ -446,7 +466,6 @@ void fp_leaves_done(fp_leaves *leaves) {
         sys_unlinkat(AT_FDCWD, leaves->path, AT_REMOVEDIR);
     }
     leaves->dir_fd = -1;
-    *leaves->path = '\0';
 }
 
 int fp_leaf_fd(const fp_leaf *leaf) {
@@ -508,7 +527,7 @@ int fp_leaf_kill(fp_leaf *leaf) {
     if (!fp_can(FP_CAP_CGROUP_KILL))
         return kill_one_by_one(leaf);
     int r = write_at(leaf->dir_fd, "cgroup.kill", "1");
-    return r == -ENOENT ? kill_one_by_one(leaf) : r;
+    return r < 0 ? kill_one_by_one(leaf) : 0;
 }
 
 uint64_t fp_leaf_oom_kills(fp_leaf *leaf) {

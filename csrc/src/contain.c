@@ -17,6 +17,7 @@
  * All functions are called with the lock of the supervisor held.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <time.h>
@@ -254,6 +255,7 @@ static bool has_known_parent(const fp_proc *proc, const fp_census *census, const
 }
 
 int fp_contain_count(fp_proc *proc, const fp_census *census) {
+    fp_supervisor *supervisor = atomic_load(&proc->supervisor);
     belief b = believe(proc, census);
     int found = 0;
     bool grown = true;
@@ -264,8 +266,14 @@ int fp_contain_count(fp_proc *proc, const fp_census *census) {
         found = 0;
         for (uint32_t i = 0; i < census->count; i++) {
             const fp_person *person = &census->people[i];
-            if (!is_alive(person) || person->pid == proc->pid)
+            if (person->pid == proc->pid)
                 continue;
+            if (!is_alive(person)) {
+                /* Its leader will be forgotten: later nobody could tell whose it was. */
+                if (proc->lead == FP_LEAD_SESSION && person->session == proc->pid && belongs(proc, &b, person))
+                    fp_orphan_found(supervisor, person);
+                continue;
+            }
             bool known = is_tracked(proc, person);
             bool member = belongs(proc, &b, person);
             if (!known && !member && !has_known_parent(proc, census, &b, person))
@@ -287,8 +295,8 @@ int fp_contain_count(fp_proc *proc, const fp_census *census) {
 static bool tracked_are_gone(const fp_proc *proc) {
     for (uint32_t i = 0; i < proc->n_tracked; i++) {
         fp_person person;
-        if (fp_person_read(proc->tracked[i].pid, &person) == 0 && person.start == proc->tracked[i].start &&
-            is_alive(&person))
+        int r = fp_person_read(proc->tracked[i].pid, &person);
+        if (r == 0 ? person.start == proc->tracked[i].start && is_alive(&person) : r != -ESRCH)
             return false;
     }
     return true;
@@ -299,6 +307,24 @@ static void want_census(fp_proc *proc, int64_t now, int64_t wait) {
         proc->census_ns = now + wait;
 }
 
+/*
+ * Has the kernel given up the number of a leader that was reaped? It does so
+ * with the last member of its group and of its session, so then both are
+ * empty. F_SETOWN looks the number up and nothing else, see fcntl(2): it
+ * answers ESRCH exactly if the number is free, for a fraction of what a walk
+ * through /proc costs.
+ */
+static bool number_is_free(const fp_proc *proc) {
+    const fp_supervisor *supervisor = atomic_load(&proc->supervisor);
+
+    if (!proc->reaped || proc->lead == FP_LEAD_NOTHING || supervisor->event_fd < 0)
+        return false;
+    int r = sys_fcntl(supervisor->event_fd, F_SETOWN, proc->pid);
+    if (r >= 0)
+        sys_fcntl(supervisor->event_fd, F_SETOWN, 0);
+    return r == -ESRCH;
+}
+
 bool fp_contain_empty(fp_proc *proc, int64_t now) {
     if (proc->leaf) {
         int r = fp_leaf_populated(proc->leaf);
@@ -306,10 +332,16 @@ bool fp_contain_empty(fp_proc *proc, int64_t now) {
             proc->proof = r == 0 ? FP_PROOF_CGROUP : FP_PROOF_NONE;
             return r == 0;
         }
+        if (r != -ENODEV)
+            return false; /* not to be known now */
         /* Somebody has removed it: the group is what is left to ask. */
     }
     if (proc->swept)
         return true;
+    if (proc->n_tracked == 0 && number_is_free(proc)) {
+        proc->proof = proc->lead == FP_LEAD_SESSION ? FP_PROOF_SESSION : FP_PROOF_NONE;
+        return true;
+    }
     bool climbing = proc->rung != FP_RUNG_NONE;
     bool group_gone;
     if (proc->lead == FP_LEAD_NOTHING)
@@ -320,7 +352,7 @@ bool fp_contain_empty(fp_proc *proc, int64_t now) {
         group_gone = false; /* its own zombie still is in it */
     if (!fp_can(FP_CAP_PROCFS))
         return group_gone || (!proc->reaped && !group_by_pidfd(proc) && !climbing);
-    if (group_gone && !climbing)
+    if (group_gone && !climbing && proc->lead != FP_LEAD_SESSION)
         return true;
     if (group_gone && !tracked_are_gone(proc))
         return false;

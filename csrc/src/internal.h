@@ -167,8 +167,13 @@ fp_stop_action fp_stop_step(fp_rung *rung, fp_stop_event event);
 /* ---- mailbox.c ----------------------------------------------------------- */
 
 fp_mailbox *fp_mailbox_ref(fp_mailbox *mailbox);
+/* Does anybody want to hear of news at once? */
+bool fp_mailbox_is_listened_to(fp_mailbox *mailbox);
 /* Add `what` to the news about `proc`, under the lock of its supervisor. */
 void fp_mailbox_post(fp_mailbox *mailbox, fp_proc *proc, uint32_t what);
+/* The same, waking nobody until fp_mailbox_flush(); false if so much has piled up that somebody should be: post it. */
+bool fp_mailbox_post_later(fp_mailbox *mailbox, fp_proc *proc, uint32_t what);
+void fp_mailbox_flush(fp_mailbox *mailbox);
 /* Add `what` to whatever is posted next: it is not worth waking anybody. */
 void fp_mailbox_note(fp_mailbox *mailbox, fp_proc *proc, uint32_t what);
 /* News about an orphan; lost only when memory is. */
@@ -199,6 +204,8 @@ void fp_leaves_done(fp_leaves *leaves);
 int fp_leaf_take(fp_leaves *leaves, const fp_spec *spec, fp_leaf **ret_leaf, int *reterr_which);
 /* Give a leaf back; it is kept for the next job if it is empty (`empty`: that is known) and was never killed. */
 void fp_leaf_give(fp_leaves *leaves, fp_leaf *leaf, bool empty);
+/* Let go of a leaf that somebody may still live in; its directory stays for whoever comes next. */
+void fp_leaf_drop(fp_leaf *leaf);
 /* Try again to remove doomed leaves. Returns how many are left. */
 uint32_t fp_leaves_sweep(fp_leaves *leaves);
 int fp_leaf_fd(const fp_leaf *leaf);
@@ -373,6 +380,7 @@ struct fp_proc {
 
     /* When to look again: the earliest of these is its timer. */
     int64_t deadline_ns;
+    int64_t watch_ns; /* its exit is to be watched for from then on */
     int64_t step_ns;  /* end of the present rung */
     int64_t check_ns; /* next look at emptiness, or for the exit when polling */
     int64_t census_ns; /* a census begun after this is wanted; 0: none */
@@ -432,6 +440,8 @@ void fp_proc_turn(fp_proc *proc, int64_t now);
 void fp_proc_on_exit_event(fp_proc *proc, int64_t now);
 /* A captured stream (0, 1) or the input (2) is ready. */
 void fp_proc_on_stream_event(fp_proc *proc, int which, int64_t now);
+/* Its supervisor has no thread any more: who waits has to look for himself. */
+void fp_proc_rouse(fp_proc *proc);
 /* A census that `proc` waited for has been made. */
 void fp_proc_on_census(fp_proc *proc, int64_t now);
 
@@ -455,6 +465,8 @@ int fp_contain_survivors(fp_proc *proc, const fp_census *census, int32_t *ret_pi
 
 /* Reap those adopted children of this process that are dead and descend from processes of this crew. */
 void fp_orphans_reap(fp_supervisor *supervisor);
+/* A census has found this dead member of a session of ours: reap it if it has come to us. */
+void fp_orphan_found(fp_supervisor *supervisor, const fp_person *person);
 
 /* ---- supervisor.c: one thread's loop ------------------------------------------ */
 
@@ -477,6 +489,8 @@ typedef struct fp_crew {
     fp_birth_watch *births;
     int64_t last_birth_ns;
     _Atomic bool watching;
+    _Atomic bool adopts_orphans;
+    fp_mailbox *orphan_mailbox; /* referenced, or NULL */
 } fp_crew;
 
 typedef struct fp_place {
@@ -503,6 +517,9 @@ struct fp_supervisor {
     bool stopping;
     bool kicked;
     int64_t wakes_ns; /* when the loop will look by itself */
+    fp_mailbox *unheard; /* has news that nobody was woken for, since `unheard_ns`; referenced */
+    int64_t unheard_ns;
+    int64_t late_watch_ns; /* the last such time that a start has asked for */
 
     fp_place *places;
     uint32_t n_places;
@@ -523,17 +540,22 @@ struct fp_supervisor {
 
     bool adopts_orphans;
     int64_t orphans_ns;
-    fp_mailbox *orphan_mailbox;
 };
 
 enum { FP_SCRATCH_BYTES = 256 << 10 };
+/* So long after its start, at the latest, the exit of a process is watched for. */
+#define FP_WATCH_LATER (2 * FP_NS_PER_MS)
 
 fp_supervisor *fp_supervisor_ref(fp_supervisor *supervisor);
 void fp_supervisor_unref(fp_supervisor *supervisor);
 /* The same for the mailbox of a process. */
 void fp_mailbox_unref(fp_mailbox *mailbox);
-/* Is the caller a forked copy of the process that made it? */
+/* getpid(2), for less. */
+pid_t fp_own_pid(void);
+/* Is the caller a forked copy of the process that made it? The lock of a copy may be held for ever, by a thread that
+ * has not come along: it is not taken. */
 bool fp_supervisor_is_copy(const fp_supervisor *supervisor);
+bool fp_batch_is_copy(const fp_batch *batch);
 
 /* With the lock held: */
 
@@ -545,6 +567,8 @@ int fp_supervisor_watch(fp_supervisor *supervisor, fp_proc *proc, int fd, int ke
 void fp_supervisor_unwatch(fp_supervisor *supervisor, int fd);
 /* Look at `proc` at `when_ns`. */
 void fp_supervisor_set_timer(fp_supervisor *supervisor, fp_proc *proc, int64_t when_ns);
+/* Post news about `proc`, at once or, in a batch, soon. */
+void fp_supervisor_post(fp_supervisor *supervisor, fp_proc *proc, uint32_t what);
 /* See that the loop turns soon. */
 void fp_supervisor_kick(fp_supervisor *supervisor);
 /* The crew sees how long a birth takes. Without the lock. */

@@ -20,16 +20,20 @@ typedef struct orphan_news {
     fp_exit exit;
 } orphan_news;
 
+enum { ENOUGH_TO_WAKE = 32 };
+
 struct fp_mailbox {
     _Atomic uint32_t refs;
+    pid_t owner;
     pthread_mutex_t lock;
     fp_proc *first;
     fp_proc *last;
     orphan_news *first_orphan;
     orphan_news **last_orphan;
     int event_fd;
-    bool listening; /* somebody asked for the descriptor or blocks in take */
+    _Atomic bool listening; /* somebody asked for the descriptor or blocks in take */
     bool raised;    /* the eventfd is readable */
+    uint32_t unheard; /* posted since the flag was last raised, waking nobody */
     bool woken;     /* fp_mailbox_wake() */
     bool closed;    /* the consumer is gone */
 };
@@ -45,6 +49,7 @@ int fp_mailbox_new(fp_mailbox **ret_mailbox) {
         return r;
     }
     atomic_init(&mailbox->refs, 1);
+    mailbox->owner = fp_own_pid();
     pthread_mutex_init(&mailbox->lock, NULL);
     mailbox->last_orphan = &mailbox->first_orphan;
     *ret_mailbox = mailbox;
@@ -60,30 +65,37 @@ fp_mailbox *fp_mailbox_ref(fp_mailbox *mailbox) {
 void fp_mailbox_unref(fp_mailbox *mailbox) {
     if (!mailbox || atomic_fetch_sub_explicit(&mailbox->refs, 1, memory_order_acq_rel) != 1)
         return;
-    sys_close(mailbox->event_fd);
     pthread_mutex_destroy(&mailbox->lock);
     free(mailbox);
+}
+
+/* A forked copy: nobody posts any more, and the lock may be held for ever. */
+static bool is_copy(const fp_mailbox *mailbox) {
+    return mailbox->owner != fp_own_pid();
 }
 
 /* The eventfd follows the list. Called with the lock held. */
 static void raise_flag(fp_mailbox *mailbox) {
     if (!mailbox->listening || mailbox->raised)
         return;
-    uint64_t one = 1;
     mailbox->raised = true;
-    sys_write(mailbox->event_fd, &one, sizeof one);
+    mailbox->unheard = 0;
+    sys_eventfd_raise(mailbox->event_fd);
 }
 
 static void lower_flag(fp_mailbox *mailbox) {
     if (!mailbox->raised)
         return;
-    uint64_t count;
-    sys_read(mailbox->event_fd, &count, sizeof count);
+    sys_eventfd_lower(mailbox->event_fd);
     mailbox->raised = false;
 }
 
 static bool is_empty(const fp_mailbox *mailbox) {
     return !mailbox->first && !mailbox->first_orphan && !mailbox->woken;
+}
+
+bool fp_mailbox_is_listened_to(fp_mailbox *mailbox) {
+    return mailbox && atomic_load_explicit(&mailbox->listening, memory_order_relaxed);
 }
 
 static void listen_from_now(fp_mailbox *mailbox) {
@@ -105,24 +117,45 @@ static void unlink_proc(fp_mailbox *mailbox, fp_proc *proc) {
     proc->in_mail = false;
 }
 
+/* Called with the lock held. */
+static void add(fp_mailbox *mailbox, fp_proc *proc, uint32_t what) {
+    proc->mail_news |= what;
+    if (proc->in_mail)
+        return;
+    proc->in_mail = true;
+    proc->mail_next = NULL;
+    proc->mail_prev = mailbox->last;
+    if (mailbox->last)
+        mailbox->last->mail_next = proc;
+    else
+        mailbox->first = proc;
+    mailbox->last = fp_proc_ref(proc);
+}
+
 void fp_mailbox_post(fp_mailbox *mailbox, fp_proc *proc, uint32_t what) {
     if (!mailbox || !what)
         return;
     pthread_mutex_lock(&mailbox->lock);
     if (!mailbox->closed) {
-        proc->mail_news |= what;
-        if (!proc->in_mail) {
-            proc->in_mail = true;
-            proc->mail_next = NULL;
-            proc->mail_prev = mailbox->last;
-            if (mailbox->last)
-                mailbox->last->mail_next = proc;
-            else
-                mailbox->first = proc;
-            mailbox->last = fp_proc_ref(proc);
-        }
+        add(mailbox, proc, what);
         raise_flag(mailbox);
     }
+    pthread_mutex_unlock(&mailbox->lock);
+}
+
+bool fp_mailbox_post_later(fp_mailbox *mailbox, fp_proc *proc, uint32_t what) {
+    pthread_mutex_lock(&mailbox->lock);
+    bool few = ++mailbox->unheard < ENOUGH_TO_WAKE;
+    if (few && !mailbox->closed)
+        add(mailbox, proc, what);
+    pthread_mutex_unlock(&mailbox->lock);
+    return few;
+}
+
+void fp_mailbox_flush(fp_mailbox *mailbox) {
+    pthread_mutex_lock(&mailbox->lock);
+    if (!is_empty(mailbox))
+        raise_flag(mailbox);
     pthread_mutex_unlock(&mailbox->lock);
 }
 
@@ -198,6 +231,8 @@ int fp_mailbox_take(fp_mailbox *mailbox, fp_news *ret_news, size_t n, int64_t ti
 
     if (n == 0)
         return -EINVAL;
+    if (is_copy(mailbox))
+        return -EOWNERDEAD;
     for (;;) {
         bool woken;
         int taken = 0;
@@ -217,12 +252,14 @@ int fp_mailbox_take(fp_mailbox *mailbox, fp_news *ret_news, size_t n, int64_t ti
         pthread_mutex_unlock(&mailbox->lock);
         struct pollfd wait = {.fd = mailbox->event_fd, .events = POLLIN};
         int r = sys_poll(&wait, 1, left);
-        if (r == -EINTR)
+        if (r < 0)
             return r;
     }
 }
 
 int fp_mailbox_fd(fp_mailbox *mailbox) {
+    if (is_copy(mailbox))
+        return -EOWNERDEAD;
     pthread_mutex_lock(&mailbox->lock);
     listen_from_now(mailbox);
     pthread_mutex_unlock(&mailbox->lock);
@@ -230,6 +267,8 @@ int fp_mailbox_fd(fp_mailbox *mailbox) {
 }
 
 int fp_mailbox_wake(fp_mailbox *mailbox) {
+    if (is_copy(mailbox))
+        return -EOWNERDEAD;
     pthread_mutex_lock(&mailbox->lock);
     mailbox->woken = true;
     raise_flag(mailbox);
@@ -240,6 +279,8 @@ int fp_mailbox_wake(fp_mailbox *mailbox) {
 int fp_mailbox_forget(fp_mailbox *mailbox, fp_proc *proc) {
     bool ours = false;
 
+    if (is_copy(mailbox))
+        return -EOWNERDEAD;
     pthread_mutex_lock(&mailbox->lock);
     if (proc->mailbox == mailbox && proc->in_mail) {
         proc->mail_news = 0;
@@ -257,8 +298,17 @@ int fp_mailbox_forget(fp_mailbox *mailbox, fp_proc *proc) {
 fp_mailbox *fp_mailbox_free(fp_mailbox *mailbox) {
     if (!mailbox)
         return NULL;
+    if (is_copy(mailbox)) {
+        sys_close(mailbox->event_fd);
+        fp_mailbox_unref(mailbox);
+        return NULL;
+    }
     pthread_mutex_lock(&mailbox->lock);
     mailbox->closed = true;
+    /* Not with the last reference: processes keep us, and may be kept for long, but nobody listens any more. */
+    mailbox->listening = false;
+    sys_close(mailbox->event_fd);
+    mailbox->event_fd = -1;
     fp_proc *proc = mailbox->first;
     mailbox->first = mailbox->last = NULL;
     orphan_news *orphan = mailbox->first_orphan;

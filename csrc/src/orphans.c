@@ -91,6 +91,25 @@ static bool is_in_our_leaves(fp_supervisor **members, uint32_t n, pid_t pid) {
     return found;
 }
 
+static void collect(fp_crew *crew, pid_t pid) {
+    fp_exit exit;
+    if (!fp_orphan_collect(pid, &exit))
+        return;
+    pthread_mutex_lock(&crew->lock);
+    fp_mailbox_post_orphan(crew->orphan_mailbox, &exit);
+    pthread_mutex_unlock(&crew->lock);
+}
+
+void fp_orphan_found(fp_supervisor *supervisor, const fp_person *person) {
+    fp_crew *crew = supervisor->crew;
+    fp_person now;
+    if (!atomic_load_explicit(&crew->adopts_orphans, memory_order_relaxed) || person->state != 'Z' ||
+        person->parent != fp_own_pid() || person->session == person->pid)
+        return;
+    if (fp_person_read(person->pid, &now) == 0 && now.start == person->start)
+        collect(crew, person->pid);
+}
+
 void fp_orphans_reap(fp_supervisor *supervisor) {
     fp_supervisor *members[256];
     leaders ours = {0};
@@ -106,15 +125,13 @@ void fp_orphans_reap(fp_supervisor *supervisor) {
         qsort(ours.pids, ours.count, sizeof *ours.pids, by_number);
     for (int i = 0; i < n && !ours.failed; i++) {
         fp_person person;
-        fp_exit exit;
         if (holds(&ours, children[i]) || fp_person_read(children[i], &person) < 0 || person.state != 'Z')
             continue;
         /* Who leads a session is a direct child of somebody, or has left the sessions we know. */
         bool by_session = person.session != person.pid && holds(&ours, person.session);
         if (!by_session && !is_in_our_leaves(members, n_members, children[i]))
             continue;
-        if (fp_orphan_collect(children[i], &exit))
-            fp_mailbox_post_orphan(supervisor->orphan_mailbox, &exit);
+        collect(supervisor->crew, children[i]);
     }
     for (uint32_t i = 0; i < n_members; i++)
         fp_supervisor_unref(members[i]);

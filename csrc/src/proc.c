@@ -27,6 +27,7 @@
 #define DEFAULT_GRACE (5 * FP_NS_PER_S)
 #define DEFAULT_KILL_TIMEOUT (5 * FP_NS_PER_S)
 #define UNKILLABLE_LOOK FP_NS_PER_S
+#define UNWATCHED_GAP (20 * FP_NS_PER_MS)
 #define MOST_UNKILLABLE_LOOK (60 * FP_NS_PER_S)
 enum {
     FIRST_GAP_US = 500,
@@ -36,6 +37,8 @@ enum {
     LAST_PUMP_BYTES = 4 << 20,  /* what an exiting child may have left in its pipes */
     LOST_STATUS_LOOKS = 20,
     LOST_GAP_US = 2000,
+    ROOM_FOR_FOLLOWER = 64 << 10,
+    PUMPS_AT_ONCE = 64,
 };
 
 /* ---- birth and death of the handle ------------------------------------------------ */
@@ -64,10 +67,10 @@ fp_proc *fp_proc_new(const fp_spec *spec) {
     proc->kill_timeout_ns = spec->kill_timeout_ns > 0 ? spec->kill_timeout_ns : DEFAULT_KILL_TIMEOUT;
     if (spec->rlimit_set & (1u << FP_RLIMIT_CPU)) {
         uint64_t hard = spec->rlimits[FP_RLIMIT_CPU].hard;
-        proc->cpu_limited = hard < INT32_MAX;
-        proc->cpu_limit_s = proc->cpu_limited ? (int64_t)hard : 0;
+        proc->cpu_limited = true;
+        proc->cpu_limit_s = hard < INT32_MAX ? (int64_t)hard : INT32_MAX;
     }
-    proc->when_ns = proc->deadline_ns = proc->step_ns = proc->check_ns = FP_NEVER;
+    proc->when_ns = proc->deadline_ns = proc->step_ns = proc->check_ns = proc->watch_ns = FP_NEVER;
     return proc;
 }
 
@@ -83,6 +86,7 @@ void fp_proc_unref(fp_proc *proc) {
     if (proc->pidfd >= 0)
         sys_close(proc->pidfd);
     fp_contain_forget(proc);
+    fp_leaf_drop(proc->leaf);
     fp_flow_free(proc->flow);
     fp_spec_free_copy(proc->spec);
     fp_mailbox_unref(proc->mailbox);
@@ -103,9 +107,12 @@ fp_supervisor *fp_proc_lock(fp_proc *proc) {
     for (;;) {
         fp_supervisor *supervisor = atomic_load_explicit(&proc->supervisor, memory_order_acquire);
         if (supervisor) {
-            pthread_mutex_lock(&supervisor->lock);
+            if (!fp_supervisor_is_copy(supervisor))
+                pthread_mutex_lock(&supervisor->lock);
             return supervisor;
         }
+        if (fp_batch_is_copy(proc->batch))
+            return NULL;
         pthread_mutex_t *lock = fp_batch_lock(proc->batch);
         pthread_mutex_lock(lock);
         if (!atomic_load_explicit(&proc->supervisor, memory_order_acquire))
@@ -114,8 +121,13 @@ fp_supervisor *fp_proc_lock(fp_proc *proc) {
     }
 }
 
+static bool is_copy(const fp_proc *proc, const fp_supervisor *supervisor) {
+    return supervisor ? fp_supervisor_is_copy(supervisor) : fp_batch_is_copy(proc->batch);
+}
+
 void fp_proc_unlock(fp_proc *proc, fp_supervisor *supervisor) {
-    pthread_mutex_unlock(supervisor ? &supervisor->lock : fp_batch_lock(proc->batch));
+    if (!is_copy(proc, supervisor))
+        pthread_mutex_unlock(supervisor ? &supervisor->lock : fp_batch_lock(proc->batch));
 }
 
 static fp_supervisor *supervisor_of(const fp_proc *proc) {
@@ -255,10 +267,13 @@ static uint8_t why_it_ended(fp_proc *proc) {
         return proc->reason ? proc->reason : FP_REASON_UNKNOWN;
     if (proc->reason)
         return proc->reason;
-    if (proc->signal == SIGXCPU)
+    if (proc->signal == SIGXCPU && proc->cpu_limited)
         return FP_REASON_CPU_LIMIT;
-    /* At the hard limit the kernel sends SIGKILL, see getrlimit(2); it counts in ticks. */
-    if (proc->signal == SIGKILL && proc->cpu_limited && cpu_us + 50000 >= proc->cpu_limit_s * 1000000)
+    /*
+     * At the hard limit the kernel sends SIGKILL, see getrlimit(2). It counts the ticks that hit the process, the
+     * usage is exact: with four busy processes a CPU it was killed at 0.72 of its limit (6.18).
+     */
+    if (proc->signal == SIGKILL && proc->cpu_limited && cpu_us >= proc->cpu_limit_s * 500000)
         return FP_REASON_CPU_LIMIT;
     if (proc->signal == SIGKILL && !killed_by_us && proc->leaf && fp_leaf_oom_kills(proc->leaf))
         return FP_REASON_OOM;
@@ -279,8 +294,18 @@ static void unwatch_stream(fp_supervisor *supervisor, fp_stream *stream) {
 
 static void watch_stream(fp_supervisor *supervisor, fp_proc *proc, int which) {
     fp_stream *stream = &proc->flow->streams[which];
-    if (stream->fd >= 0 && !stream->in_epoll)
-        stream->in_epoll = fp_supervisor_watch(supervisor, proc, stream->fd, FP_KEY_OUT + which, EPOLLIN) == 0;
+    if (stream->fd < 0 || stream->in_epoll)
+        return;
+    stream->in_epoll = fp_supervisor_watch(supervisor, proc, stream->fd, FP_KEY_OUT + which, EPOLLIN) == 0;
+    if (!stream->in_epoll && proc->when_ns > fp_now_ns() + UNWATCHED_GAP)
+        fp_supervisor_set_timer(supervisor, proc, fp_now_ns() + UNWATCHED_GAP);
+}
+
+/* Ready for writing is told at once if it is so already. */
+static void watch_input(fp_supervisor *supervisor, fp_proc *proc) {
+    fp_flow *flow = proc->flow;
+    if (flow->in_fd >= 0 && !flow->in_epoll)
+        flow->in_epoll = fp_supervisor_watch(supervisor, proc, flow->in_fd, FP_KEY_IN, EPOLLOUT) == 0;
 }
 
 static void unwatch_input(fp_supervisor *supervisor, fp_flow *flow) {
@@ -313,6 +338,12 @@ static bool pump(fp_supervisor *supervisor, fp_proc *proc, int which, int64_t no
     return n > 0;
 }
 
+static void close_pidfd(fp_proc *proc) {
+    if (proc->pidfd >= 0)
+        sys_close(proc->pidfd);
+    proc->pidfd = -1;
+}
+
 /* Nothing of it is left. The table's reference goes: `proc` may be gone with it, unless the caller has his own. */
 static void finish(fp_supervisor *supervisor, fp_proc *proc) {
     proc_bury(proc);
@@ -323,12 +354,12 @@ static void finish(fp_supervisor *supervisor, fp_proc *proc) {
     fp_contain_forget(proc);
     fp_leaf_give(&supervisor->leaves, proc->leaf, proc->proof == FP_PROOF_CGROUP);
     proc->leaf = NULL;
-    if (proc->pidfd >= 0)
-        sys_close(proc->pidfd);
-    proc->pidfd = -1;
+    /* Somebody may be about to poll it: closed under his hands the number could be another's by then. */
+    if (!proc->claimed)
+        close_pidfd(proc);
     fp_supervisor_set_timer(supervisor, proc, FP_NEVER);
     tell(proc, FP_STATE_DONE, 0);
-    fp_mailbox_post(proc->mailbox, proc, proc->news | FP_NEWS_DONE);
+    fp_supervisor_post(supervisor, proc, proc->news | FP_NEWS_DONE);
     proc->news = 0;
     fp_supervisor_batch_done(supervisor, proc);
     fp_supervisor_dismiss(supervisor, proc);
@@ -428,12 +459,15 @@ static bool settle(fp_supervisor *supervisor, fp_proc *proc, int64_t now) {
     fp_flow *flow = proc->flow;
 
     if (!proc->empty && now >= proc->check_ns) {
+        bool again = proc->check_gap_us > FIRST_GAP_US;
         proc->empty = fp_contain_empty(proc, now);
+        /* While a ladder is climbed "not empty" may mean "not known yet", or that the last are just dying. */
+        if (!proc->empty && (proc->rung == FP_RUNG_NONE || (proc->leaf && again)))
+            proc->flags |= FP_EXIT_LEFTOVERS;
         if (!proc->empty)
             widen_gap(proc, now, proc->keep_leftovers && proc->rung == FP_RUNG_NONE ? MOST_KEPT_GAP_US : MOST_EMPTY_GAP_US);
     }
     if (!proc->empty) {
-        proc->flags |= FP_EXIT_LEFTOVERS;
         if (proc->rung == FP_RUNG_NONE && !proc->keep_leftovers)
             climb(proc, proc->grace_ns < 0 ? FP_STOP_NOW : FP_STOP_ASK, now);
         if (now >= proc->step_ns)
@@ -484,12 +518,22 @@ static int64_t earliest(int64_t a, int64_t b) {
     return a < b ? a : b;
 }
 
+static bool is_unwatched(const fp_flow *flow) {
+    for (int which = 0; which < 2; which++)
+        if (flow->streams[which].fd >= 0 && !flow->streams[which].in_epoll && !flow->streams[which].paused)
+            return true;
+    return flow->in_fd >= 0 && !flow->in_epoll;
+}
+
 static int64_t next_look(const fp_proc *proc, int64_t now) {
     int64_t when = earliest(proc->step_ns, proc->deadline_ns);
 
     if (proc->census_ns)
         when = earliest(when, proc->census_ns);
+    if (proc->flow && is_unwatched(proc->flow))
+        when = earliest(when, now + UNWATCHED_GAP);
     if (fp_proc_state(proc) == FP_STATE_RUNNING) {
+        when = earliest(when, proc->watch_ns);
         if (proc->by_polling)
             when = earliest(when, proc->check_ns);
         if (proc->flow && fp_flow_open(proc->flow) && proc->rung == FP_RUNG_NONE)
@@ -502,6 +546,16 @@ static int64_t next_look(const fp_proc *proc, int64_t now) {
     return when;
 }
 
+/* Hear of the exit by epoll, or, where there is no pidfd or no room, by looking. */
+static void watch_exit(fp_supervisor *supervisor, fp_proc *proc, int64_t now) {
+    int r = proc->pidfd < 0 ? -EBADF : fp_supervisor_watch(supervisor, proc, proc->pidfd, FP_KEY_PIDFD, EPOLLIN);
+    proc->in_epoll = r == 0;
+    if (r == 0)
+        return;
+    look_again(proc, now);
+    fp_supervisor_set_timer(supervisor, proc, next_look(proc, now));
+}
+
 /* Which limit of time a running process has passed; FP_REASON_NONE: none. */
 static int what_is_overdue(const fp_proc *proc, int64_t now) {
     if (now >= proc->deadline_ns)
@@ -511,10 +565,31 @@ static int what_is_overdue(const fp_proc *proc, int64_t now) {
     return FP_REASON_NONE;
 }
 
+/* epoll had no room for a stream (its limit is a user's, see epoll(7)): look by ourselves, and try again. */
+static void look_after_unwatched(fp_supervisor *supervisor, fp_proc *proc, int64_t now) {
+    fp_flow *flow = proc->flow;
+
+    if (!flow || !supervisor->has_thread || !is_unwatched(flow))
+        return;
+    for (int which = 0; which < 2; which++) {
+        fp_stream *stream = &flow->streams[which];
+        if (stream->in_epoll)
+            continue;
+        for (int i = 0; i < PUMPS_AT_ONCE && pump(supervisor, proc, which, now); i++)
+            ;
+        if (!stream->paused)
+            watch_stream(supervisor, proc, which);
+    }
+    if (!flow->in_epoll)
+        watch_input(supervisor, proc);
+    enforce_output_limit(proc, now);
+}
+
 void fp_proc_turn(fp_proc *proc, int64_t now) {
     fp_supervisor *supervisor = supervisor_of(proc);
     int state = fp_proc_state(proc);
 
+    look_after_unwatched(supervisor, proc, now);
     if (state == FP_STATE_RUNNING && proc->by_polling && now >= proc->check_ns) {
         if (!try_exit(supervisor, proc, now))
             look_again(proc, now);
@@ -527,12 +602,17 @@ void fp_proc_turn(fp_proc *proc, int64_t now) {
     }
     if (fp_proc_state(proc) == FP_STATE_RUNNING && now >= proc->step_ns)
         climb(proc, FP_STOP_TIME, now);
+    if (fp_proc_state(proc) == FP_STATE_RUNNING && now >= proc->watch_ns) {
+        proc->watch_ns = FP_NEVER;
+        if (!proc->claimed && !proc->in_epoll && !proc->by_polling)
+            watch_exit(supervisor, proc, now);
+    }
     if (fp_proc_state(proc) == FP_STATE_EXITED) {
         if (settle(supervisor, proc, now))
             return;
         if (proc->news) {
             tell(proc, FP_STATE_EXITED, 0);
-            fp_mailbox_post(proc->mailbox, proc, proc->news);
+            fp_supervisor_post(supervisor, proc, proc->news);
             proc->news = 0;
         }
     }
@@ -551,7 +631,9 @@ void fp_proc_on_census(fp_proc *proc, int64_t now) {
     if (!proc->census_ns || supervisor->census.counted_ns < proc->census_ns)
         return;
     proc->census_ns = 0;
-    if (fp_contain_count(proc, &supervisor->census) == 0 && fp_can(FP_CAP_PROCFS)) {
+    if (fp_contain_count(proc, &supervisor->census) > 0) {
+        proc->flags |= FP_EXIT_LEFTOVERS;
+    } else if (fp_can(FP_CAP_PROCFS)) {
         proc->swept = true;
         proc->proof = FP_PROOF_SESSION;
         proc->check_ns = now;
@@ -595,24 +677,28 @@ void fp_proc_on_stream_event(fp_proc *proc, int which, int64_t now) {
 
 /* ---- start ------------------------------------------------------------------------------------ */
 
-/* Hear of the exit by epoll, or, where there is no pidfd or no room, by looking. */
-static void watch_exit(fp_supervisor *supervisor, fp_proc *proc, int64_t now) {
-    int r = proc->pidfd < 0 ? -EBADF : fp_supervisor_watch(supervisor, proc, proc->pidfd, FP_KEY_PIDFD, EPOLLIN);
-    proc->in_epoll = r == 0;
-    if (r == 0)
-        return;
-    look_again(proc, now);
-    fp_supervisor_set_timer(supervisor, proc, next_look(proc, now));
+/*
+ * A child that its starter waits for at once, and most of those do not live
+ * long, is not put under watch only to be taken out again, and no second
+ * thread is woken for it. So the watch begins a little later, unless somebody
+ * listens who wants to hear of the exit at once.
+ */
+static bool may_watch_later(const fp_supervisor *supervisor, const fp_proc *proc) {
+    return supervisor->has_thread && !proc->batch && proc->pidfd >= 0 && !fp_mailbox_is_listened_to(proc->mailbox);
 }
 
 static void watch_all(fp_supervisor *supervisor, fp_proc *proc) {
-    watch_exit(supervisor, proc, proc->started_ns);
+    if (may_watch_later(supervisor, proc)) {
+        proc->watch_ns = proc->started_ns + FP_WATCH_LATER;
+        supervisor->late_watch_ns = proc->watch_ns;
+    } else {
+        watch_exit(supervisor, proc, proc->started_ns);
+    }
     if (!proc->flow)
         return;
     for (int which = 0; which < 2; which++)
         watch_stream(supervisor, proc, which);
-    if (proc->flow->in_fd >= 0)
-        proc->flow->in_epoll = fp_supervisor_watch(supervisor, proc, proc->flow->in_fd, FP_KEY_IN, EPOLLOUT) == 0;
+    watch_input(supervisor, proc);
 }
 
 static int take_leaf(fp_supervisor *supervisor, fp_proc *proc, const fp_spec *spec, fp_failure *reterr_failure) {
@@ -788,7 +874,7 @@ int fp_proc_pid(fp_proc *proc) {
 
 int fp_proc_pidfd(fp_proc *proc) {
     fp_supervisor *supervisor = fp_proc_lock(proc);
-    int fd = proc->pidfd;
+    int fd = fp_proc_state(proc) == FP_STATE_DONE ? -1 : proc->pidfd;
     fp_proc_unlock(proc, supervisor);
     return fd < 0 ? -EBADF : fd;
 }
@@ -804,7 +890,7 @@ int fp_proc_signal(fp_proc *proc, int sig, int to_group) {
         return -EINVAL;
     fp_supervisor *supervisor = fp_proc_lock(proc);
     int state = fp_proc_state(proc);
-    if (supervisor && fp_supervisor_is_copy(supervisor))
+    if (is_copy(proc, supervisor))
         r = -EOWNERDEAD;
     else if (state == FP_STATE_RUNNING)
         r = fp_contain_signal(proc, sig, to_group);
@@ -838,7 +924,7 @@ static void drive(fp_supervisor *supervisor, fp_proc *proc) {
     proc->check_ns = now;
     if (proc->flow)
         for (int which = 0; which < 2; which++)
-            while (pump(supervisor, proc, which, now))
+            for (int i = 0; i < PUMPS_AT_ONCE && pump(supervisor, proc, which, now); i++)
                 ;
     fp_proc_turn(proc, now);
     if (proc->census_ns && fp_proc_state(proc) != FP_STATE_DONE && count_all(&supervisor->census)) {
@@ -855,11 +941,14 @@ static int wait_by_pidfd(fp_supervisor *supervisor, fp_proc *proc, int64_t left)
     struct pollfd wait = {.fd = proc->pidfd, .events = POLLIN};
 
     proc->claimed = true;
+    proc->watch_ns = FP_NEVER;
     unwatch_exit(supervisor, proc);
     pthread_mutex_unlock(&supervisor->lock);
     int r = sys_poll(&wait, 1, left);
     pthread_mutex_lock(&supervisor->lock);
     proc->claimed = false;
+    if (fp_proc_state(proc) == FP_STATE_DONE)
+        close_pidfd(proc);
     if (fp_proc_state(proc) != FP_STATE_RUNNING)
         return r;
     if (r > 0) {
@@ -875,7 +964,7 @@ static int wait_by_pidfd(fp_supervisor *supervisor, fp_proc *proc, int64_t left)
 
 static int wait_for(fp_proc *proc, int wanted, bool or_unkillable, int64_t timeout_ns, fp_exit *ret_exit) {
     int64_t until = timeout_ns < 0 ? FP_NEVER : after(fp_now_ns(), timeout_ns);
-    bool looked = false;
+    bool looked = false, may_poll = true;
     int r = 0;
 
     fp_supervisor *supervisor = fp_proc_lock(proc);
@@ -885,7 +974,7 @@ static int wait_for(fp_proc *proc, int wanted, bool or_unkillable, int64_t timeo
             r = (word & FP_WORD_STATE) == FP_STATE_FAILED ? -ECHILD : 0;
             break;
         }
-        if (supervisor && fp_supervisor_is_copy(supervisor)) {
+        if (is_copy(proc, supervisor)) {
             r = -EOWNERDEAD;
             break;
         }
@@ -904,11 +993,13 @@ static int wait_for(fp_proc *proc, int wanted, bool or_unkillable, int64_t timeo
         }
         int64_t left = until == FP_NEVER ? -1 : until - now;
         bool driven = supervisor && supervisor->has_thread;
-        if (state == FP_STATE_RUNNING && !proc->claimed && !proc->by_polling && proc->pidfd >= 0 &&
+        if (state == FP_STATE_RUNNING && !proc->claimed && !proc->by_polling && proc->pidfd >= 0 && may_poll &&
             (driven || !proc->flow)) {
             r = wait_by_pidfd(supervisor, proc, left);
             if (r == -EINTR)
                 break;
+            /* With RLIMIT_NOFILE at 0 there is no polling at all, see poll(2). */
+            may_poll = r >= 0;
             continue;
         }
         if (supervisor && !driven && state >= FP_STATE_RUNNING) {
@@ -945,7 +1036,8 @@ int fp_proc_wait_stopped(fp_proc *proc, int64_t timeout_ns, fp_exit *ret_exit) {
 int fp_procs_wait_started(fp_proc *const *procs, size_t n, int64_t timeout_ns) {
     int64_t until = timeout_ns < 0 ? FP_NEVER : after(fp_now_ns(), timeout_ns);
 
-    for (size_t i = 0; i < n; i++) {
+    /* From the end: they are started in order, so mostly this waits but once. */
+    for (size_t i = n; i-- > 0;) {
         if (fp_proc_state(procs[i]) != FP_STATE_QUEUED)
             continue;
         int64_t left = until == FP_NEVER ? -1 : until - fp_now_ns();
@@ -956,6 +1048,16 @@ int fp_procs_wait_started(fp_proc *const *procs, size_t n, int64_t timeout_ns) {
     return 0;
 }
 
+void fp_proc_rouse(fp_proc *proc) {
+    /* The word changes, so that nobody goes to sleep on what he saw before. */
+    atomic_fetch_and_explicit(&proc->word, ~(uint32_t)FP_WORD_WAITERS, memory_order_acq_rel);
+    sys_futex_wake(&proc->word, INT32_MAX);
+    if (proc->flow) {
+        atomic_fetch_add_explicit(&proc->flow->sequence, 1, memory_order_release);
+        sys_futex_wake(&proc->flow->sequence, INT32_MAX);
+    }
+}
+
 /* ---- stopping ---------------------------------------------------------------------------------------- */
 
 static int stop_one(fp_proc *proc, int reason, int64_t grace_ns, int64_t kill_timeout_ns) {
@@ -963,7 +1065,7 @@ static int stop_one(fp_proc *proc, int reason, int64_t grace_ns, int64_t kill_ti
     fp_supervisor *supervisor = fp_proc_lock(proc);
     int64_t now = fp_now_ns();
 
-    if (supervisor && fp_supervisor_is_copy(supervisor)) {
+    if (is_copy(proc, supervisor)) {
         r = -EOWNERDEAD;
         goto out;
     }
@@ -1083,10 +1185,14 @@ int fp_proc_follow(fp_proc *proc, int stream, int on) {
         return -EINVAL;
     fp_supervisor *supervisor = fp_proc_lock(proc);
     s->followed = on;
-    if (on)
+    if (on) {
         s->read_to = s->total - s->tail_bytes;
-    else if (supervisor && s->paused && fp_proc_state(proc) != FP_STATE_DONE)
+        /* What he has not read yet must be somewhere. */
+        if (s->tail_max == 0)
+            s->tail_max = ROOM_FOR_FOLLOWER;
+    } else if (supervisor && s->paused && fp_proc_state(proc) != FP_STATE_DONE) {
         watch_stream(supervisor, proc, stream - 1);
+    }
     s->paused = on && s->paused;
     fp_proc_unlock(proc, supervisor);
     return 0;
@@ -1120,7 +1226,7 @@ int64_t fp_proc_read(fp_proc *proc, int stream, uint64_t *offset, void *buffer, 
             r = 0;
             break;
         }
-        if (supervisor && fp_supervisor_is_copy(supervisor)) {
+        if (is_copy(proc, supervisor)) {
             r = -EOWNERDEAD;
             break;
         }
@@ -1128,10 +1234,17 @@ int64_t fp_proc_read(fp_proc *proc, int stream, uint64_t *offset, void *buffer, 
             r = -ETIMEDOUT;
             break;
         }
+        bool driven = supervisor && supervisor->has_thread;
+        if (!driven && state >= FP_STATE_RUNNING) {
+            uint64_t total = s->total;
+            drive(supervisor, proc);
+            if (s->total != total || s->fd < 0)
+                continue;
+        }
         uint32_t sequence = atomic_load_explicit(&proc->flow->sequence, memory_order_acquire);
         proc->flow->readers++;
         fp_proc_unlock(proc, supervisor);
-        int64_t nap = state == FP_STATE_QUEUED ? fp_now_ns() + 10 * FP_NS_PER_MS : FP_NEVER;
+        int64_t nap = driven ? FP_NEVER : fp_now_ns() + 5 * FP_NS_PER_MS;
         r = sys_futex_wait(&proc->flow->sequence, sequence, earliest(until, nap));
         supervisor = fp_proc_lock(proc);
         proc->flow->readers--;

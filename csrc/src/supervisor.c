@@ -13,6 +13,7 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 
 #include "internal.h"
@@ -22,12 +23,15 @@ enum {
     EVENTS_AT_ONCE = 64,
     TURNS_AT_ONCE = 256,   /* timers looked at before events get their turn */
     CENSUS_AT_ONCE = 128,  /* about a millisecond */
-    STARTS_AT_ONCE = 1,    /* drain before the next start: see limits of parallel starts in docs */
+    STARTS_AT_ONCE = 1,    /* drain before the next start: what is dead costs less than what is alive */
 };
+#define UNHEARD_FOR (5 * FP_NS_PER_MS)
 #define BIRTH_IS_LATE (200 * FP_NS_PER_MS)
 #define BIRTHS_ARE_OVER FP_NS_PER_S
 #define ORPHANS_LOOK (500 * FP_NS_PER_MS)
 #define KICK_KEY UINT64_MAX
+/* For `wakes_ns`: the loop turns. */
+#define AWAKE INT64_MIN
 
 /* ---- keys ----------------------------------------------------------------------------- */
 
@@ -55,6 +59,7 @@ fp_supervisor *fp_supervisor_ref(fp_supervisor *supervisor) {
 static void crew_unref(fp_crew *crew) {
     if (!crew || atomic_fetch_sub_explicit(&crew->refs, 1, memory_order_acq_rel) != 1)
         return;
+    fp_mailbox_unref(crew->orphan_mailbox);
     pthread_mutex_destroy(&crew->lock);
     free(crew);
 }
@@ -62,6 +67,8 @@ static void crew_unref(fp_crew *crew) {
 void fp_supervisor_unref(fp_supervisor *supervisor) {
     if (atomic_fetch_sub_explicit(&supervisor->refs, 1, memory_order_acq_rel) != 1)
         return;
+    fp_census_done(&supervisor->census);
+    free(supervisor->scratch);
     free(supervisor->places);
     fp_timers_done(&supervisor->timers);
     crew_unref(supervisor->crew);
@@ -69,9 +76,43 @@ void fp_supervisor_unref(fp_supervisor *supervisor) {
     free(supervisor);
 }
 
-bool fp_supervisor_is_copy(const fp_supervisor *supervisor) {
-    return supervisor->owner != sys_getpid();
+/* ---- forked copies ---------------------------------------------------------------------- */
+
+/*
+ * Our pid, in a page that the kernel empties in a forked copy (MADV_WIPEONFORK,
+ * Linux 4.14): so every call can ask whether it is in one, for the price of a
+ * look at memory. NULL: the kernel is asked each time.
+ */
+static pthread_once_t own_pid_once = PTHREAD_ONCE_INIT;
+static _Atomic pid_t *own_pid_page;
+
+static void make_own_pid_page(void) {
+    void *page;
+    if (sys_mmap(sizeof(pid_t), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, &page) < 0)
+        return;
+    if (sys_madvise(page, sizeof(pid_t), MADV_WIPEONFORK) < 0)
+        sys_munmap(page, sizeof(pid_t));
+    else
+        own_pid_page = page;
 }
+
+pid_t fp_own_pid(void) {
+    pthread_once(&own_pid_once, make_own_pid_page);
+    if (!own_pid_page)
+        return sys_getpid();
+    pid_t pid = atomic_load_explicit(own_pid_page, memory_order_relaxed);
+    if (pid == 0) {
+        pid = sys_getpid();
+        atomic_store_explicit(own_pid_page, pid, memory_order_relaxed);
+    }
+    return pid;
+}
+
+bool fp_supervisor_is_copy(const fp_supervisor *supervisor) {
+    return supervisor->owner != fp_own_pid();
+}
+
+/* ---- crews -------------------------------------------------------------------------------- */
 
 static int join_crew(fp_supervisor *supervisor, fp_supervisor *sibling) {
     fp_crew *crew;
@@ -121,11 +162,10 @@ int fp_supervisor_new(const fp_supervisor_options *options, fp_supervisor **ret_
     if (!supervisor)
         return -ENOMEM;
     atomic_init(&supervisor->refs, 1);
-    supervisor->owner = sys_getpid();
+    supervisor->owner = fp_own_pid();
     supervisor->epoll_fd = supervisor->event_fd = -1;
     supervisor->first_free = FP_NO_INDEX;
     supervisor->wakes_ns = FP_NEVER;
-    supervisor->orphan_mailbox = fp_mailbox_ref(options->orphan_mailbox);
     pthread_mutex_init(&supervisor->lock, NULL);
     fp_census_init(&supervisor->census);
     fp_leaves_init(&supervisor->leaves, options->cgroup_dir);
@@ -143,9 +183,13 @@ int fp_supervisor_new(const fp_supervisor_options *options, fp_supervisor **ret_
         fp_supervisor_free(supervisor);
         return r;
     }
-    supervisor->has_slots = fp_slots_init(&supervisor->slots) == 0;
     if (options->adopt_orphans)
-        fp_supervisor_adopt_orphans(supervisor, options->orphan_mailbox);
+        r = fp_supervisor_adopt_orphans(supervisor, options->orphan_mailbox);
+    if (r < 0) {
+        fp_supervisor_free(supervisor);
+        return r;
+    }
+    supervisor->has_slots = fp_slots_init(&supervisor->slots) == 0;
     *ret_supervisor = supervisor;
     return 0;
 }
@@ -166,8 +210,8 @@ fp_supervisor *fp_supervisor_free(fp_supervisor *supervisor) {
     if (!supervisor)
         return NULL;
     bool copy = fp_supervisor_is_copy(supervisor);
-    leave_crew(supervisor);
     if (!copy) {
+        leave_crew(supervisor);
         pthread_mutex_lock(&supervisor->lock);
         supervisor->stopping = true;
         drop_shares(supervisor);
@@ -181,11 +225,6 @@ fp_supervisor *fp_supervisor_free(fp_supervisor *supervisor) {
     if (supervisor->has_slots)
         fp_slots_done(&supervisor->slots);
     supervisor->has_slots = false;
-    fp_census_done(&supervisor->census);
-    free(supervisor->scratch);
-    supervisor->scratch = NULL;
-    fp_mailbox_unref(supervisor->orphan_mailbox);
-    supervisor->orphan_mailbox = NULL;
     if (!copy) {
         for (uint32_t i = 0; i < supervisor->n_places; i++) {
             fp_proc *proc = supervisor->places[i].proc;
@@ -202,6 +241,8 @@ fp_supervisor *fp_supervisor_free(fp_supervisor *supervisor) {
 }
 
 int fp_supervisor_active(fp_supervisor *supervisor) {
+    if (fp_supervisor_is_copy(supervisor))
+        return 0;
     pthread_mutex_lock(&supervisor->lock);
     int active = (int)supervisor->active;
     pthread_mutex_unlock(&supervisor->lock);
@@ -249,7 +290,7 @@ void fp_supervisor_dismiss(fp_supervisor *supervisor, fp_proc *proc) {
 }
 
 int fp_supervisor_watch(fp_supervisor *supervisor, fp_proc *proc, int fd, int kind, uint32_t events) {
-    if (supervisor->epoll_fd < 0 || proc->slot == FP_NO_INDEX)
+    if (supervisor->epoll_fd < 0 || proc->slot == FP_NO_INDEX || fp_supervisor_is_copy(supervisor))
         return -EBADF;
     struct epoll_event event = {.events = events, .data.u64 = key_of(supervisor, proc, kind)};
     return sys_epoll_ctl(supervisor->epoll_fd, EPOLL_CTL_ADD, fd, &event);
@@ -257,16 +298,17 @@ int fp_supervisor_watch(fp_supervisor *supervisor, fp_proc *proc, int fd, int ki
 
 void fp_supervisor_unwatch(fp_supervisor *supervisor, int fd) {
     /* Before the descriptor is closed: a copy of it in a child that is being born would keep the entry alive. */
-    if (supervisor->epoll_fd >= 0)
+    if (supervisor->epoll_fd >= 0 && !fp_supervisor_is_copy(supervisor))
         sys_epoll_ctl(supervisor->epoll_fd, EPOLL_CTL_DEL, fd, NULL);
 }
 
 void fp_supervisor_kick(fp_supervisor *supervisor) {
     if (supervisor->kicked || supervisor->event_fd < 0)
         return;
-    uint64_t one = 1;
     supervisor->kicked = true;
-    sys_write(supervisor->event_fd, &one, sizeof one);
+    if (supervisor->wakes_ns == AWAKE)
+        return; /* it looks at `kicked` before it sleeps */
+    sys_eventfd_raise(supervisor->event_fd);
 }
 
 void fp_supervisor_set_timer(fp_supervisor *supervisor, fp_proc *proc, int64_t when_ns) {
@@ -349,6 +391,7 @@ static void see_to_births(fp_supervisor *supervisor, int64_t now) {
 
 struct fp_batch {
     _Atomic uint32_t refs;
+    pid_t owner;
     pthread_mutex_t lock;
     fp_proc *first;
     fp_proc **last;
@@ -361,6 +404,10 @@ void fp_batch_unref(fp_batch *batch) {
         return;
     pthread_mutex_destroy(&batch->lock);
     free(batch);
+}
+
+bool fp_batch_is_copy(const fp_batch *batch) {
+    return batch->owner != fp_own_pid();
 }
 
 pthread_mutex_t *fp_batch_lock(fp_batch *batch) {
@@ -440,7 +487,7 @@ static void start_queued(fp_supervisor *supervisor, fp_share *share, fp_proc *pr
     } else if (spec->flags & FP_QUIET_START) {
         fp_mailbox_note(proc->mailbox, proc, FP_NEWS_STARTED);
     } else {
-        fp_mailbox_post(proc->mailbox, proc, FP_NEWS_STARTED);
+        fp_supervisor_post(supervisor, proc, FP_NEWS_STARTED);
     }
     fp_spec_free_copy(spec);
 }
@@ -451,13 +498,16 @@ static bool run_queue(fp_supervisor *supervisor) {
     fp_share *share = supervisor->shares;
 
     while (share && started < STARTS_AT_ONCE) {
+        fp_share *next = share->next;
         if (share->running >= share->max_running) {
-            share = share->next;
+            /* A lowered bound leaves it no part. */
+            if (share->running == 0)
+                drop_share(supervisor, share, false);
+            share = next;
             continue;
         }
         fp_proc *proc = batch_pop(share->batch, supervisor);
         if (!proc) {
-            fp_share *next = share->next;
             if (share->running == 0)
                 drop_share(supervisor, share, false);
             share = next;
@@ -477,7 +527,9 @@ int fp_proc_withdraw(fp_proc *proc) {
     int r = -EALREADY;
 
     fp_supervisor *supervisor = fp_proc_lock(proc);
-    if (!supervisor && fp_proc_state(proc) == FP_STATE_QUEUED) {
+    if (!supervisor && fp_batch_is_copy(proc->batch))
+        r = -EOWNERDEAD;
+    else if (!supervisor && fp_proc_state(proc) == FP_STATE_QUEUED) {
         fp_batch *batch = proc->batch;
         for (fp_proc **at = &batch->first; *at; at = &(*at)->queue_next) {
             if (*at != proc)
@@ -519,6 +571,7 @@ static fp_batch *batch_new(fp_mailbox *mailbox) {
         return NULL;
     atomic_init(&batch->refs, 1);
     pthread_mutex_init(&batch->lock, NULL);
+    batch->owner = fp_own_pid();
     batch->last = &batch->first;
     batch->mailbox = mailbox;
     return batch;
@@ -534,10 +587,21 @@ static fp_batch *batch_find(fp_supervisor *supervisor, const fp_mailbox *mailbox
     fp_batch *found = NULL;
     pthread_mutex_lock(&supervisor->lock);
     for (fp_share *share = supervisor->shares; share && !found; share = share->next)
-        if (mailbox && share->batch->mailbox == mailbox)
+        if (share->batch->mailbox == mailbox)
             found = batch_ref(share->batch);
     pthread_mutex_unlock(&supervisor->lock);
     return found;
+}
+
+/* The bound has become so low that there is no part for `supervisor`. */
+static void take_no_part(fp_supervisor *supervisor, const fp_batch *batch) {
+    pthread_mutex_lock(&supervisor->lock);
+    fp_share *share = share_of(supervisor, batch);
+    if (share) {
+        share->max_running = 0;
+        fp_supervisor_kick(supervisor);
+    }
+    pthread_mutex_unlock(&supervisor->lock);
 }
 
 /* See that `supervisor` takes part. `*spare` is a share to use if it has none yet. */
@@ -579,7 +643,8 @@ int fp_spawn_many(fp_supervisor *const *crew, size_t n_crew, const fp_spec *cons
 
     r = -ENOMEM;
     fp_mailbox *mailbox = max_running ? specs[0]->mailbox : NULL;
-    batch = batch_find(crew[0], mailbox);
+    for (size_t i = 0; i < n_crew && mailbox && !batch; i++)
+        batch = batch_find(crew[i], mailbox);
     if (!batch)
         batch = batch_new(mailbox);
     spares = calloc(n_crew, sizeof *spares);
@@ -610,6 +675,8 @@ int fp_spawn_many(fp_supervisor *const *crew, size_t n_crew, const fp_spec *cons
     pthread_mutex_unlock(&batch->lock);
     for (size_t i = 0; i < takers; i++)
         take_part(crew[i], batch, fair_part(max_running, i, n_crew), &spares[i]);
+    for (size_t i = takers; i < n_crew; i++)
+        take_no_part(crew[i], batch);
     made = 0;
     r = 0;
 out:
@@ -657,9 +724,7 @@ static void walk_census(fp_supervisor *supervisor) {
 
 static void take_event(fp_supervisor *supervisor, uint64_t key, int64_t now) {
     if (key == KICK_KEY) {
-        uint64_t count;
-        sys_read(supervisor->event_fd, &count, sizeof count);
-        supervisor->kicked = false;
+        sys_eventfd_lower(supervisor->event_fd);
         return;
     }
     fp_proc *proc = find(supervisor, key);
@@ -683,6 +748,30 @@ static void look_after_orphans(fp_supervisor *supervisor, int64_t now) {
     pthread_mutex_lock(&supervisor->lock);
 }
 
+/*
+ * While starts are queued, those who wait for the ends are woken for many of
+ * them at a time: each wake takes a CPU from the starts. See fp_mailbox_post_later().
+ */
+static void tell_unheard(fp_supervisor *supervisor) {
+    if (!supervisor->unheard)
+        return;
+    fp_mailbox_flush(supervisor->unheard);
+    fp_mailbox_unref(supervisor->unheard);
+    supervisor->unheard = NULL;
+}
+
+void fp_supervisor_post(fp_supervisor *supervisor, fp_proc *proc, uint32_t what) {
+    bool later = proc->batch && proc->mailbox && supervisor->wakes_ns == AWAKE && supervisor->shares;
+    if (later && supervisor->unheard && supervisor->unheard != proc->mailbox)
+        tell_unheard(supervisor);
+    if (!later || !fp_mailbox_post_later(proc->mailbox, proc, what)) {
+        fp_mailbox_post(proc->mailbox, proc, what);
+    } else if (!supervisor->unheard) {
+        supervisor->unheard = fp_mailbox_ref(proc->mailbox);
+        supervisor->unheard_ns = fp_now_ns();
+    }
+}
+
 /* When the loop must turn again by itself. */
 static int64_t next_turn(const fp_supervisor *supervisor, int64_t now, bool more) {
     const fp_proc *first = fp_timers_first(&supervisor->timers);
@@ -692,6 +781,9 @@ static int64_t next_turn(const fp_supervisor *supervisor, int64_t now, bool more
         return now;
     if (atomic_load_explicit(&supervisor->crew->watching, memory_order_relaxed) && when > now + BIRTH_IS_LATE)
         when = now + BIRTH_IS_LATE;
+    /* While starts come in close succession the loop keeps turning, so that none of them has to wake it. */
+    if (now - supervisor->late_watch_ns < FP_WATCH_LATER && when > now + FP_WATCH_LATER)
+        when = now + FP_WATCH_LATER;
     if (supervisor->adopts_orphans && when > supervisor->orphans_ns)
         when = supervisor->orphans_ns;
     return when;
@@ -705,9 +797,22 @@ static int sleep_ms(int64_t now, int64_t when) {
     return ms > INT32_MAX ? INT32_MAX : (int)ms;
 }
 
+/*
+ * All but those that libc keeps for itself, see nptl(7): with one of them it
+ * makes every thread change its ids when the host calls setuid(2), and would
+ * wait for ever for a thread that does not hear it.
+ */
+static fp_sigset signals_of_the_host(void) {
+    fp_sigset set = ~UINT64_C(0);
+
+    for (int sig = 32; sig < SIGRTMIN; sig++)
+        set &= ~(UINT64_C(1) << (sig - 1));
+    return set;
+}
+
 int fp_supervisor_run(fp_supervisor *supervisor) {
     struct epoll_event events[EVENTS_AT_ONCE];
-    fp_sigset all = ~UINT64_C(0), old;
+    fp_sigset all = signals_of_the_host(), broken_pipe = UINT64_C(1) << (SIGPIPE - 1), old;
 
     if (fp_supervisor_is_copy(supervisor))
         return -EOWNERDEAD;
@@ -719,7 +824,9 @@ int fp_supervisor_run(fp_supervisor *supervisor) {
     supervisor->has_thread = true;
     /* Signals belong to the host's own threads; and a write to a closed pipe must be an error here, not SIGPIPE. */
     sys_rt_sigprocmask(SIG_SETMASK, &all, &old);
+    supervisor->wakes_ns = AWAKE;
     while (!supervisor->stopping) {
+        supervisor->kicked = false;
         bool more = run_queue(supervisor);
         int64_t now = fp_now_ns();
         look_at_due(supervisor, now);
@@ -730,34 +837,50 @@ int fp_supervisor_run(fp_supervisor *supervisor) {
             fp_leaves_sweep(&supervisor->leaves);
 
         now = fp_now_ns();
+        more |= supervisor->kicked;
+        if (!more || now - supervisor->unheard_ns > UNHEARD_FOR)
+            tell_unheard(supervisor);
         int64_t when = next_turn(supervisor, now, more);
         supervisor->wakes_ns = when;
         pthread_mutex_unlock(&supervisor->lock);
         int n = sys_epoll_wait(supervisor->epoll_fd, events, EVENTS_AT_ONCE, sleep_ms(now, when));
         pthread_mutex_lock(&supervisor->lock);
-        supervisor->wakes_ns = INT64_MIN; /* awake: no kick is needed to be heard */
+        supervisor->wakes_ns = AWAKE;
         now = fp_now_ns();
         for (int i = 0; i < n; i++)
             take_event(supervisor, events[i].data.u64, now);
     }
     drop_shares(supervisor);
+    tell_unheard(supervisor);
     supervisor->has_thread = false;
+    for (uint32_t i = 0; i < supervisor->n_places; i++)
+        if (supervisor->places[i].proc)
+            fp_proc_rouse(supervisor->places[i].proc);
     supervisor->wakes_ns = FP_NEVER;
+    /* What our writes to closed pipes have left pending must not hit the host when signals are let in. */
+    if (!(old & broken_pipe))
+        sys_rt_sigtimedwait(&broken_pipe);
     sys_rt_sigprocmask(SIG_SETMASK, &old, NULL);
     pthread_mutex_unlock(&supervisor->lock);
     return 0;
 }
 
 int fp_supervisor_adopt_orphans(fp_supervisor *supervisor, fp_mailbox *mailbox) {
+    if (fp_supervisor_is_copy(supervisor))
+        return -EOWNERDEAD;
     int r = sys_prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
     if (r < 0)
         return r;
+    fp_crew *crew = supervisor->crew;
+    pthread_mutex_lock(&crew->lock);
+    fp_mailbox *before = crew->orphan_mailbox;
+    crew->orphan_mailbox = fp_mailbox_ref(mailbox);
+    atomic_store_explicit(&crew->adopts_orphans, true, memory_order_relaxed);
+    pthread_mutex_unlock(&crew->lock);
+    fp_mailbox_unref(before);
     pthread_mutex_lock(&supervisor->lock);
-    fp_mailbox *before = supervisor->orphan_mailbox;
-    supervisor->orphan_mailbox = fp_mailbox_ref(mailbox);
     supervisor->adopts_orphans = true;
     fp_supervisor_kick(supervisor);
     pthread_mutex_unlock(&supervisor->lock);
-    fp_mailbox_unref(before);
     return 0;
 }

@@ -369,6 +369,13 @@ static inline void sys_rt_sigprocmask(int how, const fp_sigset *set, fp_sigset *
     SYS_CALL_4(SYS_rt_sigprocmask, how, set, ret_old, sizeof(fp_sigset));
 }
 
+/* Take one signal of `set` that is pending, without waiting; -EAGAIN: there is none. */
+static inline int sys_rt_sigtimedwait(const fp_sigset *set) {
+    struct timespec none = {0};
+
+    return (int)SYS_CALL_4(SYS_rt_sigtimedwait, set, NULL, &none, sizeof(fp_sigset));
+}
+
 static inline int sys_rt_sigaction(int sig, const fp_sigaction *action, fp_sigaction *ret_old) {
     FP_FAULT("rt_sigaction");
     return (int)SYS_CALL_4(SYS_rt_sigaction, sig, action, ret_old, sizeof(fp_sigset));
@@ -534,6 +541,18 @@ static inline int sys_eventfd(unsigned count, int flags) {
     return (int)SYS_CALL_2(SYS_eventfd2, count, flags);
 }
 
+/* Make an eventfd readable. Fails only at a count of 2^64 - 2, which ours never reach: no place for a fault. */
+static inline void sys_eventfd_raise(int fd) {
+    uint64_t one = 1;
+    SYS_CALL_3(SYS_write, fd, &one, sizeof(one));
+}
+
+/* Make one that does not block unreadable. */
+static inline void sys_eventfd_lower(int fd) {
+    uint64_t count;
+    SYS_CALL_3(SYS_read, fd, &count, sizeof(count));
+}
+
 /* ---- Waiting ------------------------------------------------------------------------ */
 
 static inline int sys_epoll_create(int flags) {
@@ -603,6 +622,11 @@ static inline int sys_mmap(size_t bytes, int protection, int flags, int fd, void
         return (int)result;
     *ret_memory = (void *)result;
     return 0;
+}
+
+static inline int sys_madvise(void *memory, size_t bytes, int advice) {
+    FP_FAULT("madvise");
+    return (int)SYS_CALL_3(SYS_madvise, memory, bytes, advice);
 }
 
 static inline void sys_munmap(void *memory, size_t bytes) {

@@ -196,6 +196,8 @@ static inline void say_who_hangs(int sig) {
 
 static inline void watch_for_hang(const char *test, unsigned seconds) {
     watched = test;
+    if (getenv("VERBOSE"))
+        fprintf(stderr, "%s\n", test);
     signal(SIGALRM, say_who_hangs);
     alarm(seconds);
 }

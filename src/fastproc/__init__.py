@@ -7,29 +7,74 @@ with fastproc.ProcessManager() as manager:
 
 from __future__ import annotations
 
+import importlib
 import os
-from subprocess import DEVNULL, PIPE, STDOUT
+from typing import TYPE_CHECKING
 
-from ._native.kernel import version
-from .cancel import CancelToken
-from .capabilities import capabilities
-from .command import Command, LogFile
-from .errors import (
-    DuplicateTask,
-    FastprocError,
-    ForkedHandle,
-    ManagerClosed,
-    NotActive,
-    SpawnError,
-    TooManyProcesses,
-    WaitTimeout,
-)
-from .limits import Limits
-from .manager import ProcessManager
-from .process import Process
-from .status import ExitReason, ExitStatus, ResourceUsage, StopReport, StopResult
+if TYPE_CHECKING:
+    from subprocess import DEVNULL, PIPE, STDOUT
 
-__version__ = version()
+    from ._native.kernel import capabilities
+    from .cancel import CancelToken
+    from .command import Command, LogFile
+    from .errors import (
+        DuplicateTask,
+        FastprocError,
+        ForkedHandle,
+        ManagerClosed,
+        NotActive,
+        SpawnError,
+        TooManyProcesses,
+        WaitTimeout,
+    )
+    from .limits import Limits
+    from .manager import ProcessManager
+    from .process import Process
+    from .status import ExitReason, ExitStatus, ResourceUsage, StopReport, StopResult
+
+    __version__: str
+
+# Where each name comes from. What is not used is not imported: most of the time goes into modules of the
+# standard library such as dataclasses and logging.
+_HOMES = {
+    "DEVNULL": "subprocess",
+    "PIPE": "subprocess",
+    "STDOUT": "subprocess",
+    "CancelToken": ".cancel",
+    "Command": ".command",
+    "DuplicateTask": ".errors",
+    "ExitReason": ".status",
+    "ExitStatus": ".status",
+    "FastprocError": ".errors",
+    "ForkedHandle": ".errors",
+    "Limits": ".limits",
+    "LogFile": ".command",
+    "ManagerClosed": ".errors",
+    "NotActive": ".errors",
+    "Process": ".process",
+    "ProcessManager": ".manager",
+    "ResourceUsage": ".status",
+    "SpawnError": ".errors",
+    "StopReport": ".status",
+    "StopResult": ".status",
+    "TooManyProcesses": ".errors",
+    "WaitTimeout": ".errors",
+    "__version__": "._native.kernel",
+    "capabilities": "._native.kernel",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Import a name when it is first used."""
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(importlib.import_module(home, __name__), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})
 
 
 def get_include() -> str:

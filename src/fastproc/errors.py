@@ -212,8 +212,11 @@ RLIMIT_FIELDS = (
     "locked_memory",
 )
 
+# The limits that a cgroup keeps, and the controllers of cgroups(7) that do it, in the order of the library.
+_CGROUP_LIMITS = (("memory", "memory"), ("pids", "pids"), ("cpus", "cpu"))
+
 _WORDS: dict[tuple[str, int], str] = {
-    ("request", _errno.E2BIG): "a single string of the environment is longer than the kernel takes (128 KiB)",
+    ("request", _errno.E2BIG): "a variable of the environment is longer than the kernel takes (128 KiB)",
     ("pipe", _errno.EMFILE): "this process has no free descriptor for a pipe",
     ("pipe", _errno.ENFILE): "the system has no free descriptor for a pipe",
     ("clone", _errno.EAGAIN): "the user or the cgroup is at its process limit (RLIMIT_NPROC, pids.max)",
@@ -222,6 +225,7 @@ _WORDS: dict[tuple[str, int], str] = {
     ("clone", _errno.ENFILE): "the system has no free descriptor for one more child",
     ("session", _errno.EPERM): "the child could not become the leader of a session or group",
     ("cgroup", _errno.EOPNOTSUPP): "this containment is not available here",
+    ("cgroup", _errno.ENODEV): "the cgroup has been removed by somebody else",
     ("cgroup", _errno.ENOENT): "no writable cgroup v2 directory with the needed controllers; "
     "memory, pids and cpus limits and containment='cgroup' need one",
     ("cgroup", _errno.EACCES): "the cgroup is not writable for us; "
@@ -252,6 +256,8 @@ def _culprit(stage: str, detail: int) -> str | None:
         return f"fd {detail}"
     if stage == "request" and detail >= 0:
         return f"args[{detail}]"
+    if stage == "cgroup" and 0 <= detail < len(_CGROUP_LIMITS):
+        return _CGROUP_LIMITS[detail][0]
     return None
 
 
@@ -270,6 +276,12 @@ def _words(
             return words
     if stage == "request" and error == _errno.E2BIG and detail >= 0:
         return f"argument {detail} is longer than the kernel takes in one string (128 KiB)"
+    if stage == "cgroup" and 0 <= detail < len(_CGROUP_LIMITS):
+        limit, controller = _CGROUP_LIMITS[detail]
+        return (
+            f"the limit {limit} needs the controller {controller!r} in a cgroup v2 directory that we may write to, "
+            f"and could not be set: {_plain(error)}"
+        )
     if stage == "rlimit":
         limit = RLIMIT_FIELDS[detail] if 0 <= detail < len(RLIMIT_FIELDS) else "a resource limit"
         if error == _errno.EPERM:

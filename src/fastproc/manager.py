@@ -255,7 +255,8 @@ class ProcessManager:
         self._roster.check_usable()
         self._roster.drain()
         with self._roster.lock:
-            return [process for process in self._roster.active.values() if isinstance(process, Process)]
+            children = [child for child in self._roster.active.values() if child._handle.proc is not None]
+        return [child for child in children if isinstance(child, Process)]
 
     def get(self, task_id: TaskId) -> Process:
         """The task of that id: the active one, else the last one that has ended, if that was not long ago.
@@ -267,8 +268,10 @@ class ProcessManager:
         """
         roster = self._roster
         roster.check_usable()
-        with roster.lock:
-            child = roster.active.get(task_id) or roster.finished.get(task_id)
+        child = roster.find(task_id)
+        if child is None:
+            with roster.lock:
+                child = roster.finished.get(task_id)
         if not isinstance(child, Process):
             raise NotActive(task_id)
         return child
@@ -276,7 +279,7 @@ class ProcessManager:
     def _active(self, task_id: TaskId) -> Process:
         self._roster.check_usable()
         self._roster.drain()
-        child = self._roster.active.get(task_id)
+        child = self._roster.find(task_id)
         if not isinstance(child, Process):
             raise NotActive(task_id)
         return child
@@ -344,7 +347,7 @@ class ProcessManager:
     def metrics(self) -> Metrics:
         """Counters and histograms of what this manager has done, as plain numbers of one moment."""
         active = self.active_count()
-        return self._roster.counters.snapshot(active)
+        return self._roster.counters().snapshot(active)
 
     def health(self, *, stuck_after: float = 60.0) -> list[HealthReport]:
         """Judge how each active task is doing, over its whole tree: a leader whose child works is ok.

@@ -157,7 +157,9 @@ def test_the_log_has_a_line_for_each_job(cli: Cli, tmp_path: Path) -> None:
 def test_the_largest_jobs_are_named(cli: Cli, tmp_path: Path, programs: Programs) -> None:
     large = " ".join(programs.eats_memory(150 << 20))
     log = tmp_path / "log"
-    ended = cli("batch", "--joblog", log, listed(tmp_path, "true", f"@name=large,timeout=1s {large} > ready"))
+    ended = cli(
+        "batch", "--joblog", log, listed(tmp_path, "true", f"@name=large,timeout=1s exec {large} > ready")
+    )
     assert 150 << 20 <= int(log_of(log)[1]["max_rss"]) < 200 << 20
     assert summary_of(ended.err)["most memory"].startswith("15")
     assert "true" not in summary_of(ended.err)["most memory"]
@@ -294,11 +296,11 @@ def test_a_reader_that_goes_away_stops_the_batch(cli: Cli, tmp_path: Path) -> No
     said = process.stderr.read().decode()
     assert "Nobody takes the output" in said
     assert "Traceback" not in said
-    process.wait(PATIENCE)
+    assert process.wait(PATIENCE) == 128 + signal.SIGPIPE
 
 
 def test_a_terminal_gets_a_bar(tmp_path: Path) -> None:
-    work = listed(tmp_path, *["sleep 0.1; echo out"] * 10, "exit 1")
+    work = listed(tmp_path, *["sleep 0.1; printf 'o%st\\n' u"] * 10, "exit 1")
     master, slave = pty.openpty()
     process = subprocess.Popen(
         [sys.executable, "-m", "fastproc", "batch", "-j2", str(work)],

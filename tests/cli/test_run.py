@@ -38,9 +38,16 @@ def test_what_cannot_be_executed_is_126(cli: Cli, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "args",
-    ["run", "run --timeout soon true", "run --no-such-option true", "run --cwd=/none true", "run --env =x true",
-     "run --containment guard true", "no-such-command"],
-)  # fmt: skip
+    [
+        "run",
+        "run --timeout soon true",
+        "run --no-such-option true",
+        "run --cwd=/none true",
+        "run --env =x true",
+        "run --containment guard true",
+        "no-such-command",
+    ],
+)
 def test_a_failure_of_ours_is_125(cli: Cli, args: str) -> None:
     ended = cli(*args.split())
     assert ended.code == 125

@@ -148,6 +148,10 @@ class Programs:
         """Tries to join the process group of `pid`; says `ready joined` or `ready <errno>`, sleeps."""
         return self._args("joins_the_group_of", pid)
 
+    def reborn_as(self, pid: int) -> list[str]:
+        """Makes a process of this pid, which leads a session: `ready <pid>`, or `refused <errno>`; waits."""
+        return self._args("reborn_as", pid)
+
     # Families.
 
     def forks_a_tree(
@@ -215,6 +219,10 @@ class Programs:
     def never_reads_stdin(self, seconds: float | None = None) -> list[str]:
         """Says `ready <pid>` and sleeps; what is fed to it stays in the pipe."""
         return self.ready_then_sleep(seconds)
+
+    def stamps_lines(self) -> list[str]:
+        """Copies its input as `<time> <line>`, in nanoseconds of the monotonic clock; then `<time> end`."""
+        return self._args("stamps_lines")
 
     # Appetite.
 

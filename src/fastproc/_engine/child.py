@@ -13,14 +13,15 @@ from ..status import ExitStatus
 if TYPE_CHECKING:
     from .roster import Roster
 
-# What has been told and counted already, that a start under way is not wanted any more, and that somebody who
-# waits has heard of the end.
+# What has been told and counted already; that a start under way is not wanted any more; that somebody who
+# waits has heard of the end; that news came before the start had returned, so that the starter enters them.
 TOLD_STARTED = 1
 TOLD_ESCALATED = 2
 UNKILLABLE = 4
 DOOMED = 8
 COUNTED = 16
 HEARD = 32
+EARLY = 64
 
 
 class Child:
@@ -36,6 +37,7 @@ class Child:
         "_flags",
         "_handle",
         "_roster",
+        "_starter",
         "_status",
         "_token",
         "command",
@@ -50,6 +52,8 @@ class Child:
         self._roster = roster
         self._handle = Handle()
         self._token = 0
+        # The thread that is starting it: an interruption of that very thread must not wait for the start.
+        self._starter = 0
         self._status: ExitStatus | None = None
         self._flags = 0
         # Whom to call, and in which state: EXITED or DONE.

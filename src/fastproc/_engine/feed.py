@@ -8,8 +8,9 @@ from itertools import islice
 from typing import Generic, TypeVar
 
 from .._native.clock import FOREVER
+from .._native.failures import closed_descriptor
 from .._native.mailbox import Mailbox
-from .._native.records import STATE, STATE_DONE, STATE_FAILED, NewsRecord
+from .._native.records import STATE, STATE_DONE, STATE_FAILED, ExitRecord, NewsRecord
 from .._native.specs import Keep
 from ..errors import SpawnError
 from .child import COUNTED, HEARD, Child
@@ -113,6 +114,9 @@ class Feed(Generic[C]):
             roster.admit_fed(children)
             for child in children:
                 try:
+                    closed = closed_descriptor(child.command)
+                    if closed is not None:
+                        raise closed
                     specs.append(self._specs.make(child.command, child._token, keep))
                     queued.append(child)
                 except SpawnError as error:
@@ -124,6 +128,8 @@ class Feed(Generic[C]):
                 if child.error is not None:
                     del self._flying[child._token]
                     self._ready.append(child)
+                elif roster.catch_up(child):
+                    self._shaken = True
         except BaseException:
             # Ctrl-C may have come before or after the library took them: forget those that it has not.
             for child in children:
@@ -147,7 +153,7 @@ class Feed(Generic[C]):
                 self._roster.read(news)
                 child = self._flying.get(news[0])
                 if child is not None:
-                    self._settle(child, news[5])
+                    self._settle(child, news[5:])
         except BaseException:
             self._shaken = True
             raise
@@ -161,20 +167,23 @@ class Feed(Generic[C]):
         try:
             for child in list(self._flying.values()):
                 if child._handle.proc is not None:
-                    self._settle(child, child._handle.known()[STATE])
+                    self._settle(child, child._handle.known())
         except BaseException:
             self._shaken = True
             raise
 
-    def _settle(self, child: C, state: int) -> None:
+    def _settle(self, child: C, record: ExitRecord) -> None:
         roster = self._roster
+        state = record[STATE]
         with roster.lock:
+            if roster.is_early(child):
+                return
             if state > STATE_FAILED and not child._flags & COUNTED:
                 child._flags |= COUNTED
-                roster.counters.observe_started(None)
+                roster.count_start()
             if state in (STATE_FAILED, STATE_DONE):
                 # Another reader of the news may have been faster.
                 if self._flying.pop(child._token, None) is not None:
                     self._ready.append(child)
             elif state > STATE_FAILED:
-                roster.enlist(child)
+                roster.enlist(child, record)

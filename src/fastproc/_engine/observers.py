@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections import deque
 from collections.abc import Callable
 
@@ -41,10 +42,18 @@ class Observers:
                 call = self._untold.popleft()
             except IndexError:
                 return
-            try:
-                call()
-            except Exception:
-                log.exception("a callback failed")
+            self.call(call)
+
+    def call(self, call: Callable[[], object]) -> None:
+        """Call one, in this thread. What it raises is logged."""
+        try:
+            call()
+        except BaseException as error:
+            # To the main thread Ctrl-C comes from outside. In others all that is raised is the callback's own
+            # doing, and must not end the thread that reads the news.
+            if not isinstance(error, Exception) and threading.current_thread() is threading.main_thread():
+                raise
+            log.exception("a callback failed")
 
     @property
     def waiting(self) -> bool:

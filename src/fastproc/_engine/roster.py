@@ -13,13 +13,14 @@ import itertools
 import signal
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Protocol
 
 from .._native.clock import FOREVER, nanoseconds
 from .._native.crew import Crew, StartFailed, wait_started
-from .._native.failures import spawn_error_of
+from .._native.failures import closed_descriptor, spawn_error_of
 from .._native.mailbox import Mailbox
 from .._native.records import (
     ENDED_NS,
@@ -48,13 +49,17 @@ from ..events import Done, Escalated, Event, Exited, OrphanReaped, Refused, Star
 from ..metrics import Counters
 from ..status import ExitStatus
 from . import fork
-from .child import DOOMED, HEARD, TOLD_ESCALATED, TOLD_STARTED, UNKILLABLE, Child
+from .child import DOOMED, EARLY, HEARD, TOLD_ESCALATED, TOLD_STARTED, UNKILLABLE, Child
 from .engine import Engine, engine
 from .finished import Finished
-from .observers import Observers
+from .observers import Observers, log
 
 # So often are the news read when nobody asks for them: mailboxes shall not grow.
 _STARTS_PER_DRAIN = 32
+# A start takes less than a millisecond, so there is no need for a condition; but its file system may hang.
+BIRTH_SECONDS = 1.0
+BIRTH_STEP_SECONDS = 0.001
+_COUNTS_PER_BATCH = 512
 _LINGER_NS = nanoseconds(1.0)
 
 
@@ -86,7 +91,10 @@ class Roster:
         self.max_processes = max_processes
         self.grace = grace
         self.kill_timeout = kill_timeout
-        self.counters = Counters()
+        self._counters = Counters()
+        # Seconds of starts and statuses, added up in batches: what runs once between two starts meets cold
+        # caches, and costs several times as much.
+        self._to_count: deque[float | ExitStatus | None] = deque()
         self.observers = Observers(on_event)
         self.lock = threading.RLock()
         self.closed = False
@@ -125,14 +133,17 @@ class Roster:
         Raises:
             SpawnError, DuplicateTask, TooManyProcesses, ManagerClosed, ForkedHandle: nothing is left of it.
         """
+        command = child.command
+        closed = closed_descriptor(command)
         crew = self.engage()
         specs = self._specs
         assert specs is not None
-        command = child.command
         began = time.monotonic()
         # All in one `try`: Ctrl-C may come at any point, and the child is then either not there or stopped.
         try:
             self._admit_one(child)
+            if closed is not None:
+                raise closed
             keep: Keep = []
             spec = specs.make(command, child._token, keep)
             if cancel is not None:
@@ -149,7 +160,8 @@ class Roster:
                 self._announce(child, began)
             if cancel is not None:
                 self._bind(child, cancel)
-            self.counters.observe_started(time.monotonic() - began)
+            child._starter = 0
+            self._to_count.append(time.monotonic() - began)
             specs.give_back(spec, command)
         except StartFailed as failed:
             error = spawn_error_of(command, failed.failure)
@@ -164,6 +176,7 @@ class Roster:
 
     def start_many(self, children: Sequence[Child]) -> None:
         """Start many in the supervisors' threads. Those that could not be started have their `error` set."""
+        closed = [closed_descriptor(child.command) for child in children]
         crew = self.engage()
         maker = self._specs
         assert maker is not None
@@ -175,8 +188,10 @@ class Roster:
         keep: Keep = []
         try:
             self._admit_all(children)
-            for child in children:
+            for child, mistake in zip(children, closed, strict=True):
                 try:
+                    if mistake is not None:
+                        raise mistake
                     specs.append(maker.make(child.command, child._token, keep))
                     queued.append(child)
                 except SpawnError as error:
@@ -195,7 +210,8 @@ class Roster:
             if failure is not None:
                 self.refuse(child, spawn_error_of(child.command, failure))
                 continue
-            self.counters.observe_started(share)
+            child._starter = 0
+            self._to_count.append(share)
             if child._flags or self._telling:
                 self._announce(child, began)
         self.drain()
@@ -222,6 +238,17 @@ class Roster:
             except StartFailed as failed:
                 self.refuse(child, spawn_error_of(child.command, failed.failure))
 
+    def catch_up(self, child: Child) -> bool:
+        """Enter what was heard of a child before its handle was filled; whether there was anything."""
+        if not child._flags & EARLY:
+            return False
+        record = child._handle.known()
+        if record[STATE] == STATE_FAILED:
+            self.enter_failure(child)
+        else:
+            self.hear(child, record)
+        return True
+
     def open_feed(self, feed: Feed) -> None:
         """A feed begins; from now on its news are read here too, and it is ended with all the rest."""
         with self.lock:
@@ -236,12 +263,12 @@ class Roster:
             self.feeds.discard(feed)
             self._relax()
 
-    def enlist(self, child: Child) -> None:
+    def enlist(self, child: Child, record: ExitRecord) -> None:
         """A process of a feed runs: it counts as active now, and has its name."""
         with self.lock:
             if child._token in self._by_token:
                 self.active.setdefault(child.task_id, child)
-                self._tell_started(child)
+                self._tell_started(child, record)
 
     def engage(self) -> Crew:
         """Connect with the engine, if that has not been done."""
@@ -289,6 +316,7 @@ class Roster:
             if active.setdefault(child.task_id, child) is not child:
                 raise DuplicateTask(child.task_id)
             child._token = token = next(self._tokens)
+            child._starter = threading.get_ident()
             self._by_token[token] = child
             if len(active) == 1:
                 self._hold()
@@ -332,25 +360,43 @@ class Roster:
 
     def _start_elsewhere(self, crew: Crew, spec: Any, child: Child) -> None:
         handle = child._handle
-        crew.spawn_many([spec], [handle])
+        try:
+            crew.spawn_many([spec], [handle])
+        except OSError:
+            # The spec itself is refused; asked here, the library says which part of it, and makes no child.
+            crew.spawn(spec, handle)
         wait_started([handle])
         failure = handle.failure()
         if failure is not None:
             raise StartFailed(failure)
 
     def _announce(self, child: Child, began: float) -> None:
-        """Tell of the start, unless news of its end came first; and see whether it is still wanted."""
+        """Tell of the start; see whether it is still wanted, and whether there were news meanwhile."""
+        record = child._handle.known()
         with self.lock:
-            self._tell_started(child, began)
+            self._tell_started(child, record, began)
             doomed = child._flags & DOOMED
         if doomed:
             child._handle.stop(REASON_TERMINATED, 0)
+        if child._flags & EARLY:
+            self.hear(child, child._handle.known())
 
-    def _tell_started(self, child: Child, began: float | None = None) -> None:
+    def is_early(self, child: Child) -> bool:
+        """Whether there are news of a child whose start has not returned yet. Called with the lock held.
+
+        Its handle is empty then, and nobody shall meet it so. Who starts it looks at the flag after the
+        handle is filled, and enters the news himself.
+        """
+        if child._handle.proc is not None:
+            return False
+        child._flags |= EARLY
+        # The order counts: flag, then handle here; handle, then flag there. One of the two sees the other.
+        return child._handle.proc is None
+
+    def _tell_started(self, child: Child, record: ExitRecord, began: float | None = None) -> None:
         if child._flags & TOLD_STARTED or not self._telling:
             return
         child._flags |= TOLD_STARTED
-        record = child._handle.known()
         at = record[STARTED_NS] / 1e9
         spawn_seconds = 0.0 if began is None else max(0.0, at - began)
         self._queue(Started(task_id=child.task_id, pid=record[PID], at=at, spawn_seconds=spawn_seconds))
@@ -360,7 +406,7 @@ class Roster:
         with self.lock:
             if child.error is None:
                 child.error = error
-                self.counters.observe_failed_to_start()
+                self._counters.observe_failed_to_start()
                 if self._telling:
                     self._queue(Refused(task_id=child.task_id, at=time.monotonic(), error=error))
             self._drop(child)
@@ -412,7 +458,7 @@ class Roster:
             with self.lock:
                 if status is not None and child._status is None:
                     child._status = status
-                    self.counters.observe_exit(status)
+                    self._to_count.append(status)
                     self._tell_exited(child, record, status)
                 if state == STATE_DONE and child._token in self._by_token:
                     self._retire(child, record)
@@ -427,6 +473,9 @@ class Roster:
         """The same for one who waits: he has heard of it."""
         child._flags |= HEARD
         self.hear(child, record)
+        # The dispatcher may have entered the end just before, as one that nobody had heard of.
+        if child._token in self.finished.unheard:
+            self.mark_heard(child)
 
     def mark_heard(self, child: Child) -> None:
         """Somebody who waits has heard of an end that was entered before."""
@@ -438,7 +487,8 @@ class Roster:
         """Those that are active, and those of whose end nobody has heard yet, in order of their starts."""
         self.drain()
         with self.lock:
-            children = {child._token: child for child in self.active.values()}
+            born = [child for child in self.active.values() if child._handle.proc is not None]
+            children = {child._token: child for child in born}
             children.update(self.finished.unheard)
         return [children[token] for token in sorted(children)]
 
@@ -446,7 +496,7 @@ class Roster:
         if record[FLAGS] & EXIT_ESCALATED:
             self._tell_escalated(child, record)
         if self._telling:
-            self._tell_started(child)
+            self._tell_started(child, record)
             at = record[ENDED_NS] / 1e9
             self._queue(Exited(task_id=child.task_id, pid=record[PID], at=at, status=status))
         if child._callbacks:
@@ -496,6 +546,8 @@ class Roster:
         except BaseException:
             self._shaken = True
             raise
+        if len(self._to_count) > _COUNTS_PER_BATCH:
+            self.counters()
 
     def _look_at_all(self) -> None:
         """Enter what the library knows of each process, whatever has become of the news."""
@@ -524,6 +576,9 @@ class Roster:
         child = self._by_token.get(news[0])
         if child is None:
             return
+        with self.lock:
+            if self.is_early(child):
+                return
         if what & NEWS_FAILED:
             self.refuse(child, spawn_error_of(child.command, (news[2], news[3], news[4])))
             return
@@ -539,16 +594,45 @@ class Roster:
     def _tell_escalated(self, child: Child, record: ExitRecord) -> None:
         if not child._flags & TOLD_ESCALATED:
             child._flags |= TOLD_ESCALATED
-            self._tell_started(child)
+            self._tell_started(child, record)
             self._queue(Escalated(task_id=child.task_id, pid=record[PID], at=time.monotonic()))
 
     def _orphan(self, record: ExitRecord) -> None:
         status = status_of(record)
         with self.lock:
-            self.counters.observe_orphan()
+            self._counters.observe_orphan()
             self._queue(OrphanReaped(task_id=None, pid=record[PID], at=record[ENDED_NS] / 1e9, status=status))
 
+    # ---- counting ----
+
+    def count_start(self) -> None:
+        """A queued start has succeeded; nobody knows how long it took by itself."""
+        self._to_count.append(None)
+
+    def counters(self) -> Counters:
+        """What has been counted, up to now."""
+        while True:
+            try:
+                item = self._to_count.popleft()
+            except IndexError:
+                return self._counters
+            if isinstance(item, ExitStatus):
+                self._counters.observe_exit(item)
+            else:
+                self._counters.observe_started(item)
+
     # ---- telling ----
+
+    def find(self, task_id: TaskId) -> Child | None:
+        """The active task of that name. One whose start is under way in another thread is waited for."""
+        until = time.monotonic() + BIRTH_SECONDS
+        while True:
+            child = self.active.get(task_id)
+            if child is None or child._handle.proc is not None:
+                return child
+            if child._starter == threading.get_ident() or time.monotonic() > until:
+                return None
+            time.sleep(BIRTH_STEP_SECONDS)
 
     def add_callback(self, child: Child, state: int, call: Callable[[Any], object]) -> None:
         """Have `call` called with the child once it has reached `state`; here and now, if it has."""
@@ -561,7 +645,8 @@ class Roster:
                 if self._dispatcher is None:
                     self._dispatch()
                 return
-        call(child)
+        self.mark_heard(child)
+        self.observers.call(partial(call, child))
 
     def remove_callback(self, child: Child, call: Callable[[Any], object]) -> None:
         """Take a callback back."""
@@ -622,7 +707,11 @@ class Roster:
             wanted = self._wishes > 0 or (not self.closed and (self._reap_orphans or self._telling))
             news = self._take(FOREVER if wanted else _LINGER_NS)
             for item in news or ():
-                self.read(item)
+                try:
+                    self.read(item)
+                except Exception:  # noqa: BLE001 - ruff takes no notice of log.exception() from elsewhere
+                    # A mistake of ours about one process shall not leave the others unheard.
+                    log.exception("news could not be entered")
             self.observers.tell_all()
             with self.lock:
                 if (self._dismissed or (news is None and self._wishes == 0)) and not self.observers.waiting:

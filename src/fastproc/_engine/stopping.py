@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterable
 from typing import cast
@@ -11,11 +12,10 @@ from .._native.handle import NeverStarted, stop_many
 from .._native.records import REASON_TERMINATED
 from ..status import Proof, StopReport, StopResult
 from .child import DOOMED, Child
-from .roster import Roster
+from .roster import BIRTH_SECONDS, BIRTH_STEP_SECONDS, Roster
 
 # The library gives its verdict when the ladder is over; this much later its supervisor would be dead.
 _VERDICT_SECONDS = 2.0
-_STEP_SECONDS = 0.001
 
 
 def stop_one(roster: Roster, child: Child, grace: float | None) -> StopResult:
@@ -67,7 +67,11 @@ def stop_all(roster: Roster, timeout: float) -> StopReport:
 
 
 def _begin_to_stop_all(roster: Roster, timeout: float, began: float, ret_children: list[Child]) -> None:
-    """Tell everybody at once. Starts that are under way in other threads are waited for, and told too."""
+    """Tell everybody at once. Starts that are under way in other threads are waited for, and told too.
+
+    One that does not come to its end soon, or that a signal handler in this thread has interrupted, is
+    stopped when it does: see DOOMED.
+    """
     roster.drain()
     told: set[int] = set()
     while True:
@@ -80,7 +84,7 @@ def _begin_to_stop_all(roster: Roster, timeout: float, began: float, ret_childre
                     continue
                 if child._handle.proc is None:
                     child._flags |= DOOMED
-                    unborn = True
+                    unborn |= child._starter != threading.get_ident()
                 else:
                     told.add(child._token)
                     fresh.append(child)
@@ -88,10 +92,10 @@ def _begin_to_stop_all(roster: Roster, timeout: float, began: float, ret_childre
         if fresh:
             left = max(0.0, began + timeout - time.monotonic())
             stop_many([child._handle for child in fresh], REASON_TERMINATED, grace_ns(left))
-        if not unborn or time.monotonic() > began + timeout + roster.kill_timeout:
+        if not unborn or time.monotonic() > began + BIRTH_SECONDS:
             return
-        # A start takes less than a millisecond, unless its file system hangs: no need for a condition.
-        time.sleep(_STEP_SECONDS)
+        # As in Roster.find().
+        time.sleep(BIRTH_STEP_SECONDS)
 
 
 def _await_verdict(roster: Roster, children: Iterable[Child], until: float) -> list[Child]:

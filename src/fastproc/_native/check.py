@@ -6,7 +6,7 @@ import errno
 import os
 
 from ..errors import ForkedHandle
-from ._cffi import ffi, lib
+from .library import ffi
 
 
 def check(result: int) -> int:
@@ -31,6 +31,3 @@ def text(words: object) -> str:
     """The text of a C string that lives as long as the library."""
     result: bytes = ffi.string(words)
     return result.decode()
-
-
-__all__ = ["check", "ffi", "lib", "text"]

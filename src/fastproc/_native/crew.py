@@ -6,9 +6,9 @@ import errno
 from collections.abc import Sequence
 from typing import Any
 
-from ._cffi import ffi, lib
 from .check import check
 from .handle import Handle
+from .library import ffi, lib
 from .mailbox import Mailbox
 from .records import FailureRecord, read_failure
 
@@ -79,8 +79,7 @@ class Crew:
         result = _spawn(self._supervisors[turn], spec, cell, failure)
         if result < 0:
             _refuse(result, failure)
-        handle.proc = cell[0]
-        handle.cells = None
+        handle.settle()
 
     def spawn_many(self, specs: Sequence[Any], handles: Sequence[Handle], max_running: int = 0) -> None:
         """Queue many starts, `max_running` at a time (0: no bound). If it raises, nothing is queued."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from ._cffi import ffi, lib
 from .check import check
+from .library import ffi, lib
 
 
 def pack(block: bytes) -> Any:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
+from collections.abc import Iterator
 
-from ..command import DEVNULL, PIPE, STDOUT, Command, LogFile
+from ..command import DEVNULL, PIPE, STDOUT, Command, HasFileno, LogFile
 from ..errors import SpawnError, spawn_error
 from .kernel import stage_name
 from .records import FailureRecord
@@ -19,14 +21,43 @@ def spawn_error_of(command: Command, failure: FailureRecord) -> SpawnError:
     return spawn_error(
         error,
         stage,
-        filename=_culprit(command, stage, detail),
+        filename=_culprit(command, stage, detail, error),
         detail=detail,
         search_path=_search_path(command),
         cwd=command.cwd,
     )
 
 
-def _culprit(command: Command, stage: str, detail: int) -> Culprit:
+def closed_descriptor(command: Command) -> SpawnError | None:
+    """The error for a descriptor that the command names and that is not open; None if all are.
+
+    To be asked before a start opens anything: the number of what is closed would go to that, and the child
+    would get a descriptor of ours.
+    """
+    # A Command holds args, args_block and tags always, and beyond that only what was said.
+    if len(command.__dict__) > 3:
+        for target, source in _descriptors(command):
+            try:
+                os.fstat(source if isinstance(source, int) else source.fileno())
+            except (OSError, ValueError):  # ValueError is what a closed file object says
+                return spawn_error(errno.EBADF, "fds", detail=target)
+    return None
+
+
+def _descriptors(command: Command) -> Iterator[tuple[int, int | HasFileno]]:
+    for target, stream in enumerate((command.stdin, command.stdout, command.stderr)):
+        if isinstance(stream, int):
+            if stream >= 0:
+                yield target, stream
+        elif stream is not None and not isinstance(stream, (str, bytes, os.PathLike, LogFile)):
+            yield target, stream
+    for descriptor in command.pass_fds:
+        yield descriptor, descriptor
+
+
+def _culprit(command: Command, stage: str, detail: int, error: int) -> Culprit:
+    if stage == "request" and error == errno.E2BIG and detail < 0:
+        return _longest_variable(command)
     if stage == "exec":
         return command.args[0]
     if stage == "cwd":
@@ -52,6 +83,14 @@ def _stream_path(value: object) -> Culprit:
         return None
     name = getattr(value, "name", None)
     return name if isinstance(name, (str, bytes)) else None
+
+
+def _longest_variable(command: Command) -> str:
+    if command.env_block is None:
+        variables = [os.fsencode(f"{name}={value}") for name, value in os.environ.items()]
+    else:
+        variables = command.env_block.split(b"\0")
+    return os.fsdecode(max(variables, key=len).partition(b"=")[0])
 
 
 def _search_path(command: Command) -> str | None:

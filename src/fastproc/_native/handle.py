@@ -6,9 +6,9 @@ import errno
 from collections.abc import Sequence
 from typing import Any
 
-from ._cffi import ffi, lib
 from .check import check
 from .clock import remaining_ns
+from .library import ffi, lib
 from .records import ExitRecord, FailureRecord, read_exit, read_failure
 
 _PROOFS = {lib.FP_PROOF_SESSION: "session", lib.FP_PROOF_CGROUP: "cgroup", lib.FP_PROOF_GUARD: "guard"}
@@ -18,7 +18,9 @@ _CONTAINMENTS = {
     lib.FP_CONTAIN_GUARD: "guard",
 }
 
+_FREE = (lib.fp_proc_free,)
 _NULL = ffi.NULL
+_gc = ffi.gc
 _new = ffi.new
 _wait = lib.fp_proc_wait
 
@@ -43,23 +45,20 @@ class Handle:
         self.proc: Any = None
 
     def settle(self) -> bool:
-        """Take what the start has stored; whether there is a process."""
-        if self.cells is not None:
+        """Take what the start has stored; whether there is a process.
+
+        The reference goes with the object that `gc` makes: not by __del__(), where a Ctrl-C would be lost.
+        And by a loop of one turn: Ctrl-C may come after any call, here between the making of the object and
+        its storing, which would give the reference back and leave a dangling pointer in the cell; but it
+        does not come between the step of an iterator and the storing of what it gave.
+        """
+        if self.proc is None and self.cells is not None:
             proc = self.cells[self.index]
             if proc != _NULL:
-                self.proc = proc
-            self.cells = None
+                for owned in map(_gc, (proc,), _FREE):
+                    self.proc = owned
+        self.cells = None
         return self.proc is not None
-
-    # Bound early: at interpreter exit the names of this module may be gone.
-    def __del__(self, free: Any = lib.fp_proc_free, null: Any = _NULL) -> None:
-        # Ctrl-C may have come into __init__(): then there is nothing yet.
-        proc = getattr(self, "proc", None)
-        cells = getattr(self, "cells", None)
-        if proc is not None:
-            free(proc)
-        elif cells is not None and cells[self.index] != null:
-            free(cells[self.index])
 
     def wait(self, state: int, until: float | None) -> ExitRecord | None:
         """Block until the process has reached `state`; None if it has not by `until` on the monotonic clock.

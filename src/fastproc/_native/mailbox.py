@@ -6,9 +6,9 @@ import errno
 from collections.abc import Iterator
 from typing import Any
 
-from ._cffi import ffi, lib
 from .check import check
 from .handle import Handle
+from .library import ffi, lib
 from .records import NewsRecord, read_news
 
 _BATCH = 64

@@ -6,7 +6,7 @@ import struct
 from collections.abc import Iterator
 from typing import Any, Final
 
-from ._cffi import ffi, lib
+from .library import ffi, lib
 
 STATE_QUEUED: Final[int] = lib.FP_STATE_QUEUED
 STATE_FAILED: Final[int] = lib.FP_STATE_FAILED

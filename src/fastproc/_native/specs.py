@@ -12,9 +12,9 @@ from typing import Any, Final
 
 from ..command import DEFAULT_MAX_OUTPUT, DEVNULL, PIPE, STDOUT, Command, LogFile, resolve_ids
 from ..limits import Limits
-from ._cffi import ffi, lib
 from .clock import grace_ns, length_ns, nanoseconds
 from .environment import Snapshot, pack
+from .library import ffi, lib
 from .mailbox import Mailbox
 
 Keep = list[object]

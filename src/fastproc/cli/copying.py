@@ -32,10 +32,7 @@ class Copying:
         ]
 
     def _copy(self, stream: int) -> None:
-        handle = self._process._handle
-        if not handle.follow(stream, True):
-            return
-        reader = Reader(handle, stream)
+        reader = Reader(self._process._handle, stream)
         try:
             while piece := reader.read():
                 while piece:
@@ -44,7 +41,7 @@ class Copying:
             # Nobody reads what we write: let it hear what it would have heard without us between.
             self._process.send_signal(signal.SIGPIPE, group=True)
         finally:
-            handle.follow(stream, False)
+            reader.close()
 
     def __enter__(self) -> Self:
         for thread in self._threads:

@@ -5,6 +5,7 @@ Our own words go to standard error, so that standard output holds what the jobs 
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from typing import Protocol
@@ -47,9 +48,14 @@ def make_display() -> Display:
 def _write(stdout: bytes, stderr: bytes) -> None:
     for stream, text in ((sys.stdout, stdout), (sys.stderr, stderr)):
         if text:
-            stream.flush()
-            stream.buffer.write(text)
-            stream.buffer.flush()
+            try:
+                stream.flush()
+                stream.buffer.write(text)
+                stream.buffer.flush()
+            except OSError:
+                # What is still in the buffer would fail once more at exit, with a message and code 120.
+                os.dup2(os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC), stream.fileno())
+                raise
 
 
 class PlainDisplay:

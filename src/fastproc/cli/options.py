@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -12,7 +12,13 @@ from .quantities import bound, seconds
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
 
-class Reading(click.ParamType):
+if TYPE_CHECKING:
+    _ParamType = click.ParamType[Any]
+else:
+    _ParamType = click.ParamType  # not generic in older versions
+
+
+class Reading(_ParamType):
     """A click type around a function that reads a text and raises ValueError."""
 
     def __init__(self, name: str, read: Callable[[str], Any]) -> None:

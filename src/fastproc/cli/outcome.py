@@ -18,6 +18,9 @@ from .quantities import counted, in_bytes, in_seconds, signal_name
 NOT_STARTED = "not_started"
 UNKILLABLE = "unkillable"
 
+_RSS_ERROR = 1 << 20
+"""By how much two counts of the same memory may differ: the kernel adds up its counts per CPU lazily."""
+
 _WORDS = {
     ExitReason.SIGNALED: "killed by",
     ExitReason.TIMEOUT: "time limit",
@@ -59,11 +62,11 @@ class Outcome:
     def max_rss(self) -> int:
         """Bytes of memory resident at most, or 0 where the kernel cannot tell.
 
-        A child is born in our memory (CLONE_VM), and execve(2) carries that size over into its record. What is
+        A child is born in our memory (CLONE_VM), and execve(2) carries that size into its record. What is
         not above our own peak therefore says nothing about the child.
         """
         found = 0 if self.status is None else self.status.rusage.max_rss
-        return found if found > own_peak() else 0
+        return found if found > own_peak() + _RSS_ERROR else 0
 
     @property
     def kind(self) -> str:
@@ -131,7 +134,8 @@ class Summary:
         for index, (size, _, name) in enumerate(sorted(self._largest, reverse=True)):
             yield f"  {'most memory' if index == 0 else '':<12} {in_bytes(size):>12}  {name}"
         if not self._largest:
-            yield f"  most memory   none above {in_bytes(own_peak())}, our own size, below which the kernel cannot tell"
+            own = in_bytes(own_peak())
+            yield f"  most memory   none above {own}, our own size, below which the kernel cannot tell"
         busy = f", {self.cpu / elapsed:.1f} CPUs busy" if elapsed > 0 else ""
         yield f"  CPU time      {in_seconds(self.cpu)}{busy}"
         alive = f" ({', '.join(map(str, self.survivors))})" if self.survivors else ""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import signal
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -229,6 +230,7 @@ class Runner:
         except OSError as error:
             if not self._stopping:
                 self._display.say(f"Nobody takes the output ({error.strerror}): stopping.")
+                self.interrupt = signal.SIGPIPE  # as a program that does not ask would end
                 self._stop(self._policy.grace)
             return
         if process.output_truncated:
