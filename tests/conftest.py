@@ -65,7 +65,8 @@ def eventually(is_so: Callable[[], bool], patience: float = _PATIENCE) -> bool:
 @pytest.fixture(scope="session")
 def programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Programs]:
     """The tiny programs that tests start."""
-    made = Programs(tmp_path_factory.mktemp("programs"))
+    # A suite that runs another one lends it what it has compiled.
+    made = Programs(os.environ.get("FASTPROC_TEST_PROGRAMS") or tmp_path_factory.mktemp("programs"))
     yield made
     made.end_all()
 

@@ -258,11 +258,12 @@ enum fp_reason {
 
 enum fp_exit_flag {
     FP_EXIT_CORE_DUMPED = 1 << 0,
-    FP_EXIT_ESCALATED = 1 << 1,  /* SIGKILL was needed */
+    FP_EXIT_ESCALATED = 1 << 1,  /* SIGKILL was needed for the child */
     FP_EXIT_FOREIGN = 1 << 2,    /* somebody else reaped it; the usage is lost */
     FP_EXIT_UNKILLABLE = 1 << 3, /* it has outlived SIGKILL by `kill_timeout_ns` */
     FP_EXIT_LEFTOVERS = 1 << 4,  /* descendants outlived the child */
-    FP_EXIT_STOPPED = 1 << 5     /* the stop ladder was climbed for it or its leftovers */
+    FP_EXIT_STOPPED = 1 << 5,    /* the stop ladder was climbed for it or its leftovers */
+    FP_EXIT_LEFTOVERS_ESCALATED = 1 << 6 /* SIGKILL was needed for descendants after the child had ended */
 };
 
 /* Of getrusage(2): the child and the descendants it has waited for. */

@@ -26,7 +26,7 @@
 #include "internal.h"
 #include "sys.h"
 
-enum { MOST_DESCENDANTS = 4096, MOST_LISTED = 1024 };
+enum { MOST_DESCENDANTS = 4096, MOST_LISTED = 1024, MOST_PASSES = 16 };
 #define FIRST_CENSUS (5 * FP_NS_PER_MS)
 #define NEXT_CENSUS (100 * FP_NS_PER_MS)
 
@@ -93,7 +93,7 @@ static bool is_tracked(const fp_proc *proc, const fp_person *person) {
 /* Follow this one by identity: the descriptor first, then the proof that it still is who we saw. */
 static fp_tracked *track(fp_proc *proc, const fp_person *person) {
     fp_person again;
-    int pidfd = fp_can(FP_CAP_PIDFD) ? sys_pidfd_open(person->pid, 0) : -1;
+    int pidfd = fp_can(FP_CAP_PIDFD) ? sys_above_2(sys_pidfd_open(person->pid, 0)) : -1;
 
     if (fp_person_read(person->pid, &again) < 0 || again.start != person->start || !is_alive(&again))
         goto stranger;
@@ -155,23 +155,33 @@ static void track_descendants(fp_proc *proc) {
 
 /* ---- asking and killing ------------------------------------------------------------ */
 
-/* Members of the leaf that the group signal did not reach. */
-static void ask_leaf(fp_proc *proc, fp_supervisor *supervisor, int sig) {
+/* Ask the members of the leaf that no signal has reached so far. True: there were some. */
+static bool ask_newcomers(fp_proc *proc, fp_supervisor *supervisor, int sig) {
     pid_t pids[MOST_LISTED];
     int n = fp_leaf_members(proc->leaf, pids, MOST_LISTED);
+    bool found = false;
+
     for (int i = 0; i < n; i++) {
         fp_person person;
         bool ours = pids[i] != proc->pid && fp_person_read(pids[i], &person) == 0 && is_alive(&person);
         bool asked = ours && proc->lead != FP_LEAD_NOTHING && person.group == proc->pid &&
                      (group_by_pidfd(proc) || !proc->reaped);
-        if (!ours || asked)
+        if (!ours || asked || is_tracked(proc, &person))
             continue;
         fp_tracked *tracked = track(proc, &person);
         if (tracked && fp_leaves_hold(&supervisor->leaves, person.pid)) {
             signal_tracked(tracked, sig);
             signal_tracked(tracked, SIGCONT);
+            found = true;
         }
     }
+    return found;
+}
+
+static void ask_leaf(fp_proc *proc, fp_supervisor *supervisor, int sig) {
+    /* Who is asked may have forked since he was listed; what forks on and on is left to the kill. */
+    for (int pass = 0; pass < MOST_PASSES && ask_newcomers(proc, supervisor, sig); pass++)
+        ;
     fp_contain_forget(proc);
 }
 

@@ -391,7 +391,8 @@ static void act(fp_proc *proc, fp_stop_action action, int64_t now) {
         break;
     case FP_DO_KILL:
         if (proc->flags & FP_EXIT_STOPPED) {
-            proc->flags |= FP_EXIT_ESCALATED;
+            /* What is said of the child does not change any more once it has ended. */
+            proc->flags |= fp_proc_state(proc) == FP_STATE_RUNNING ? FP_EXIT_ESCALATED : FP_EXIT_LEFTOVERS_ESCALATED;
             fp_mailbox_post(proc->mailbox, proc, FP_NEWS_ESCALATED);
         }
         proc->flags |= FP_EXIT_STOPPED;
@@ -993,8 +994,9 @@ static int wait_for(fp_proc *proc, int wanted, bool or_unkillable, int64_t timeo
         }
         int64_t left = until == FP_NEVER ? -1 : until - now;
         bool driven = supervisor && supervisor->has_thread;
+        /* Of the verdict that it cannot be killed no pidfd tells. */
         if (state == FP_STATE_RUNNING && !proc->claimed && !proc->by_polling && proc->pidfd >= 0 && may_poll &&
-            (driven || !proc->flow)) {
+            !or_unkillable && (driven || !proc->flow)) {
             r = wait_by_pidfd(supervisor, proc, left);
             if (r == -EINTR)
                 break;

@@ -170,9 +170,9 @@ int fp_supervisor_new(const fp_supervisor_options *options, fp_supervisor **ret_
     fp_census_init(&supervisor->census);
     fp_leaves_init(&supervisor->leaves, options->cgroup_dir);
 
-    r = supervisor->epoll_fd = sys_epoll_create(EPOLL_CLOEXEC);
+    r = supervisor->epoll_fd = sys_above_2(sys_epoll_create(EPOLL_CLOEXEC));
     if (r >= 0)
-        r = supervisor->event_fd = sys_eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+        r = supervisor->event_fd = sys_above_2(sys_eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
     if (r >= 0)
         r = sys_epoll_ctl(supervisor->epoll_fd, EPOLL_CTL_ADD, supervisor->event_fd, &kick);
     if (r >= 0) {

@@ -521,6 +521,19 @@ static inline int sys_fcntl(int fd, int command, long arg) {
     return (int)SYS_CALL_3(SYS_fcntl, fd, command, arg);
 }
 
+/*
+ * A descriptor that we keep, or an error, as it came; but not under the number
+ * of a standard stream that the host has closed: what it opens there later
+ * would replace ours, and a child would inherit ours as its stream.
+ */
+static inline int sys_above_2(int fd) {
+    if (fd < 0 || fd > 2)
+        return fd;
+    int r = sys_fcntl(fd, F_DUPFD_CLOEXEC, 3);
+    sys_close(fd);
+    return r;
+}
+
 static inline int sys_dup3(int from, int to, int flags) {
     FP_FAULT("dup3");
     return (int)SYS_CALL_3(SYS_dup3, from, to, flags);

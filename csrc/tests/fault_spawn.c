@@ -102,12 +102,48 @@ static void one_with_descriptors(void) {
                      -1, 7);
 }
 
+static void one_whose_error_follows_output(void) {
+    with_fresh_slots(SHELL("exit 7", .stdio[2].kind = FP_STDIO_STDOUT), -1, 7);
+}
+
 /* More high descriptors than there are slots: the table is copied. */
 static void one_with_many_descriptors(void) {
     fp_fd_map maps[FP_SLOT_COUNT + 2];
     for (int i = 0; i < FP_SLOT_COUNT + 2; i++)
         maps[i] = (fp_fd_map){high_fd + i, 3 + i};
     with_fresh_slots(SHELL("exit 7", .fds = maps, .n_fds = FP_SLOT_COUNT + 2), -1, 7);
+}
+
+/* Targets wherever a descriptor of ours might be at the time. */
+static void one_that_wants_all_numbers(void) {
+    enum { MANY = 50 };
+    fp_fd_map maps[MANY];
+    for (int i = 0; i < MANY; i++)
+        maps[i] = (fp_fd_map){2, 3 + i};
+    with_fresh_slots(SHELL("exit 7", .fds = maps, .n_fds = MANY), -1, 7);
+}
+
+/* The caller has closed his own standard streams: what we open gets their numbers. */
+static void one_of_a_caller_without_streams(void) {
+    int kept[2] = {fcntl(0, F_DUPFD_CLOEXEC, 100), fcntl(1, F_DUPFD_CLOEXEC, 100)};
+    CHECK_EQ(fp_slots_init(&slots), 0);
+    close(0);
+    close(1);
+    bear(SHELL("exit 7", .stdio = {{FP_STDIO_PIPE}, {FP_STDIO_PIPE}, {FP_STDIO_PIPE}}), -1, 7);
+    fp_slots_done(&slots);
+    for (int i = 0; i < 2; i++) {
+        dup2(kept[i], i);
+        close(kept[i]);
+    }
+}
+
+/* So many arguments that the plan needs memory of its own. */
+static void one_with_many_arguments(void) {
+    enum { MANY = 3000 };
+    static const char *argv[MANY + 1] = {"/bin/sh", "-c", "exit $((7 + $# - 2996))"};
+    for (int i = 3; i < MANY; i++)
+        argv[i] = "x";
+    with_fresh_slots(&(fp_spec){.size = sizeof(fp_spec), .argv = argv}, -1, 7);
 }
 
 static void one_with_everything(void) {
@@ -191,6 +227,19 @@ static void killed_before_exec(void) {
     CHECK_EQ(open_descriptors(), before);
 }
 
+/* Only a cgroup can be entered. */
+static void born_into_no_cgroup(void) {
+    fp_birthplace place = {.cgroup_fd = open("/", O_RDONLY | O_CLOEXEC)};
+    fp_failure failure = {0};
+    fp_birth birth;
+    int r = fp_birth_make(SHELL("exit 7"), &place, &birth, &failure);
+    CHECK(r < 0);
+    CHECK_EQ(failure.stage, FP_STAGE_CGROUP);
+    CHECK_EQ(failure.error, -r);
+    close(place.cgroup_fd);
+    CHECK(has_no_child());
+}
+
 /* ---- the probes --------------------------------------------------------------------------- */
 
 /* Each in a process of its own, as what is found is remembered. */
@@ -203,8 +252,9 @@ static void probes(void) {
         faults_on();
         for (int i = 0; i < FP_CAP_COUNT; i++)
             fp_probe(i);
+        bool is_us = fp_own_pid() == getpid() && fp_own_pid() == getpid();
         faults_off();
-        _exit(!has_no_child() || open_descriptors() != before);
+        _exit(!is_us || !has_no_child() || open_descriptors() != before);
     }
     int status = -1;
     waitpid(pid, &status, 0);
@@ -229,7 +279,11 @@ static void all_scenarios(void) {
     FAULTS(one_with_files);
     FAULTS(one_with_other_files);
     FAULTS(one_with_descriptors);
+    FAULTS(one_whose_error_follows_output);
     FAULTS(one_with_many_descriptors);
+    FAULTS(one_that_wants_all_numbers);
+    FAULTS(one_of_a_caller_without_streams);
+    FAULTS(one_with_many_arguments);
     FAULTS(one_with_everything);
     FAULTS(one_with_signals_kept);
     FAULTS(one_that_is_searched);
@@ -237,6 +291,7 @@ static void all_scenarios(void) {
         FAULTS(one_in_a_cgroup);
     FAULTS(slots_of_their_own);
     WATCHED(killed_before_exec);
+    WATCHED(born_into_no_cgroup);
     for (int i = 0; i < FP_SLOT_COUNT + 2; i++)
         close(high_fd + i);
 }

@@ -9,6 +9,7 @@
 #include <stdint.h>
 #include <sys/prctl.h>
 #include <sys/ptrace.h>
+#include <sys/stat.h>
 
 #include "crew.h"
 #include "internal.h"
@@ -28,6 +29,13 @@ static void for_each_containment(void (*test)(void)) {
 /* Can the library tell zombies from the living, and find who left the group? */
 static bool can_look(void) {
     return fp_probe(FP_CAP_PROCFS);
+}
+
+static char workplace[64];
+
+static void workplace_begin(void) {
+    snprintf(workplace, sizeof workplace, "/tmp/fastproc-test-XXXXXX");
+    CHECK(mkdtemp(workplace) != NULL);
 }
 
 /* ---- ends of their own -------------------------------------------------------- */
@@ -351,7 +359,9 @@ static void kept_leftovers_in(void) {
         CHECK_EQ(report.n_survivors, 1);
         CHECK(report.survivors[0] > 1 && kill(report.survivors[0], 0) == 0);
     }
-    CHECK_EQ(fp_proc_stop(proc, FP_REASON_TERMINATED, 0, 0), 0);
+    CHECK_EQ(fp_proc_signal(proc, 0, 0), -ESRCH);
+    CHECK_EQ(fp_proc_signal(proc, 0, 1), 0);
+    CHECK_EQ(fp_proc_stop(proc, FP_REASON_TERMINATED, 0, 1000 * MS), 0);
     exit = ended(proc);
     CHECK_EQ(exit.reason, FP_REASON_EXITED);
     CHECK_EQ(exit.flags, FP_EXIT_LEFTOVERS | FP_EXIT_STOPPED);
@@ -399,6 +409,8 @@ static void who_leaves_the_group_is_followed(void) {
 }
 
 static void a_held_pipe_holds_up_nobody(void) {
+    if (!can_look() && !fp_probe(FP_CAP_PIDFD_GROUP))
+        SKIP("a reaped leader's group can be reached by pidfd or /proc only");
     fp_output output;
     fp_proc *proc = start(us.of[0], SHELL("sleep 100 & echo hello; exit 3", CAPTURED, .flags = FP_KEEP_LEFTOVERS));
     fp_exit exit;
@@ -412,10 +424,8 @@ static void a_held_pipe_holds_up_nobody(void) {
     }
     CHECK(output.ended && !output.complete);
     CHECK_EQ(output.total_bytes, 6);
-    CHECK_EQ(fp_proc_stop(proc, FP_REASON_TERMINATED, -1, 0), fp_proc_wait(proc, FP_STATE_DONE, 0, 0) ? 0 : -ESRCH);
-    if (can_look() || fp_probe(FP_CAP_PIDFD_GROUP))
-        CHECK_EQ(fp_proc_wait(proc, FP_STATE_DONE, LONG, NULL), 0);
-    fp_proc_free(proc);
+    CHECK_EQ(fp_proc_stop(proc, FP_REASON_TERMINATED, -1, 0), 0);
+    ended(proc);
 }
 
 /* ---- waiting together ----------------------------------------------------------------- */
@@ -682,6 +692,20 @@ static void a_follower_hears_all(void) {
     a_follower_hears_all_with(20000, 0);
 }
 
+/* Who stops following lets go on what waited for him. */
+static void a_follower_may_lose_interest(void) {
+    fp_output output = {0};
+    fp_proc *proc = start(us.of[0], SHELL("head -c 600000 /dev/zero; exit 7", CAPTURED, .head_bytes = 100,
+                                          .tail_bytes = 1000));
+    CHECK_EQ(fp_proc_follow(proc, 1, 1), 0);
+    CHECK_EQ(fp_proc_wait(proc, FP_STATE_EXITED, 50 * MS, NULL), -ETIMEDOUT);
+    CHECK_EQ(fp_proc_follow(proc, 1, 0), 0);
+    CHECK_EQ(fp_proc_wait(proc, FP_STATE_DONE, LONG, NULL), 0);
+    CHECK_EQ(fp_proc_output(proc, 1, &output), 0);
+    CHECK_EQ(output.total_bytes, 600000);
+    CHECK_EQ(ended(proc).code, 7);
+}
+
 static void reading_has_an_end_in_time(void) {
     char buffer[8];
     uint64_t offset = 0;
@@ -717,11 +741,35 @@ static void much_output_is_counted(void) {
 /* ---- limits --------------------------------------------------------------------------------- */
 
 static void the_end_of_cpu_time_is_called_so(void) {
-    const fp_spec *spec = SHELL("while :; do :; done", .rlimit_set = 1u << FP_RLIMIT_CPU, .rlimits[0] = {1, 1});
-    fp_exit exit = ended(start(us.of[0], spec));
+    /* With one limit for both the kernel kills; with two it first says SIGXCPU. */
+    fp_proc *killed = start(us.of[0], SHELL("while :; do :; done", .rlimit_set = 1u << FP_RLIMIT_CPU,
+                                            .rlimits[FP_RLIMIT_CPU] = {1, 1}));
+    fp_proc *told = start(us.of[1], SHELL("while :; do :; done", .rlimit_set = 1u << FP_RLIMIT_CPU,
+                                          .rlimits[FP_RLIMIT_CPU] = {1, 5}));
+    fp_exit exit = ended(killed);
     CHECK_EQ(exit.signal, SIGKILL);
     CHECK_EQ(exit.reason, FP_REASON_CPU_LIMIT);
     CHECK(exit.usage.user_us + exit.usage.system_us >= 500000);
+    exit = ended(told);
+    CHECK_EQ(exit.signal, SIGXCPU);
+    CHECK_EQ(exit.reason, FP_REASON_CPU_LIMIT);
+    /* Killed by somebody else, long before. */
+    exit = ended(start(us.of[0], SHELL("kill -9 $$", .rlimit_set = 1u << FP_RLIMIT_CPU, .rlimits[FP_RLIMIT_CPU] = {1, 1})));
+    CHECK_EQ(exit.reason, FP_REASON_SIGNALED);
+}
+
+/* Whether a core is written is the host's business; if it is, that is told. */
+static void a_core_dump_is_told(void) {
+    char core[80];
+    workplace_begin();
+    fp_exit exit = ended(start(us.of[0], SHELL("ulimit -c unlimited; kill -ABRT $$", .cwd = workplace)));
+    CHECK_EQ(exit.reason, FP_REASON_SIGNALED);
+    CHECK_EQ(exit.signal, SIGABRT);
+    snprintf(core, sizeof core, "%s/core", workplace);
+    if (access(core, F_OK) == 0)
+        CHECK_EQ(exit.flags, FP_EXIT_CORE_DUMPED);
+    unlink(core);
+    rmdir(workplace);
 }
 
 static void limits_of_a_cgroup_are_set_or_refused(void) {
@@ -797,13 +845,6 @@ static int most_at_work(fp_proc *const *procs, int n) {
         fp_proc_free(procs[i]);
     }
     return most;
-}
-
-static char workplace[64];
-
-static void workplace_begin(void) {
-    snprintf(workplace, sizeof workplace, "/tmp/fastproc-test-XXXXXX");
-    CHECK(mkdtemp(workplace) != NULL);
 }
 
 #define AT_WORK(length) ": > $$; set -- *; echo $#; sleep " length "; rm $$"
@@ -1265,7 +1306,7 @@ static void a_thief_does_not_make_us_lie(void) {
 }
 
 /* What a forked copy of the program may call: all is refused, nothing blocks, nothing is touched. */
-static int misuse(fp_supervisor *supervisor, fp_proc *proc, fp_mailbox *mailbox) {
+static int misuse(fp_supervisor *supervisor, fp_proc *proc, fp_proc *queued, fp_mailbox *mailbox) {
     fp_proc *other = NULL;
     fp_failure failure = {0};
     fp_news news;
@@ -1283,6 +1324,13 @@ static int misuse(fp_supervisor *supervisor, fp_proc *proc, fp_mailbox *mailbox)
     wrong += fp_proc_stop(proc, FP_REASON_TERMINATED, -1, 0) != -EOWNERDEAD;
     wrong += fp_proc_withdraw(proc) == 0;
     wrong += fp_proc_read(proc, 1, &offset, &byte, 1, -1) != -EOWNERDEAD;
+    wrong += fp_proc_wait(queued, FP_STATE_DONE, -1, NULL) != -EOWNERDEAD;
+    wrong += fp_proc_withdraw(queued) != -EOWNERDEAD;
+    wrong += fp_proc_stop(queued, FP_REASON_CANCELLED, 0, 0) != -EOWNERDEAD;
+    wrong += fp_supervisor_adopt_orphans(supervisor, mailbox) != -EOWNERDEAD;
+    wrong += fp_mailbox_fd(mailbox) != -EOWNERDEAD;
+    wrong += fp_mailbox_wake(mailbox) != -EOWNERDEAD;
+    wrong += fp_mailbox_forget(mailbox, proc) != -EOWNERDEAD;
     wrong += fp_supervisor_stop(supervisor) != -EOWNERDEAD;
     wrong += fp_supervisor_run(supervisor) != -EOWNERDEAD;
     wrong += fp_mailbox_take(mailbox, &news, 1, -1) != -EOWNERDEAD;
@@ -1294,9 +1342,9 @@ static int misuse(fp_supervisor *supervisor, fp_proc *proc, fp_mailbox *mailbox)
     fp_proc_report(proc, &report);
     fp_proc_output(proc, 1, &output);
     fp_supervisor_active(supervisor);
-    fp_mailbox_forget(mailbox, proc);
     fp_mailbox_free(mailbox);
     fp_proc_free(proc);
+    fp_proc_free(queued);
     fp_supervisor_free(supervisor);
     return wrong;
 }
@@ -1317,10 +1365,11 @@ static void a_forked_copy_is_inert_in(void) {
     fp_exit exit;
 
     CHECK_EQ(fp_mailbox_new(&mailbox), 0);
-    fp_proc *proc = start(us.of[0], JOB("read x; exit 7", .stdio = {{FP_STDIO_PIPE}, {FP_STDIO_PIPE}}, .mailbox = mailbox,
-                                        .input = "", .input_bytes = 0));
-    fp_proc_free(proc);
-    proc = start(us.of[0], JOB("exec sleep 100", CAPTURED, .mailbox = mailbox));
+    const fp_spec *sleeper = JOB("exec sleep 100", CAPTURED);
+    const fp_spec *specs[2] = {sleeper, sleeper};
+    fp_proc *procs[2];
+    CHECK_EQ(fp_spawn_many(&us.of[1], 1, specs, 2, 1, procs), 0);
+    fp_proc *proc = start(us.of[0], JOB("exec sleep 100", CAPTURED, .mailbox = mailbox));
     enough = false;
     pthread_create(&busy, NULL, keep_busy, proc);
     for (int i = 0; i < 15; i++) {
@@ -1328,7 +1377,7 @@ static void a_forked_copy_is_inert_in(void) {
         if (pid == 0) {
             signal(SIGALRM, SIG_DFL);
             alarm(10);
-            _exit(misuse(us.of[0], proc, mailbox));
+            _exit(misuse(us.of[0], proc, procs[1], mailbox));
         }
         int status = -1;
         CHECK_EQ(waitpid(pid, &status, 0), pid);
@@ -1336,6 +1385,10 @@ static void a_forked_copy_is_inert_in(void) {
     }
     enough = true;
     pthread_join(busy, NULL);
+    CHECK_EQ(fp_proc_withdraw(procs[1]), 0);
+    CHECK_EQ(fp_proc_stop(procs[0], FP_REASON_CANCELLED, 0, 0), 0);
+    ended(procs[0]);
+    fp_proc_free(procs[1]);
     /* Nothing has happened to it, and we hear of its end as before. */
     CHECK_EQ(fp_proc_wait(proc, FP_STATE_EXITED, 0, &exit), -ETIMEDOUT);
     CHECK_EQ(fp_proc_signal(proc, SIGINT, 0), 0);
@@ -1455,6 +1508,29 @@ static void what_cannot_be_killed_is_reported_and_watched(void) {
     fp_mailbox_free(mailbox);
 }
 
+/* ---- the dead ---------------------------------------------------------------------------------------- */
+
+static bool is_there(const char *name) {
+    char path[320];
+    snprintf(path, sizeof path, "%s/%s", fp_cgroup_dir(), name);
+    return access(path, F_OK) == 0;
+}
+
+/* Directories of owners who are dead, one with a leaf in it; the first supervisor of the next owner clears them. */
+static void what_the_dead_have_left_is_cleared(void) {
+    static const char *const names[] = {"fastproc-probe-4194305", "fastproc-4194305-1-0", "fastproc-4194305-1-0/3"};
+    if (!fp_probe(FP_CAP_CGROUP))
+        SKIP("no cgroup can be made here");
+    for (int i = 0; i < 3; i++) {
+        char path[320];
+        snprintf(path, sizeof path, "%s/%s", fp_cgroup_dir(), names[i]);
+        CHECK_EQ(mkdir(path, 0755), 0);
+    }
+    CHECK_EQ(ended(start(us.of[0], SHELL(":", .containment = FP_CONTAIN_CGROUP))).code, 0);
+    for (int i = 0; i < 3; i++)
+        CHECK(!is_there(names[i]));
+}
+
 /* ---- orphans -------------------------------------------------------------------------------------------- */
 
 static void orphans_in(void) {
@@ -1501,6 +1577,7 @@ int main(void) {
         fp_probe(i);
     int before = open_descriptors();
     crew_begin(&us, 2);
+    WATCHED(what_the_dead_have_left_is_cleared); /* the first that starts anything */
     WATCHED(a_code_and_a_signal_are_told_apart);
     WATCHED(a_status_grows_with_time);
     WATCHED(asking_once_does_not_block);
@@ -1525,10 +1602,12 @@ int main(void) {
     WATCHED(an_escalation_is_news);
     WATCHED(input_goes_through);
     WATCHED(a_follower_hears_all);
+    WATCHED(a_follower_may_lose_interest);
     WATCHED(reading_has_an_end_in_time);
     WATCHED(who_says_too_much_is_stopped);
     WATCHED(much_output_is_counted);
     WATCHED(the_end_of_cpu_time_is_called_so);
+    WATCHED(a_core_dump_is_told);
     WATCHED(limits_of_a_cgroup_are_set_or_refused);
     WATCHED(a_batch_does_all);
     WATCHED(a_bound_is_kept);

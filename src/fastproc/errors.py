@@ -224,7 +224,7 @@ _WORDS: dict[tuple[str, int], str] = {
     ("clone", _errno.EMFILE): "this process has no free descriptor for one more child",
     ("clone", _errno.ENFILE): "the system has no free descriptor for one more child",
     ("session", _errno.EPERM): "the child could not become the leader of a session or group",
-    ("cgroup", _errno.EOPNOTSUPP): "this containment is not available here",
+    ("cgroup", _errno.EOPNOTSUPP): "this containment is not available here; see `fastproc doctor`",
     ("cgroup", _errno.ENODEV): "the cgroup has been removed by somebody else",
     ("cgroup", _errno.ENOENT): "no writable cgroup v2 directory with the needed controllers; "
     "memory, pids and cpus limits and containment='cgroup' need one",

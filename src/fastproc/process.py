@@ -195,6 +195,7 @@ class Process(Child):
         Raises:
             OSError: EBADF, it is done, or this kernel has no pidfds.
         """
+        self._roster.check_usable()
         return self._handle.pidfd
 
     # ---- output ----

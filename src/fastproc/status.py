@@ -71,7 +71,7 @@ class ExitStatus:
         code: its exit code, or None if a signal ended it or nobody knows.
         signal: the signal that ended it, or None.
         core_dumped: whether it left a core dump.
-        escalated: whether SIGKILL was needed after its grace.
+        escalated: whether it, the process itself, needed SIGKILL after its grace.
         foreign: somebody else reaped it; its resource usage is lost.
         leftovers: descendants outlived it.
         started, ended: seconds on the monotonic clock.
@@ -182,7 +182,7 @@ class StopResult:
     Attributes:
         task_id: which task.
         status: how its process ended, or None if it has not.
-        escalated: whether SIGKILL was needed.
+        escalated: whether SIGKILL was needed, for it or for a descendant.
         proof: how sure it is that no descendant is left; "none" when somebody is, or nobody could look.
         survivors: process ids of those left.
         elapsed: seconds that the stopping took.

@@ -1,8 +1,8 @@
 """System calls that are refused, fail, kill or wait at the wish of a test, by a filter of seccomp(2).
 
-A filter belongs to the thread that installs it and to all that this thread makes, and can never be taken off.
-Hence `in_a_filtered_thread` for one start that goes wrong, a `Gate` for a child that is held at a system call,
-and for whole suites a program of its own:
+A filter belongs to the thread that installs it and to all that this thread makes, and cannot be taken off.
+Hence `in_a_filtered_thread` for one start that goes wrong, a `Gate` for a child that is held at a system
+call, and for whole suites a program of its own:
 
     python -m tests.integration.seccomp no_clone3 tests/integration/test_stopping.py -q
 """
@@ -39,7 +39,7 @@ _MACHINES: Final = {
 }
 _NEWER: Final = {"pidfd_send_signal": 424, "pidfd_open": 434, "clone3": 435, "close_range": 436}
 
-# Of struct seccomp_data: number, architecture, instruction pointer, arguments; and the words of bpf(2)'s forebear.
+# Where struct seccomp_data has number, architecture, instruction pointer and arguments; then instructions.
 _NUMBER, _ARCHITECTURE, _POINTER, _ARGUMENTS = 0, 4, 8, 16
 _LOAD, _JUMP_EQUAL, _JUMP_AT_LEAST, _RETURN = 0x20, 0x15, 0x35, 0x06
 
@@ -56,7 +56,7 @@ _CONTINUE = 1
 
 
 def is_available() -> bool:
-    """Whether filters can be made here: the numbers of this architecture are known, and the kernel has them."""
+    """Whether the kernel has filters, and the numbers of this architecture are known."""
     return platform.machine() in _MACHINES and os.path.exists("/proc/sys/kernel/seccomp/actions_avail")
 
 
@@ -112,7 +112,15 @@ FILTERS: Final = {
     "nothing_new": Filter(
         rules=(*(Rule(call=call, answer=errno.ENOSYS) for call in _NEWER), _GET_INFO, _P_PIDFD),
         hides=frozenset(
-            {"clone3", "into_cgroup", "pidfd_signal", "pidfd_group", "pidfd_info", "pidfd_wait", "close_range"}
+            {
+                "clone3",
+                "into_cgroup",
+                "pidfd_signal",
+                "pidfd_group",
+                "pidfd_info",
+                "pidfd_wait",
+                "close_range",
+            }
         ),
     ),
 }
@@ -137,7 +145,7 @@ def _text_of_libc() -> list[tuple[int, int]]:
 
 
 def _rule(rule: Rule, answer: int) -> list[tuple[int, int, int, int]]:
-    """Instructions (code, jump if true, jump if false, value) that end behind themselves if it is not meant."""
+    """Instructions (code, jump if true, jump if false, value); when it is not meant, what follows is next."""
     out = -1  # to the end of this rule
     code = [(_LOAD, 0, 0, _NUMBER), (_JUMP_EQUAL, 0, out, _number(rule.call))]
     if rule.argument is not None:
@@ -164,11 +172,8 @@ def _assemble(rules: Sequence[Rule], notify: bool) -> bytes:
         (_RETURN, 0, 0, _ALLOW),
     ]
     for rule in rules:
-        if notify:
-            answer = _NOTIFY
-        else:
-            answer = rule.answer if rule.answer == KILL else _ERRNO | rule.answer
-        code += _rule(rule, answer)
+        answer = rule.answer if rule.answer == KILL else _ERRNO | rule.answer
+        code += _rule(rule, _NOTIFY if notify else answer)
     code.append((_RETURN, 0, 0, _ALLOW))
     return b"".join(struct.pack("=HBBI", *instruction) for instruction in code)
 
@@ -217,7 +222,7 @@ class _Call(threading.Thread, Generic[T]):
 
 
 def in_a_thread(call: Callable[[], T]) -> T:
-    """What `call` returns or raises in a thread of its own, which ends with it, and with all that it forbade."""
+    """What `call` returns or raises in a thread of its own; what it forbids itself goes with that."""
     thread = _Call(call)
     thread.start()
     return thread.result()
@@ -286,10 +291,22 @@ class Gate(Generic[T]):
             os.close(self._listener)
 
 
+def _fix_addresses() -> None:
+    """Begin this program again with the C library where it will also be in the interpreters that tests start."""
+    no_randomization, ask = 0x0040000, 0xFFFFFFFF
+    personality = ctypes.CDLL(None).personality
+    before = personality(ctypes.c_ulong(ask))
+    if not before & no_randomization and personality(ctypes.c_ulong(before | no_randomization)) >= 0:
+        os.execv(sys.executable, sys.orig_argv)
+
+
 def main(args: Sequence[str]) -> int:
     """Run pytest under a filter, and see that the library has found out what is missing."""
     name, *pytest_args = args
-    install(FILTERS[name].rules)
+    rules = FILTERS[name].rules
+    if any(rule.not_from_libc for rule in rules):
+        _fix_addresses()
+    install(rules)
     import pytest
 
     code = int(pytest.main(list(pytest_args)))

@@ -165,20 +165,27 @@ def test_a_start_after_the_exit_has_begun_is_refused(programs: Programs) -> None
         import atexit
 
         def late():
-            for manager in (old, ProcessManager()):
-                try:
-                    manager.start_process("late", programs.ready_then_sleep())
-                except fastproc.FastprocError as error:
-                    print(type(error).__name__)
+            for manager in (old, open, ProcessManager()):
+                for start in (
+                    lambda: manager.start_process("late", programs.ready_then_sleep()),
+                    lambda: manager.start_many([("late", programs.ready_then_sleep())]),
+                    lambda: next(manager.map([programs.ready_then_sleep()])),
+                ):
+                    try:
+                        start()
+                    except fastproc.FastprocError as error:
+                        print(type(error).__name__)
             print(old.wait("early").code)
 
         atexit.register(late)
         old = ProcessManager()
         old.start_process("early", programs.exits_with(3)).wait()
+        open = ProcessManager(grace=0.3)
+        open.start_process("sleeps", programs.ready_then_sleep(), stdout=DEVNULL)
         """,
         programs,
     )
-    assert out.split() == ["ManagerClosed", "SpawnError", "3"]
+    assert out.split() == ["ManagerClosed"] * 6 + ["SpawnError"] * 3 + ["3"]
 
 
 @contextmanager

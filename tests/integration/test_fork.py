@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import pickle
 import signal
 import subprocess
+import sys
 import threading
 from collections.abc import Callable
 
@@ -25,9 +27,8 @@ def in_copy(work: Callable[[], object]) -> int:
     if pid == 0:
         code = 1
         try:
-            # A copy that hangs is a failure, and shall not live on.
-            signal.signal(signal.SIGALRM, signal.SIG_DFL)
-            signal.alarm(20)
+            # A copy that hangs is a failure: it says where, and does not live on.
+            faulthandler.dump_traceback_later(10, exit=True, file=sys.__stderr__)
             work()
             code = 0
         finally:
@@ -67,7 +68,7 @@ def test_all_calls_are_refused_in_a_copy(manager: ProcessManager, programs: Prog
         process.kill,
         lambda: process.add_done_callback(print),
         process.lines,
-        lambda: next(lines),
+        lambda: list(lines),
         process.fileno,
     ]
 
@@ -128,12 +129,14 @@ def test_the_original_hears_all_while_it_is_copied(manager: ProcessManager, prog
     heard: list[object] = []
     enough = threading.Event()
     codes = []
+    # Made now: a copy shall not meet the lock of `programs` as another thread has left it.
+    commands = [programs.exits_with(code) for code in range(256)]
 
     def keep_starting() -> None:
         number = 0
         while not enough.is_set():
             number += 1
-            manager.start_process(number, programs.exits_with(number % 256), on_exit=heard.append)
+            manager.start_process(number, commands[number % 256], on_exit=heard.append)
             assert manager.wait(number, 20).code == number % 256
         codes.append(number)
 
@@ -141,7 +144,7 @@ def test_the_original_hears_all_while_it_is_copied(manager: ProcessManager, prog
         with pytest.raises(ForkedHandle):
             manager.terminate_all()
         with ProcessManager() as own:
-            assert own.start_process("own", programs.exits_with(7)).wait(20).code == 7
+            assert own.start_process("own", commands[7]).wait(20).code == 7
 
     threads = [threading.Thread(target=keep_starting)]
     threads[0].start()
@@ -192,12 +195,13 @@ def test_a_copy_made_by_a_thread_amid_starts_is_usable(programs: Programs) -> No
         """
         enough = False
         manager = ProcessManager(on_event=lambda event: None)
+        nop, exits = programs.nop(), programs.exits_with(5)
 
         def keep_starting(base):
             number = 0
             while not enough:
                 number += 1
-                manager.start_process((base, number), programs.nop()).wait()
+                manager.start_process((base, number), nop).wait()
                 manager.metrics()
 
         threads = [threading.Thread(target=keep_starting, args=(base,)) for base in range(3)]
@@ -213,7 +217,7 @@ def test_a_copy_made_by_a_thread_amid_starts_is_usable(programs: Programs) -> No
                 except fastproc.ForkedHandle:
                     pass
                 with ProcessManager() as own:
-                    code = own.start_process("own", programs.exits_with(5)).wait(15).code
+                    code = own.start_process("own", exits).wait(15).code
                 os._exit(code)
             codes.append(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
         enough = True

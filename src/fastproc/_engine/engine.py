@@ -25,13 +25,13 @@ _JOIN_SECONDS = 2.0
 class Busy(Protocol):
     """Somebody with processes that must not outlive the interpreter."""
 
-    def close_at_exit(self) -> None: ...
+    def close_at_exit(self, *, patient: bool) -> None: ...
 
 
 class Engine:
     """The crew, its threads, and those who have something running."""
 
-    __slots__ = ("_threads", "busy", "crew", "open_files")
+    __slots__ = ("_threads", "busy", "crew", "ending", "open_files")
 
     def __init__(self) -> None:
         self.open_files = _raise_open_files()
@@ -39,6 +39,7 @@ class Engine:
         self.crew = Crew(max(2, len(os.sched_getaffinity(0))))
         # Strong references: processes do not end because their manager was forgotten.
         self.busy: set[Busy] = set()
+        self.ending = False
         self._threads: list[threading.Thread] = []
         try:
             for index in range(self.crew.size):
@@ -114,9 +115,16 @@ def _at_exit() -> None:
     _exiting = True
     if stopping is None:
         return
+    stopping.ending = True
+    trouble: BaseException | None = None
     for busy in list(stopping.busy):
-        busy.close_at_exit()
+        try:
+            busy.close_at_exit(patient=trouble is None)
+        except BaseException as error:  # Ctrl-C in the grace of one: the others are ended as well, and soon
+            trouble = error
     stopping.stop()
+    if trouble is not None:
+        raise trouble
 
 
 def _forget() -> None:

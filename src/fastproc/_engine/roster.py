@@ -137,7 +137,8 @@ class Roster:
         closed = closed_descriptor(command)
         crew = self.engage()
         specs = self._specs
-        assert specs is not None
+        if specs is None:
+            raise ManagerClosed
         began = time.monotonic()
         # All in one `try`: Ctrl-C may come at any point, and the child is then either not there or stopped.
         try:
@@ -179,7 +180,8 @@ class Roster:
         closed = [closed_descriptor(child.command) for child in children]
         crew = self.engage()
         maker = self._specs
-        assert maker is not None
+        if maker is None:
+            raise ManagerClosed
         if not children:
             return
         began = time.monotonic()
@@ -276,6 +278,10 @@ class Roster:
         if self._crew is not None:
             return self._crew
         with self.lock:
+            if self._crew is not None:
+                return self._crew
+            if self.closed:
+                raise ManagerClosed
             try:
                 self._engine = engine()
                 mailbox = Mailbox()
@@ -285,9 +291,11 @@ class Roster:
                 raise
             except OSError as error:
                 raise spawn_error(error.errno or errno.EIO, "supervisor") from error
-            self._mailbox = mailbox
-            self._specs = self.make_specs(mailbox)
-            self._crew = self._engine.crew
+            # A signal handler may have done all this meanwhile; then that counts.
+            if self._crew is None:
+                self._mailbox = mailbox
+                self._specs = self.make_specs(mailbox)
+                self._crew = self._engine.crew
             return self._crew
 
     def make_specs(self, mailbox: Mailbox) -> Specs:
@@ -357,6 +365,9 @@ class Roster:
         """The engine shall not let the interpreter exit before this has been closed."""
         assert self._engine is not None
         self._engine.busy.add(self)
+        # In this order: either the engine finds us when it begins to end, or we see that it has begun.
+        if self._engine.ending:
+            raise ManagerClosed("the interpreter is exiting, and nothing is started any more")
 
     def _start_elsewhere(self, crew: Crew, spec: Any, child: Child) -> None:
         handle = child._handle
@@ -696,7 +707,8 @@ class Roster:
             # No thread is to be had, at interpreter exit for one. What is queued is told by close().
             self._dispatcher = None
         else:
-            self._hold()
+            assert self._engine is not None
+            self._engine.busy.add(self)
 
     def _serve(self) -> None:
         """The dispatcher's thread: read the news, tell what is to be told."""
@@ -741,7 +753,7 @@ class Roster:
         """After the close: no news are read any more, their descriptor is free. Waiters go on waiting."""
         self.dismiss()
         with self.lock:
-            self._mailbox = None
+            self._mailbox = self._specs = None
 
     def release(self) -> None:
         """The manager has been forgotten, with nothing left to look after: the dispatcher may go."""
@@ -751,13 +763,13 @@ class Roster:
         if self._dispatcher is not None and mailbox is not None:
             mailbox.wake()
 
-    def close_at_exit(self) -> None:
-        """The interpreter exits: end what is running, in bounded time."""
+    def close_at_exit(self, *, patient: bool) -> None:
+        """The interpreter exits: end what is running, in bounded time; kill it at once if not `patient`."""
         from .stopping import stop_all
 
         with self.lock:
             self.closed = True
-        stop_all(self, self.grace)
+        stop_all(self, self.grace if patient else 0.0)
         self.let_go()
 
     def check_usable(self) -> None:

@@ -9,7 +9,7 @@ from typing import cast
 
 from .._native.clock import grace_ns
 from .._native.handle import NeverStarted, stop_many
-from .._native.records import REASON_TERMINATED
+from .._native.records import EXIT_ESCALATED, EXIT_LEFTOVERS_ESCALATED, FLAGS, REASON_TERMINATED
 from ..status import Proof, StopReport, StopResult
 from .child import DOOMED, Child
 from .roster import BIRTH_SECONDS, BIRTH_STEP_SECONDS, Roster
@@ -115,11 +115,11 @@ def _await_verdict(roster: Roster, children: Iterable[Child], until: float) -> l
 
 def _result(child: Child, began: float) -> StopResult:
     proof, survivors = child._handle.report()
-    status = child._status
+    flags = child._handle.known()[FLAGS]
     return StopResult(
         task_id=child.task_id,
-        status=status,
-        escalated=status is not None and status.escalated,
+        status=child._status,
+        escalated=flags & (EXIT_ESCALATED | EXIT_LEFTOVERS_ESCALATED) != 0,
         proof=cast(Proof, proof),
         survivors=survivors,
         elapsed=time.monotonic() - began,

@@ -23,6 +23,7 @@ def spawn_error_of(command: Command, failure: FailureRecord) -> SpawnError:
         stage,
         filename=_culprit(command, stage, detail, error),
         detail=detail,
+        words=_containment_words(command, error) if stage == "cgroup" and detail < 0 else None,
         search_path=_search_path(command),
         cwd=command.cwd,
     )
@@ -67,6 +68,24 @@ def _culprit(command: Command, stage: str, detail: int, error: int) -> Culprit:
     if stage == "fds" and 0 <= detail <= 2:
         return _stream_path((command.stdin, command.stdout, command.stderr)[detail])
     return None
+
+
+def _containment_words(command: Command, error: int) -> str | None:
+    """Which wish of the command it was that needs a cgroup, where there is none."""
+    limits = command.limits
+    limit = None
+    if limits is not None:
+        limit = next((name for name in ("memory", "pids", "cpus") if getattr(limits, name) is not None), None)
+    if error == errno.EINVAL and limit is not None:
+        return f"the limit {limit} needs a cgroup, but the containment asked for is 'session'"
+    if error != errno.EOPNOTSUPP:
+        return None
+    if command.containment == "guard":
+        return "containment 'guard' is not available in this version; there are 'cgroup' and 'session'"
+    if limit is None and command.containment != "cgroup":
+        return None
+    wish = "containment 'cgroup'" if limit is None else f"the limit {limit}"
+    return f"{wish} needs a cgroup v2 directory that we may write to, and none is to be had; see `fastproc doctor`"
 
 
 def _identity(command: Command) -> str | None:

@@ -37,7 +37,7 @@ _from_buffer = ffi.from_buffer
 class Specs:
     """Makes the specs of one manager."""
 
-    __slots__ = ("_common", "_packed", "_snapshot", "_spare")
+    __slots__ = ("_common", "_mailbox", "_packed", "_snapshot", "_spare")
 
     def __init__(
         self,
@@ -63,6 +63,8 @@ class Specs:
             limit = spec.rlimits[lib.FP_RLIMIT_OPEN_FILES]
             limit.soft, limit.hard = open_files
         spec.mailbox = mailbox.mailbox
+        # It must not go while a start that names it is under way.
+        self._mailbox = mailbox
         self._common = spec
         self._snapshot = Snapshot()
         self._packed: dict[bytes, Any] = {}
