@@ -140,10 +140,29 @@ static void one_of_a_caller_without_streams(void) {
 /* So many arguments that the plan needs memory of its own. */
 static void one_with_many_arguments(void) {
     enum { MANY = 3000 };
-    static const char *argv[MANY + 1] = {"/bin/sh", "-c", "exit $((7 + $# - 2996))"};
-    for (int i = 3; i < MANY; i++)
-        argv[i] = "x";
-    with_fresh_slots(&(fp_spec){.size = sizeof(fp_spec), .argv = argv}, -1, 7);
+    static const char begin[] = "/bin/sh\0-c\0exit $(($# - 2992))\0sh";
+    static char args[sizeof begin + 2 * MANY];
+    memcpy(args, begin, sizeof begin);
+    for (int i = 0; i < MANY; i++)
+        args[sizeof begin + 2 * i] = 'x';
+    with_fresh_slots(&(fp_spec){.size = sizeof(fp_spec), .args = args, .args_bytes = sizeof args}, -1, 8);
+}
+
+/* A copy for later, with all that is copied. */
+static void a_copy_of_a_spec(void) {
+    static const char block[] = "PATH=/bin\0A=b";
+    int before = open_descriptors();
+    faults_on();
+    fp_env *env = NULL;
+    int r = fp_env_new(block, sizeof block, &env);
+    CHECK(r == 0 || r == -ENOMEM);
+    if (r == 0) {
+        fp_spec *copy = fp_spec_copy(SHELL("exit 7", .env = env, .cwd = "/", .input = "abc", .input_bytes = 3));
+        fp_spec_free_copy(copy);
+    }
+    fp_env_free(env);
+    faults_off();
+    CHECK_EQ(open_descriptors(), before);
 }
 
 static void one_with_everything(void) {
@@ -290,6 +309,7 @@ static void all_scenarios(void) {
     if (fp_probe(FP_CAP_CGROUP))
         FAULTS(one_in_a_cgroup);
     FAULTS(slots_of_their_own);
+    FAULTS(a_copy_of_a_spec);
     WATCHED(killed_before_exec);
     WATCHED(born_into_no_cgroup);
     for (int i = 0; i < FP_SLOT_COUNT + 2; i++)

@@ -919,6 +919,42 @@ static void a_batch_is_checked_before_it_is_queued(void) {
     CHECK_EQ(fp_supervisor_active(us.of[0]) + fp_supervisor_active(us.of[1]), 0);
 }
 
+/* Jobs of one batch may tell different mailboxes; a quiet start comes with the news of the end. */
+static void a_batch_may_have_two_mailboxes(void) {
+    fp_spec specs[BATCH];
+    const fp_spec *list[BATCH];
+    fp_proc *procs[BATCH];
+    fp_mailbox *mailboxes[2];
+
+    for (int i = 0; i < 2; i++)
+        CHECK_EQ(fp_mailbox_new(&mailboxes[i]), 0);
+    for (int i = 0; i < BATCH; i++)
+        specs[i] = STORED("exit 7", .token = (uint64_t)i, .mailbox = mailboxes[i % 2],
+                          .flags = i % 4 < 2 ? FP_QUIET_START : 0);
+    list_specs(specs, list, BATCH);
+    CHECK_EQ(fp_spawn_many(members(&us), 2, list, BATCH, 0, procs), 0);
+    for (int i = 0; i < 2; i++) {
+        uint32_t heard[BATCH] = {0};
+        for (int left = BATCH / 2; left > 0;) {
+            fp_news news;
+            int r = fp_mailbox_take(mailboxes[i], &news, 1, LONG);
+            CHECK_EQ(r, 1);
+            if (r != 1)
+                break;
+            CHECK_EQ((int)news.token % 2, i);
+            CHECK(!(heard[news.token] & news.what));
+            heard[news.token] |= news.what;
+            left -= (news.what & FP_NEWS_DONE) != 0;
+        }
+        for (int j = i; j < BATCH; j += 2)
+            CHECK_EQ(heard[j], FP_NEWS_STARTED | FP_NEWS_EXITED | FP_NEWS_DONE);
+    }
+    for (int i = 0; i < BATCH; i++)
+        CHECK_EQ(ended(procs[i]).code, 7);
+    for (int i = 0; i < 2; i++)
+        fp_mailbox_free(mailboxes[i]);
+}
+
 static void a_queued_start_can_be_taken_back(void) {
     enum { JOBS = 6 };
     fp_spec specs[JOBS];
@@ -1613,6 +1649,7 @@ int main(void) {
     WATCHED(a_bound_is_kept);
     WATCHED(a_bound_holds_over_calls);
     WATCHED(a_batch_is_checked_before_it_is_queued);
+    WATCHED(a_batch_may_have_two_mailboxes);
     WATCHED(a_queued_start_can_be_taken_back);
     WATCHED(a_batch_may_be_stopped_while_it_starts);
     WATCHED(handles_may_go_before_their_batch);

@@ -158,7 +158,7 @@ def test_the_largest_jobs_are_named(cli: Cli, tmp_path: Path, programs: Programs
     large = " ".join(programs.eats_memory(150 << 20))
     log = tmp_path / "log"
     ended = cli(
-        "batch", "--joblog", log, listed(tmp_path, "true", f"@name=large,timeout=1s exec {large} > ready")
+        "batch", "--joblog", log, listed(tmp_path, "true", f"@name=large,timeout=4s exec {large} > ready")
     )
     assert 150 << 20 <= int(log_of(log)[1]["max_rss"]) < 200 << 20
     assert summary_of(ended.err)["most memory"].startswith("15")

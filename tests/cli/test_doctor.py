@@ -6,11 +6,12 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 from tests.cli.conftest import Cli
 
 import fastproc
-from fastproc.cli.doctor import ADVICE
+from fastproc.cli.doctor import ADVICE, _about_limits
 
 
 def test_the_doctor_lists_every_capability(cli: Cli) -> None:
@@ -41,6 +42,23 @@ def test_what_is_missing_comes_with_advice() -> None:
     )
     assert "needs Linux 6.15" in ended.stdout
     assert "needs Linux 5.9" in ended.stdout
+
+
+def test_missing_controllers_are_told_before_a_limit_needs_them(tmp_path: Path) -> None:
+    """Leaves can be made there, and yet no limits be set."""
+    (tmp_path / "cgroup.controllers").write_text("cpuset cpu pids\n")
+    (tmp_path / "cgroup.procs").write_text("")
+    assert "no controller for memory here" in str(_about_limits(tmp_path))
+
+    (tmp_path / "cgroup.controllers").write_text("cpu memory pids\n")
+    assert _about_limits(tmp_path) is None
+
+    (tmp_path / "cgroup.type").write_text("domain\n")
+    (tmp_path / "cgroup.procs").write_text("17\n")
+    assert "as long as processes live in this very directory" in str(_about_limits(tmp_path))
+
+    (tmp_path / "cgroup.subtree_control").write_text("cpu memory pids\n")
+    assert _about_limits(tmp_path) is None
 
 
 def test_help_and_version(cli: Cli) -> None:

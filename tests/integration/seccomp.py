@@ -292,7 +292,7 @@ class Gate(Generic[T]):
 
 
 def _fix_addresses() -> None:
-    """Begin this program again with the C library where it will also be in the interpreters that tests start."""
+    """Begin again with the C library where it will also be in the interpreters that tests start."""
     no_randomization, ask = 0x0040000, 0xFFFFFFFF
     personality = ctypes.CDLL(None).personality
     before = personality(ctypes.c_ulong(ask))

@@ -7,7 +7,6 @@ import os
 import pickle
 import signal
 import subprocess
-import sys
 import threading
 from collections.abc import Callable
 
@@ -28,7 +27,9 @@ def in_copy(work: Callable[[], object]) -> int:
         code = 1
         try:
             # A copy that hangs is a failure: it says where, and does not live on.
-            faulthandler.dump_traceback_later(10, exit=True, file=sys.__stderr__)
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            faulthandler.register(signal.SIGALRM, chain=True)
+            signal.alarm(20)
             work()
             code = 0
         finally:

@@ -159,7 +159,10 @@ def test_of_much_output_the_beginning_and_the_end_are_kept(
 
 
 def test_lines_come_while_it_runs_and_none_is_lost(manager: ProcessManager, programs: Programs) -> None:
-    process = manager.start_process("spams", programs.spams(3_200_000, lines=True), stdout=PIPE)
+    # What came before anybody followed is kept as far as max_output goes: here all of it.
+    process = manager.start_process(
+        "spams", programs.spams(3_200_000, lines=True), stdout=PIPE, max_output=8 << 20
+    )
 
     lines = list(process.lines())
 

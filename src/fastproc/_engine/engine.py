@@ -120,7 +120,7 @@ def _at_exit() -> None:
     for busy in list(stopping.busy):
         try:
             busy.close_at_exit(patient=trouble is None)
-        except BaseException as error:  # Ctrl-C in the grace of one: the others are ended as well, and soon
+        except BaseException as error:  # noqa: BLE001 - Ctrl-C in one's grace: the others are ended too, soon
             trouble = error
     stopping.stop()
     if trouble is not None:

@@ -85,7 +85,7 @@ def _containment_words(command: Command, error: int) -> str | None:
     if limit is None and command.containment != "cgroup":
         return None
     wish = "containment 'cgroup'" if limit is None else f"the limit {limit}"
-    return f"{wish} needs a cgroup v2 directory that we may write to, and none is to be had; see `fastproc doctor`"
+    return f"{wish} needs a cgroup v2 directory that we may write to; there is none, see `fastproc doctor`"
 
 
 def _identity(command: Command) -> str | None:

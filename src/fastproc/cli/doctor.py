@@ -8,6 +8,7 @@ import platform
 import resource
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import click
@@ -30,6 +31,9 @@ ADVICE = {
     "cgroup_kill": "a cgroup is killed process by process, in rounds; needs Linux 5.14",
     "procfs": "descendants outside the cgroup cannot be found; mount /proc without hidepid",
 }
+
+# What limits of memory, pids and cpus need, see cgroups(7).
+CONTROLLERS = ("memory", "pids", "cpu")
 
 FEW_DESCRIPTORS = 4096
 
@@ -91,6 +95,10 @@ def _advice(capabilities: Mapping[str, bool | str], facts: Mapping[str, Any]) ->
         # Without a cgroup there is nothing to enter or kill.
         advice.pop("into_cgroup", None)
         advice.pop("cgroup_kill", None)
+    if capabilities["cgroup_dir"]:
+        words = _about_limits(Path(str(capabilities["cgroup_dir"])))
+        if words is not None:
+            advice["cgroup_dir"] = words
     hard = facts["open_files_hard"]
     if hard is not None and hard < FEW_DESCRIPTORS:
         advice["open_files_hard"] = (
@@ -98,6 +106,31 @@ def _advice(capabilities: Mapping[str, bool | str], facts: Mapping[str, Any]) ->
             "for example by LimitNOFILE= of systemd or --ulimit nofile= of the container."
         )
     return advice
+
+
+def _about_limits(directory: Path) -> str | None:
+    """Why limits that a cgroup keeps are refused there; None if they are not."""
+    missing = [name for name in CONTROLLERS if name not in _words_in(directory / "cgroup.controllers")]
+    if missing:
+        return (
+            f"no controller for {', '.join(missing)} here, so such limits are refused; cgroup v1 may have "
+            "it, or nobody has delegated it: see cgroup.subtree_control of the directories above"
+        )
+    # The root has no cgroup.type, and may have processes and controllers at once.
+    handed_down = set(CONTROLLERS) <= set(_words_in(directory / "cgroup.subtree_control"))
+    if not handed_down and (directory / "cgroup.type").exists() and _words_in(directory / "cgroup.procs"):
+        return (
+            "limits of memory, pids and cpus are refused as long as processes live in this very directory; "
+            "move them into one below, or name another by FASTPROC_CGROUP"
+        )
+    return None
+
+
+def _words_in(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="ascii").split()
+    except (OSError, UnicodeDecodeError):
+        return []
 
 
 def _shown(value: object) -> str:
