@@ -6,16 +6,14 @@ captures and keeps deadlines. The whole suite for each is slow: `pytest -m slow 
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from tests.integration import seccomp
-from tests.programs import Programs
+from tests.integration.lesser_kernels import Request, Runner
+from tests.programs import SOURCES, Programs
 
-ROOT = Path(__file__).resolve().parent.parent
 CAPABILITIES = (
     "clone3",
     "clone",
@@ -73,57 +71,50 @@ WHOLE = ["tests/integration", "tests/unit"]
 
 
 @pytest.fixture(scope="module")
-def compiled(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A directory with all test programs, so that each run need not compile them."""
+def runner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runner]:
+    """What runs the tests, with all test programs compiled."""
     programs = Programs(tmp_path_factory.mktemp("compiled"))
-    for source in (ROOT / "tests" / "programs").glob("*.c"):
+    for source in SOURCES.glob("*.c"):
         programs.path(source.stem)
-    return str(programs.directory)
+    made = Runner(str(programs.directory))
+    yield made
+    made.close()
 
 
-def passes(compiled: str, tests: list[str], *, disable: str = "", under: str = "") -> None:
-    """Run tests in a program that has these capabilities hidden, or runs under that filter."""
-    environment = {**os.environ, "FASTPROC_DISABLE": disable, "FASTPROC_TEST_PROGRAMS": compiled}
-    begin = ["-m", "tests.integration.seccomp", under] if under else ["-m", "pytest"]
-    options = ["-q", "-x", "-p", "no:cacheprovider", "-p", "no:hypothesispytest"]
-    ran = subprocess.run(
-        [sys.executable, *begin, *options, *tests],
-        cwd=ROOT,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=900,
-        check=False,
-    )
-    assert ran.returncode == 0, ran.stdout[-6000:]
+def passes(runner: Runner, directory: Path, tests: list[str], *, disable: str = "", under: str = "") -> None:
+    """Run tests with these capabilities hidden, or under that filter."""
+    log = directory / "log"
+    # Hypothesis is there already, and its own asserts need no rewriting.
+    options = ["-q", "-x", "-p", "no:cacheprovider", "-W", "ignore::pytest.PytestAssertRewriteWarning"]
+    code = runner.run(Request(args=[*options, *tests], log=str(log), disable=disable, under=under))
+    assert code == 0, log.read_text()[-8000:]
 
 
 @pytest.mark.parametrize("hidden", [*HIDDEN, *PAIRS])
-def test_the_promises_hold_without_a_capability(compiled: str, hidden: str) -> None:
+def test_the_promises_hold_without_a_capability(runner: Runner, tmp_path: Path, hidden: str) -> None:
     """What the library has learnt is hidden from it, as on a kernel without."""
-    passes(compiled, CHOSEN, disable=hidden)
+    passes(runner, tmp_path, CHOSEN, disable=hidden)
 
 
 @pytest.mark.skipif(not seccomp.is_available(), reason="needs seccomp filters")
 @pytest.mark.parametrize("name", seccomp.FILTERS)
-def test_the_promises_hold_when_calls_are_refused(compiled: str, name: str) -> None:
+def test_the_promises_hold_when_calls_are_refused(runner: Runner, tmp_path: Path, name: str) -> None:
     """The library finds out by itself, and goes the next way; so it is in containers and on older kernels."""
-    passes(compiled, CHOSEN, under=name)
+    passes(runner, tmp_path, CHOSEN, under=name)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("hidden", [*HIDDEN, *PAIRS])
-def test_the_whole_suite_passes_without_a_capability(compiled: str, hidden: str) -> None:
+def test_the_whole_suite_passes_without_a_capability(runner: Runner, tmp_path: Path, hidden: str) -> None:
     """All tests with real processes, and those of values."""
-    passes(compiled, WHOLE, disable=hidden)
+    passes(runner, tmp_path, WHOLE, disable=hidden)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.skipif(not seccomp.is_available(), reason="needs seccomp filters")
 @pytest.mark.parametrize("name", seccomp.FILTERS)
-def test_the_whole_suite_passes_when_calls_are_refused(compiled: str, name: str) -> None:
+def test_the_whole_suite_passes_when_calls_are_refused(runner: Runner, tmp_path: Path, name: str) -> None:
     """The same under each filter."""
-    passes(compiled, WHOLE, under=name)
+    passes(runner, tmp_path, WHOLE, under=name)

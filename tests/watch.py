@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import signal
 import subprocess
 import sys
 import threading
@@ -10,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
+from tests.conftest import eventually
 from tests.programs import Programs
 
 from fastproc import Process, capabilities
@@ -62,6 +64,17 @@ def lines_until(process: Process, start: str) -> list[str]:
 def pids_until(process: Process, start: str) -> list[int]:
     """The numbers of all `pid <pid>` lines of a family, up to the first line that starts like this."""
     return [int(line.split()[1]) for line in lines_until(process, start) if line.startswith("pid ")]
+
+
+def held(args: list[str]) -> list[str]:
+    """A program that stops itself before it begins, so that a reader is there first: see let_go()."""
+    return ["sh", "-c", 'kill -STOP $$; exec "$@"', "sh", *args]
+
+
+def let_go(process: Process) -> None:
+    """Let one that is held() begin."""
+    assert eventually(lambda: state_of(process.pid) == "T", 10)
+    assert process.send_signal(signal.SIGCONT)
 
 
 @contextmanager

@@ -124,7 +124,7 @@ enum fp_containment {
 };
 
 enum fp_spec_flag {
-    FP_KEEP_LEFTOVERS = 1 << 0,     /* what outlives the child's own end is left running */
+    FP_KEEP_LEFTOVERS = 1 << 0,     /* what outlives the child's own end runs on; it is DONE when they have ended */
     FP_NO_NEW_PRIVS = 1 << 1,       /* PR_SET_NO_NEW_PRIVS */
     FP_DIE_WITH_PARENT = 1 << 2,    /* SIGKILL when the caller's process dies; see prctl(2) PR_SET_PDEATHSIG */
     FP_SET_UID = 1 << 3,
@@ -237,8 +237,8 @@ enum fp_state {
     FP_STATE_QUEUED = 0,  /* handed to a supervisor, not started yet */
     FP_STATE_FAILED = 1,  /* never started: see fp_proc_failure() */
     FP_STATE_RUNNING = 2,
-    FP_STATE_EXITED = 3,  /* the status is known; descendants or output may remain */
-    FP_STATE_DONE = 4     /* nothing remains, or what remains has been let go on request */
+    FP_STATE_EXITED = 3,  /* the status is known; descendants or output may remain, kept leftovers too */
+    FP_STATE_DONE = 4     /* nothing remains, as far as the containment can tell */
 };
 
 enum fp_reason {
@@ -266,7 +266,12 @@ enum fp_exit_flag {
     FP_EXIT_LEFTOVERS_ESCALATED = 1 << 6 /* SIGKILL was needed for descendants after the child had ended */
 };
 
-/* Of getrusage(2): the child and the descendants it has waited for. */
+/*
+ * Of getrusage(2): the child and the descendants it has waited for. The most
+ * memory is never said to be less than what the caller itself had resident
+ * at the start: the child runs in its memory until execve(2), and the kernel
+ * carries that mark over.
+ */
 typedef struct fp_usage {
     int64_t user_us;
     int64_t system_us;
@@ -287,14 +292,14 @@ typedef struct fp_exit {
     uint32_t flags; /* enum fp_exit_flag */
     int32_t pid;
     int64_t started_ns;
-    int64_t ended_ns; /* when the end was noticed; 0 while it runs */
+    int64_t ended_ns; /* when the end was noticed, see fp_spawn(); 0 while it runs */
     fp_usage usage;
 } fp_exit;
 
 /* How far the emptiness of the containment is proven. */
 enum fp_proof {
     FP_PROOF_NONE = 0,    /* nobody looked, or somebody is left */
-    FP_PROOF_SESSION = 1, /* no member of its group or session, and no tracked descendant, is alive */
+    FP_PROOF_SESSION = 1, /* no member of what it led, and no descendant that was followed, is alive */
     FP_PROOF_CGROUP = 2,  /* the kernel says that the cgroup is empty */
     FP_PROOF_GUARD = 3
 };
@@ -348,7 +353,8 @@ typedef struct fp_supervisor_options {
  * `options` may be NULL; it is borrowed, the mailbox in it must live longer. */
 FP_API int fp_supervisor_new(const fp_supervisor_options *options, fp_supervisor **ret_supervisor);
 /* Lend it the calling thread: returns after fp_supervisor_stop(). Blocks all
- * signals in that thread. -EBUSY: it has a thread already. */
+ * signals in that thread, but those that libc uses for itself. -EBUSY: it has
+ * a thread already. */
 FP_API int fp_supervisor_run(fp_supervisor *supervisor);
 /* Refuse further starts, let fp_supervisor_run() return. What still runs is left running, unwatched. */
 FP_API int fp_supervisor_stop(fp_supervisor *supervisor);
@@ -368,6 +374,9 @@ FP_API int fp_supervisor_adopt_orphans(fp_supervisor *supervisor, fp_mailbox *ma
  * child, if there was one, has been reaped.
  *
  * `spec` is borrowed. Blocks the calling thread, and only it, until execve(2).
+ *
+ * The supervisor begins to watch for the exit 2 ms later, as most callers wait
+ * for it themselves; at once if somebody listens to the mailbox of the spec.
  */
 FP_API int fp_spawn(fp_supervisor *supervisor, const fp_spec *spec, fp_proc **ret_proc, fp_failure *reterr_failure);
 
@@ -378,7 +387,11 @@ FP_API int fp_spawn(fp_supervisor *supervisor, const fp_spec *spec, fp_proc **re
  * failures of single starts come as FP_NEWS_FAILED and fp_proc_failure().
  * Bounded calls that name the same mailbox (that of specs[0]) form one queue:
  * the latest bound counts for all of them together.
- * The specs are copied. On -ENOMEM or -EINVAL nothing has been queued.
+ * The specs are copied. On failure nothing has been queued, and what has been
+ * written to `ret_procs` is NULL.
+ *
+ * Who listens to a mailbox is woken for many news at a time while starts of a
+ * batch are still queued: for 32, or after 5 ms.
  */
 FP_API int fp_spawn_many(fp_supervisor *const *crew, size_t n_crew, const fp_spec *const *specs, size_t n,
                          uint32_t max_running, fp_proc **ret_procs);

@@ -27,7 +27,7 @@
 #include "internal.h"
 #include "sys.h"
 
-enum { MOST_IDLE = 128, MOST_MEMBERS = 1024 };
+enum { MOST_IDLE = 24, MOST_MEMBERS = 1024 };
 
 struct fp_leaf {
     fp_leaf *next;
@@ -405,7 +405,8 @@ int fp_leaf_take(fp_leaves *leaves, const fp_spec *spec, fp_leaf **ret_leaf, int
         r = leaf_limit(leaves, leaf, spec, reterr_which);
         if (r < 0) {
             leaf_doom(leaves, leaf);
-            return r;
+            /* "No such file" would be taken for a missing program. */
+            return r == -ENOENT ? -EOPNOTSUPP : r;
         }
     }
     *ret_leaf = leaf;

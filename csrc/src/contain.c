@@ -134,8 +134,13 @@ static void track_descendants(fp_proc *proc) {
     }
     if (fp_proc_state(proc) == FP_STATE_RUNNING)
         queue[n++] = proc->pid;
-    for (uint32_t i = 0; i < proc->n_tracked && n < MOST_DESCENDANTS; i++)
-        queue[n++] = proc->tracked[i].pid;
+    for (uint32_t i = 0; i < proc->n_tracked && n < MOST_DESCENDANTS; i++) {
+        /* Once it is gone its number may be a stranger's, and so would be his children. */
+        fp_person person;
+        pid_t pid = proc->tracked[i].pid;
+        if (fp_person_read(pid, &person) == 0 && person.start == proc->tracked[i].start)
+            queue[n++] = pid;
+    }
     for (int at = 0; at < n; at++) {
         int found = n < MOST_DESCENDANTS ? fp_children_read(queue[at], queue + n, MOST_DESCENDANTS - n) : 0;
         int first = n;
@@ -349,7 +354,7 @@ bool fp_contain_empty(fp_proc *proc, int64_t now) {
     if (proc->swept)
         return true;
     if (proc->n_tracked == 0 && number_is_free(proc)) {
-        proc->proof = proc->lead == FP_LEAD_SESSION ? FP_PROOF_SESSION : FP_PROOF_NONE;
+        proc->proof = FP_PROOF_SESSION;
         return true;
     }
     bool climbing = proc->rung != FP_RUNG_NONE;

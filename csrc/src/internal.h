@@ -269,6 +269,7 @@ typedef struct fp_stream {
     bool enlarged;
     uint64_t total;
     uint64_t read_to;
+    uint64_t owed_to; /* up to here the child itself had written when it ended; only if followed */
     uint8_t *head;
     size_t head_bytes;
     size_t head_room;
@@ -303,7 +304,9 @@ fp_flow *fp_flow_free(fp_flow *flow);
 int64_t fp_stream_pump(fp_flow *flow, fp_stream *stream, uint8_t *scratch, size_t scratch_bytes, int64_t now);
 void fp_stream_close(fp_flow *flow, fp_stream *stream, bool complete);
 bool fp_flow_over_limit(const fp_flow *flow);
-/* Write input; true when that is over. Only in a thread that blocks SIGPIPE. */
+/* The follower has caught up: reading goes on, and the idle clock begins anew. */
+void fp_stream_resume(fp_flow *flow, fp_stream *stream, int64_t now);
+/* Write some input; true when that is over. Only in a thread that blocks SIGPIPE. */
 bool fp_flow_feed(fp_flow *flow);
 void fp_flow_close_input(fp_flow *flow);
 /* Is a captured stream still open? */
@@ -511,6 +514,8 @@ struct fp_supervisor {
     _Atomic uint32_t refs;
     pid_t owner; /* the process that made it: a forked copy is inert */
     pthread_mutex_t lock;
+    _Atomic uint32_t waiting; /* threads that sleep until they get the lock */
+    _Atomic uint32_t served;  /* how often one of them has got it */
     int epoll_fd;
     int event_fd;
     bool has_thread;
@@ -545,6 +550,16 @@ struct fp_supervisor {
 enum { FP_SCRATCH_BYTES = 256 << 10 };
 /* So long after its start, at the latest, the exit of a process is watched for. */
 #define FP_WATCH_LATER (2 * FP_NS_PER_MS)
+
+/* Take the lock as one who is not the loop: it is told when somebody has to wait, see give_way(). */
+static inline void fp_supervisor_lock(fp_supervisor *supervisor) {
+    if (pthread_mutex_trylock(&supervisor->lock) == 0)
+        return;
+    atomic_fetch_add_explicit(&supervisor->waiting, 1, memory_order_relaxed);
+    pthread_mutex_lock(&supervisor->lock);
+    atomic_fetch_sub_explicit(&supervisor->waiting, 1, memory_order_relaxed);
+    atomic_fetch_add_explicit(&supervisor->served, 1, memory_order_relaxed);
+}
 
 fp_supervisor *fp_supervisor_ref(fp_supervisor *supervisor);
 void fp_supervisor_unref(fp_supervisor *supervisor);

@@ -227,7 +227,8 @@ static int take_now(fp_mailbox *mailbox, fp_news *ret_news, size_t n, bool *ret_
 }
 
 int fp_mailbox_take(fp_mailbox *mailbox, fp_news *ret_news, size_t n, int64_t timeout_ns) {
-    int64_t until = timeout_ns < 0 ? FP_NEVER : fp_now_ns() + timeout_ns;
+    int64_t begun = fp_now_ns();
+    int64_t until = timeout_ns < 0 || timeout_ns >= FP_NEVER - begun ? FP_NEVER : begun + timeout_ns;
 
     if (n == 0)
         return -EINVAL;

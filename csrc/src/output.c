@@ -16,6 +16,7 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 
 #include "internal.h"
 #include "sys.h"
@@ -25,6 +26,7 @@ enum {
     DEFAULT_TAIL = 192 << 10,
     LARGE_STREAM = 1 << 20, /* from here on a bigger pipe pays */
     LARGE_PIPE = 1 << 20,
+    FEED_AT_ONCE = 256 << 10, /* who reads as fast as we write must not keep us from the others */
 };
 #define DRAIN_SILENCE (FP_NS_PER_S / 10)
 #define DRAIN_MAX (2 * FP_NS_PER_S)
@@ -110,8 +112,11 @@ static void keep_head(fp_stream *stream, const uint8_t *bytes, size_t n) {
 static void keep_tail(fp_stream *stream, const uint8_t *bytes, size_t n) {
     if (!stream->tail && stream->tail_max) {
         stream->tail = malloc(stream->tail_max);
-        if (!stream->tail)
+        if (!stream->tail) {
+            /* Nothing can be kept for a follower either: he must not be waited for. */
             stream->tail_max = 0;
+            stream->followed = false;
+        }
     }
     if (n > stream->tail_max) {
         bytes += n - stream->tail_max;
@@ -206,8 +211,12 @@ bool fp_flow_over_limit(const fp_flow *flow) {
 /* ---- feeding ----------------------------------------------------------------- */
 
 bool fp_flow_feed(fp_flow *flow) {
+    size_t end = flow->input_bytes - flow->input_at > FEED_AT_ONCE ? flow->input_at + FEED_AT_ONCE : flow->input_bytes;
+
     while (flow->in_fd >= 0) {
-        size_t left = flow->input_bytes - flow->input_at;
+        size_t left = end - flow->input_at;
+        if (!left && end < flow->input_bytes)
+            return false;
         ssize_t n = left ? sys_write(flow->in_fd, flow->input + flow->input_at, left) : -EPIPE;
         if (n == -EAGAIN)
             return false;
@@ -245,18 +254,39 @@ int64_t fp_flow_idle_at(const fp_flow *flow, int64_t now) {
     if (!flow->idle_timeout_ns)
         return FP_NEVER;
     /* Silence of our making does not count. */
-    return (somebody_lags(flow) ? now : flow->last_byte_ns) + flow->idle_timeout_ns;
+    int64_t from = somebody_lags(flow) ? now : flow->last_byte_ns;
+    return flow->idle_timeout_ns >= FP_NEVER - from ? FP_NEVER : from + flow->idle_timeout_ns;
+}
+
+void fp_stream_resume(fp_flow *flow, fp_stream *stream, int64_t now) {
+    stream->paused = false;
+    flow->last_byte_ns = now;
 }
 
 void fp_flow_begin_drain(fp_flow *flow, int64_t now) {
     flow->drain_from_ns = now;
+    for (int i = 0; i < 2; i++) {
+        fp_stream *stream = &flow->streams[i];
+        int waiting = 0;
+        if (stream->fd >= 0 && stream->followed)
+            sys_ioctl(stream->fd, FIONREAD, &waiting);
+        stream->owed_to = stream->total + (uint64_t)waiting;
+    }
+}
+
+/* Is there something in a pipe that the child itself has written, and that its follower has not got? */
+static bool somebody_is_owed(const fp_flow *flow) {
+    for (int i = 0; i < 2; i++)
+        if (flow->streams[i].fd >= 0 && flow->streams[i].followed && flow->streams[i].total < flow->streams[i].owed_to)
+            return true;
+    return false;
 }
 
 int64_t fp_flow_drain_until(const fp_flow *flow, int64_t now, bool hurry) {
     int64_t last = flow->last_byte_ns > flow->drain_from_ns ? flow->last_byte_ns : flow->drain_from_ns;
     if (!fp_flow_open(flow))
         return now;
-    if (!hurry && somebody_lags(flow))
+    if (!hurry && (somebody_lags(flow) || somebody_is_owed(flow)))
         return now + DRAIN_SILENCE;
     int64_t silence = last + DRAIN_SILENCE, most = flow->drain_from_ns + DRAIN_MAX;
     return silence < most ? silence : most;

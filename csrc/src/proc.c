@@ -29,6 +29,7 @@
 #define UNKILLABLE_LOOK FP_NS_PER_S
 #define UNWATCHED_GAP (20 * FP_NS_PER_MS)
 #define MOST_UNKILLABLE_LOOK (60 * FP_NS_PER_S)
+#define UNDRIVEN_LOOK (100 * FP_NS_PER_MS)
 enum {
     FIRST_GAP_US = 500,
     MOST_EXIT_GAP_US = 20000,   /* without a pidfd: how late an exit may be noticed */
@@ -108,7 +109,7 @@ fp_supervisor *fp_proc_lock(fp_proc *proc) {
         fp_supervisor *supervisor = atomic_load_explicit(&proc->supervisor, memory_order_acquire);
         if (supervisor) {
             if (!fp_supervisor_is_copy(supervisor))
-                pthread_mutex_lock(&supervisor->lock);
+                fp_supervisor_lock(supervisor);
             return supervisor;
         }
         if (fp_batch_is_copy(proc->batch))
@@ -211,8 +212,11 @@ static bool proc_reap(fp_proc *proc) {
         return ask_for_lost_status(proc);
     memset(&info, 0, sizeof info);
     memset(&usage, 0, sizeof usage);
-    int r = sys_waitid(by_pidfd ? FP_P_PIDFD : P_PID, by_pidfd ? proc->pidfd : proc->pid, &info,
-                       WEXITED | WNOHANG | (keep ? WNOWAIT : 0), &usage);
+    int options = WEXITED | WNOHANG | (keep ? WNOWAIT : 0);
+    int r = sys_waitid(by_pidfd ? FP_P_PIDFD : P_PID, by_pidfd ? proc->pidfd : proc->pid, &info, options, &usage);
+    /* The host has closed our descriptor: then by its number, which is good until it is reaped. */
+    if (r == -EBADF && by_pidfd)
+        r = sys_waitid(P_PID, proc->pid, &info, options, &usage);
     if (r == -ECHILD)
         return ask_for_lost_status(proc);
     if (r < 0 || info.si_pid == 0)
@@ -396,6 +400,7 @@ static void act(fp_proc *proc, fp_stop_action action, int64_t now) {
             fp_mailbox_post(proc->mailbox, proc, FP_NEWS_ESCALATED);
         }
         proc->flags |= FP_EXIT_STOPPED;
+        proc->hurry = true;
         proc->step_ns = after(now, proc->kill_timeout_ns);
         look_soon(proc, now);
         fp_contain_kill(proc);
@@ -430,6 +435,7 @@ static void climb(fp_proc *proc, fp_stop_event event, int64_t now) {
 static void ask_to_stop(fp_proc *proc, int reason, int64_t now) {
     if (fp_proc_state(proc) == FP_STATE_RUNNING && proc->rung == FP_RUNG_NONE)
         proc->reason = (uint8_t)reason;
+    proc->hurry = true;
     climb(proc, proc->grace_ns < 0 ? FP_STOP_NOW : FP_STOP_ASK, now);
 }
 
@@ -478,7 +484,7 @@ static bool settle(fp_supervisor *supervisor, fp_proc *proc, int64_t now) {
         proc->check_ns = FP_NEVER;
     }
     if (flow && fp_flow_open(flow)) {
-        bool over = fp_flow_drain_until(flow, now, proc->hurry || proc->rung >= FP_RUNG_KILLED) <= now;
+        bool over = fp_flow_drain_until(flow, now, proc->hurry) <= now;
         if (over) {
             unwatch_flow(supervisor, proc);
             fp_flow_end(flow);
@@ -542,7 +548,7 @@ static int64_t next_look(const fp_proc *proc, int64_t now) {
     } else {
         when = earliest(when, proc->check_ns);
         if (proc->flow && fp_flow_open(proc->flow))
-            when = earliest(when, fp_flow_drain_until(proc->flow, now, proc->hurry || proc->rung >= FP_RUNG_KILLED));
+            when = earliest(when, fp_flow_drain_until(proc->flow, now, proc->hurry));
     }
     return when;
 }
@@ -566,6 +572,27 @@ static int what_is_overdue(const fp_proc *proc, int64_t now) {
     return FP_REASON_NONE;
 }
 
+static void feed(fp_supervisor *supervisor, fp_proc *proc) {
+    if (!fp_flow_feed(proc->flow))
+        return;
+    unwatch_input(supervisor, proc->flow);
+    fp_flow_close_input(proc->flow);
+}
+
+/* The same in any thread: those of the host do not block SIGPIPE, and must not hear of ours. */
+static void feed_anywhere(fp_supervisor *supervisor, fp_proc *proc) {
+    const fp_sigset broken_pipe = UINT64_C(1) << (SIGPIPE - 1);
+    fp_sigset old;
+
+    if (proc->flow->in_fd < 0)
+        return;
+    sys_rt_sigprocmask(SIG_BLOCK, &broken_pipe, &old);
+    feed(supervisor, proc);
+    if (!(old & broken_pipe))
+        sys_rt_sigtimedwait(&broken_pipe);
+    sys_rt_sigprocmask(SIG_SETMASK, &old, NULL);
+}
+
 /* epoll had no room for a stream (its limit is a user's, see epoll(7)): look by ourselves, and try again. */
 static void look_after_unwatched(fp_supervisor *supervisor, fp_proc *proc, int64_t now) {
     fp_flow *flow = proc->flow;
@@ -581,8 +608,10 @@ static void look_after_unwatched(fp_supervisor *supervisor, fp_proc *proc, int64
         if (!stream->paused)
             watch_stream(supervisor, proc, which);
     }
-    if (!flow->in_epoll)
+    if (!flow->in_epoll) {
+        feed_anywhere(supervisor, proc);
         watch_input(supervisor, proc);
+    }
     enforce_output_limit(proc, now);
 }
 
@@ -661,10 +690,7 @@ void fp_proc_on_stream_event(fp_proc *proc, int which, int64_t now) {
     if (!proc->flow)
         return;
     if (which == 2) {
-        if (fp_flow_feed(proc->flow)) {
-            unwatch_input(supervisor, proc->flow);
-            fp_flow_close_input(proc->flow);
-        }
+        feed(supervisor, proc);
         return;
     }
     bool was_open = fp_flow_open(proc->flow);
@@ -770,13 +796,13 @@ int fp_proc_start(fp_supervisor *supervisor, fp_proc *proc, const fp_spec *spec,
     r = make_birth(supervisor, proc, spec, &watch, &birth, reterr_failure);
     if (r < 0 && reterr_failure->stage == FP_STAGE_CGROUP && proc->containment == FP_CONTAIN_AUTO && !proc->needs_leaf) {
         /* The leaf cannot be entered, now or ever: the session will do. */
-        pthread_mutex_lock(&supervisor->lock);
+        fp_supervisor_lock(supervisor);
         fp_leaf_give(&supervisor->leaves, proc->leaf, false);
         proc->leaf = NULL;
         pthread_mutex_unlock(&supervisor->lock);
         r = make_birth(supervisor, proc, spec, &watch, &birth, reterr_failure);
     }
-    pthread_mutex_lock(&supervisor->lock);
+    fp_supervisor_lock(supervisor);
     if (r >= 0)
         adopt(supervisor, proc, spec, &birth);
     /* Only now: between the two it would be nobody's child, see orphans.c. */
@@ -818,7 +844,7 @@ int fp_spawn(fp_supervisor *supervisor, const fp_spec *spec, fp_proc **ret_proc,
         goto out;
     }
     atomic_store(&proc->supervisor, fp_supervisor_ref(supervisor));
-    pthread_mutex_lock(&supervisor->lock);
+    fp_supervisor_lock(supervisor);
     r = fp_proc_start(supervisor, proc, spec, &failure);
     pthread_mutex_unlock(&supervisor->lock);
 out:
@@ -881,7 +907,10 @@ int fp_proc_pidfd(fp_proc *proc) {
 }
 
 int fp_proc_containment(fp_proc *proc) {
-    return proc->containment;
+    fp_supervisor *supervisor = fp_proc_lock(proc);
+    int containment = proc->containment;
+    fp_proc_unlock(proc, supervisor);
+    return containment;
 }
 
 int fp_proc_signal(fp_proc *proc, int sig, int to_group) {
@@ -923,15 +952,23 @@ static void drive(fp_supervisor *supervisor, fp_proc *proc) {
     int64_t now = fp_now_ns();
     proc->by_polling = true;
     proc->check_ns = now;
-    if (proc->flow)
+    if (proc->flow) {
         for (int which = 0; which < 2; which++)
             for (int i = 0; i < PUMPS_AT_ONCE && pump(supervisor, proc, which, now); i++)
                 ;
-    fp_proc_turn(proc, now);
-    if (proc->census_ns && fp_proc_state(proc) != FP_STATE_DONE && count_all(&supervisor->census)) {
-        supervisor->census.counted_ns = now;
-        fp_proc_on_census(proc, now);
+        feed_anywhere(supervisor, proc);
+        if (fp_proc_state(proc) == FP_STATE_RUNNING)
+            enforce_output_limit(proc, now);
     }
+    fp_proc_turn(proc, now);
+    bool wanted = proc->census_ns && now >= proc->census_ns && fp_proc_state(proc) != FP_STATE_DONE;
+    if (wanted && count_all(&supervisor->census))
+        fp_proc_on_census(proc, now);
+}
+
+/* Is its exit the only thing that can happen to it? If not, a waiter without a supervisor's thread has to drive. */
+static bool exit_is_all(const fp_proc *proc) {
+    return !proc->flow && proc->deadline_ns == FP_NEVER && proc->step_ns == FP_NEVER;
 }
 
 /*
@@ -946,7 +983,7 @@ static int wait_by_pidfd(fp_supervisor *supervisor, fp_proc *proc, int64_t left)
     unwatch_exit(supervisor, proc);
     pthread_mutex_unlock(&supervisor->lock);
     int r = sys_poll(&wait, 1, left);
-    pthread_mutex_lock(&supervisor->lock);
+    fp_supervisor_lock(supervisor);
     proc->claimed = false;
     if (fp_proc_state(proc) == FP_STATE_DONE)
         close_pidfd(proc);
@@ -996,7 +1033,10 @@ static int wait_for(fp_proc *proc, int wanted, bool or_unkillable, int64_t timeo
         bool driven = supervisor && supervisor->has_thread;
         /* Of the verdict that it cannot be killed no pidfd tells. */
         if (state == FP_STATE_RUNNING && !proc->claimed && !proc->by_polling && proc->pidfd >= 0 && may_poll &&
-            !or_unkillable && (driven || !proc->flow)) {
+            !or_unkillable && (driven || exit_is_all(proc))) {
+            /* Who stops it meanwhile cannot tell us. */
+            if (!driven && (left < 0 || left > UNDRIVEN_LOOK))
+                left = UNDRIVEN_LOOK;
             r = wait_by_pidfd(supervisor, proc, left);
             if (r == -EINTR)
                 break;
@@ -1185,7 +1225,12 @@ int fp_proc_follow(fp_proc *proc, int stream, int on) {
     fp_stream *s = stream_of(proc, stream);
     if (!s)
         return -EINVAL;
+    int r = 0;
     fp_supervisor *supervisor = fp_proc_lock(proc);
+    if (is_copy(proc, supervisor)) {
+        r = -EOWNERDEAD;
+        goto out;
+    }
     s->followed = on;
     if (on) {
         s->read_to = s->total - s->tail_bytes;
@@ -1193,11 +1238,13 @@ int fp_proc_follow(fp_proc *proc, int stream, int on) {
         if (s->tail_max == 0)
             s->tail_max = ROOM_FOR_FOLLOWER;
     } else if (supervisor && s->paused && fp_proc_state(proc) != FP_STATE_DONE) {
+        fp_stream_resume(proc->flow, s, fp_now_ns());
         watch_stream(supervisor, proc, stream - 1);
     }
     s->paused = on && s->paused;
+out:
     fp_proc_unlock(proc, supervisor);
-    return 0;
+    return r;
 }
 
 int64_t fp_proc_read(fp_proc *proc, int stream, uint64_t *offset, void *buffer, size_t buffer_bytes,
@@ -1210,6 +1257,10 @@ int64_t fp_proc_read(fp_proc *proc, int stream, uint64_t *offset, void *buffer, 
         return -EINVAL;
     fp_supervisor *supervisor = fp_proc_lock(proc);
     for (;;) {
+        if (is_copy(proc, supervisor)) {
+            r = -EOWNERDEAD;
+            break;
+        }
         uint64_t from;
         size_t n = fp_stream_copy(s, *offset, &from, buffer, buffer_bytes);
         if (n) {
@@ -1218,7 +1269,7 @@ int64_t fp_proc_read(fp_proc *proc, int stream, uint64_t *offset, void *buffer, 
             if (s->read_to < *offset)
                 s->read_to = *offset;
             if (supervisor && s->paused && s->fd >= 0) {
-                s->paused = false;
+                fp_stream_resume(proc->flow, s, fp_now_ns());
                 watch_stream(supervisor, proc, stream - 1);
             }
             break;
@@ -1226,10 +1277,6 @@ int64_t fp_proc_read(fp_proc *proc, int stream, uint64_t *offset, void *buffer, 
         int state = fp_proc_state(proc);
         if ((s->fd < 0 && state >= FP_STATE_RUNNING) || state == FP_STATE_FAILED) {
             r = 0;
-            break;
-        }
-        if (is_copy(proc, supervisor)) {
-            r = -EOWNERDEAD;
             break;
         }
         if (until != FP_NEVER && fp_now_ns() >= until) {

@@ -179,32 +179,51 @@ static void return_slots(struct birth *birth) {
  * one such flag, hence one note.
  */
 static struct {
-    pthread_mutex_t lock;
-    pid_t owner; /* a forked copy begins anew */
+    _Atomic pid_t holder; /* the process of the thread that is at it, or 0 */
+    pid_t owner;          /* a forked copy begins anew */
     int births;
     int dumpable;
-} dumpable_note = {.lock = PTHREAD_MUTEX_INITIALIZER};
+} dumpable_note;
 
 static bool changes_ids(const fp_spec *spec) {
     return spec->flags & (FP_SET_UID | FP_SET_GID);
 }
 
+/* No mutex: in a forked copy one would be held for ever if another thread of the original was at it just then. */
+static void dumpable_lock(void) {
+    pid_t self = fp_own_pid();
+    pid_t seen = 0;
+
+    while (!atomic_compare_exchange_strong_explicit(&dumpable_note.holder, &seen, self, memory_order_acquire,
+                                                    memory_order_relaxed)) {
+        /* Anybody but ourselves has been left behind by a fork. */
+        if (seen != self)
+            continue;
+        seen = 0;
+        sys_poll(NULL, 0, FP_NS_PER_MS / 20);
+    }
+}
+
+static void dumpable_unlock(void) {
+    atomic_store_explicit(&dumpable_note.holder, 0, memory_order_release);
+}
+
 static void note_dumpable(void) {
-    pthread_mutex_lock(&dumpable_note.lock);
+    dumpable_lock();
     if (dumpable_note.owner != sys_getpid()) {
         dumpable_note.owner = sys_getpid();
         dumpable_note.births = 0;
     }
     if (dumpable_note.births++ == 0)
         dumpable_note.dumpable = sys_prctl(PR_GET_DUMPABLE, 0, 0, 0, 0);
-    pthread_mutex_unlock(&dumpable_note.lock);
+    dumpable_unlock();
 }
 
 static void restore_dumpable(void) {
-    pthread_mutex_lock(&dumpable_note.lock);
+    dumpable_lock();
     if (--dumpable_note.births == 0 && dumpable_note.dumpable == 1 && sys_prctl(PR_GET_DUMPABLE, 0, 0, 0, 0) != 1)
         sys_prctl(PR_SET_DUMPABLE, 1, 0, 0, 0);
-    pthread_mutex_unlock(&dumpable_note.lock);
+    dumpable_unlock();
 }
 
 /* ---- signals ---------------------------------------------------------------------- */

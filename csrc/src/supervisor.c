@@ -23,12 +23,16 @@ enum {
     EVENTS_AT_ONCE = 64,
     TURNS_AT_ONCE = 256,   /* timers looked at before events get their turn */
     CENSUS_AT_ONCE = 128,  /* about a millisecond */
+    MOST_NAPS = 40,        /* of GIVE_WAY_FOR */
     STARTS_AT_ONCE = 1,    /* drain before the next start: what is dead costs less than what is alive */
 };
 #define UNHEARD_FOR (5 * FP_NS_PER_MS)
 #define BIRTH_IS_LATE (200 * FP_NS_PER_MS)
 #define BIRTHS_ARE_OVER FP_NS_PER_S
 #define ORPHANS_LOOK (500 * FP_NS_PER_MS)
+#define LOST_NAP (5 * FP_NS_PER_MS)
+#define MOST_CONTENDED FP_NS_PER_MS
+#define GIVE_WAY_FOR (FP_NS_PER_MS / 20)
 #define KICK_KEY UINT64_MAX
 /* For `wakes_ns`: the loop turns. */
 #define AWAKE INT64_MIN
@@ -197,7 +201,7 @@ int fp_supervisor_new(const fp_supervisor_options *options, fp_supervisor **ret_
 int fp_supervisor_stop(fp_supervisor *supervisor) {
     if (fp_supervisor_is_copy(supervisor))
         return -EOWNERDEAD;
-    pthread_mutex_lock(&supervisor->lock);
+    fp_supervisor_lock(supervisor);
     supervisor->stopping = true;
     fp_supervisor_kick(supervisor);
     pthread_mutex_unlock(&supervisor->lock);
@@ -243,7 +247,7 @@ fp_supervisor *fp_supervisor_free(fp_supervisor *supervisor) {
 int fp_supervisor_active(fp_supervisor *supervisor) {
     if (fp_supervisor_is_copy(supervisor))
         return 0;
-    pthread_mutex_lock(&supervisor->lock);
+    fp_supervisor_lock(supervisor);
     int active = (int)supervisor->active;
     pthread_mutex_unlock(&supervisor->lock);
     return active;
@@ -324,7 +328,8 @@ void fp_supervisor_set_timer(fp_supervisor *supervisor, fp_proc *proc, int64_t w
 
 void fp_supervisor_birth_begins(fp_supervisor *supervisor, fp_birth_watch *watch) {
     fp_crew *crew = supervisor->crew;
-    fp_supervisor *watcher = NULL;
+    fp_supervisor *watchers[2];
+    int n_watchers = 0;
 
     watch->since_ns = fp_now_ns();
     pthread_mutex_lock(&crew->lock);
@@ -335,20 +340,20 @@ void fp_supervisor_birth_begins(fp_supervisor *supervisor, fp_birth_watch *watch
     crew->births = watch;
     crew->last_birth_ns = watch->since_ns;
     if (!atomic_load_explicit(&crew->watching, memory_order_relaxed)) {
-        /* Somebody else than us has to look, as our thread will stand still. */
-        for (watcher = crew->members; watcher && watcher == supervisor; watcher = watcher->crew_next)
-            ;
-        if (!watcher)
-            watcher = supervisor;
+        /* Two have to look, as the thread of one may come to stand still itself; ours is about to. */
+        for (fp_supervisor *member = crew->members; member && n_watchers < 2; member = member->crew_next)
+            if (member != supervisor)
+                watchers[n_watchers++] = fp_supervisor_ref(member);
+        if (n_watchers < 2)
+            watchers[n_watchers++] = fp_supervisor_ref(supervisor);
         atomic_store_explicit(&crew->watching, true, memory_order_relaxed);
-        fp_supervisor_ref(watcher);
     }
     pthread_mutex_unlock(&crew->lock);
-    if (watcher) {
-        pthread_mutex_lock(&watcher->lock);
-        fp_supervisor_kick(watcher);
-        pthread_mutex_unlock(&watcher->lock);
-        fp_supervisor_unref(watcher);
+    for (int i = 0; i < n_watchers; i++) {
+        fp_supervisor_lock(watchers[i]);
+        fp_supervisor_kick(watchers[i]);
+        pthread_mutex_unlock(&watchers[i]->lock);
+        fp_supervisor_unref(watchers[i]);
     }
 }
 
@@ -436,27 +441,34 @@ static fp_share *share_of(fp_supervisor *supervisor, const fp_batch *batch) {
     return NULL;
 }
 
-static void drop_share(fp_supervisor *supervisor, fp_share *share, bool for_ever) {
+/* Take no part any more. False: it is kept, as nobody else would start what is queued; never if `for_ever`. */
+static bool drop_share(fp_supervisor *supervisor, fp_share *share, bool for_ever) {
     fp_batch *batch = share->batch;
     fp_failure closing = {.error = ESHUTDOWN, .stage = FP_STAGE_SUPERVISOR, .detail = -1};
 
+    pthread_mutex_lock(&batch->lock);
+    bool last = batch->shares == 1;
+    bool kept = last && batch->first && !for_ever;
+    if (!kept)
+        batch->shares--;
+    pthread_mutex_unlock(&batch->lock);
+    if (kept)
+        return false;
     for (fp_share **at = &supervisor->shares; *at; at = &(*at)->next) {
         if (*at == share) {
             *at = share->next;
             break;
         }
     }
-    pthread_mutex_lock(&batch->lock);
-    bool last = --batch->shares == 0;
-    pthread_mutex_unlock(&batch->lock);
     fp_proc *proc;
-    /* Nobody is left to start them. In ordinary life the batch is empty here, or about to get a share again. */
+    /* Nobody is left to start them. */
     while (last && for_ever && (proc = batch_pop(batch, supervisor))) {
         fp_proc_fail(proc, &closing);
         fp_proc_unref(proc);
     }
     fp_batch_unref(batch);
     free(share);
+    return true;
 }
 
 static void drop_shares(fp_supervisor *supervisor) {
@@ -500,10 +512,11 @@ static bool run_queue(fp_supervisor *supervisor) {
     while (share && started < STARTS_AT_ONCE) {
         fp_share *next = share->next;
         if (share->running >= share->max_running) {
-            /* A lowered bound leaves it no part. */
-            if (share->running == 0)
-                drop_share(supervisor, share, false);
-            share = next;
+            /* A lowered bound leaves it no part, unless two who lowered it at once have left none to anybody. */
+            if (share->running == 0 && !drop_share(supervisor, share, false))
+                share->max_running = 1;
+            else
+                share = next;
             continue;
         }
         fp_proc *proc = batch_pop(share->batch, supervisor);
@@ -585,7 +598,7 @@ static fp_batch *batch_ref(fp_batch *batch) {
 /* The bounded batch of this mailbox that is still being worked on, referenced; or NULL. */
 static fp_batch *batch_find(fp_supervisor *supervisor, const fp_mailbox *mailbox) {
     fp_batch *found = NULL;
-    pthread_mutex_lock(&supervisor->lock);
+    fp_supervisor_lock(supervisor);
     for (fp_share *share = supervisor->shares; share && !found; share = share->next)
         if (share->batch->mailbox == mailbox)
             found = batch_ref(share->batch);
@@ -595,7 +608,7 @@ static fp_batch *batch_find(fp_supervisor *supervisor, const fp_mailbox *mailbox
 
 /* The bound has become so low that there is no part for `supervisor`. */
 static void take_no_part(fp_supervisor *supervisor, const fp_batch *batch) {
-    pthread_mutex_lock(&supervisor->lock);
+    fp_supervisor_lock(supervisor);
     fp_share *share = share_of(supervisor, batch);
     if (share) {
         share->max_running = 0;
@@ -606,7 +619,7 @@ static void take_no_part(fp_supervisor *supervisor, const fp_batch *batch) {
 
 /* See that `supervisor` takes part. `*spare` is a share to use if it has none yet. */
 static void take_part(fp_supervisor *supervisor, fp_batch *batch, uint32_t max_running, fp_share **spare) {
-    pthread_mutex_lock(&supervisor->lock);
+    fp_supervisor_lock(supervisor);
     fp_share *share = share_of(supervisor, batch);
     if (!share) {
         share = *spare;
@@ -810,8 +823,30 @@ static fp_sigset signals_of_the_host(void) {
     return set;
 }
 
+/*
+ * A mutex goes to who is awake, not to who has waited longest. A loop that is
+ * never idle, because a child floods us with output, would have it again each
+ * time before another thread is up: 180 ms were seen. So it holds back until
+ * somebody has had it, for a few milliseconds at most.
+ */
+static void give_way(fp_supervisor *supervisor, int64_t *contended_ns) {
+    int64_t now = fp_now_ns();
+
+    if (!atomic_load_explicit(&supervisor->waiting, memory_order_relaxed)) {
+        *contended_ns = 0;
+    } else if (*contended_ns == 0) {
+        *contended_ns = now;
+    } else if (now - *contended_ns > MOST_CONTENDED) {
+        uint32_t served = atomic_load_explicit(&supervisor->served, memory_order_relaxed);
+        for (int i = 0; i < MOST_NAPS && atomic_load_explicit(&supervisor->served, memory_order_relaxed) == served; i++)
+            sys_poll(NULL, 0, GIVE_WAY_FOR);
+        *contended_ns = 0;
+    }
+}
+
 int fp_supervisor_run(fp_supervisor *supervisor) {
     struct epoll_event events[EVENTS_AT_ONCE];
+    int64_t contended_ns = 0;
     fp_sigset all = signals_of_the_host(), broken_pipe = UINT64_C(1) << (SIGPIPE - 1), old;
 
     if (fp_supervisor_is_copy(supervisor))
@@ -844,6 +879,10 @@ int fp_supervisor_run(fp_supervisor *supervisor) {
         supervisor->wakes_ns = when;
         pthread_mutex_unlock(&supervisor->lock);
         int n = sys_epoll_wait(supervisor->epoll_fd, events, EVENTS_AT_ONCE, sleep_ms(now, when));
+        /* The host has closed our descriptor: who waits looks for himself, and we keep the deadlines. */
+        if (n < 0 && n != -EINTR)
+            sys_poll(NULL, 0, LOST_NAP);
+        give_way(supervisor, &contended_ns);
         pthread_mutex_lock(&supervisor->lock);
         supervisor->wakes_ns = AWAKE;
         now = fp_now_ns();

@@ -82,9 +82,8 @@ static void one_with_pipes(void) {
 static void one_with_files(void) {
     char out[96];
     snprintf(out, sizeof out, "%s/out", work_dir);
-    with_fresh_slots(SHELL("echo hello; read x; exit 7", .stdio = {{FP_STDIO_READ, -1, "/dev/null"},
-                                                                 {FP_STDIO_APPEND, -1, out},
-                                                                 {FP_STDIO_STDOUT}}),
+    with_fresh_slots(SHELL("echo hello; read x; exit 7",
+                           .stdio = {{FP_STDIO_READ, -1, "/dev/null"}, {FP_STDIO_APPEND, -1, out}, {FP_STDIO_STDOUT}}),
                      -1, 7);
 }
 
@@ -97,9 +96,9 @@ static void one_with_other_files(void) {
 
 static void one_with_descriptors(void) {
     const fp_fd_map maps[] = {{high_fd, 3}, {high_fd, 4}, {high_fd + 1, 5}, {1, 6}};
-    with_fresh_slots(SHELL("[ -e /proc/$$/fd/5 ] || exit 1; exit 7", .fds = maps, .n_fds = 4,
-                           .stdio[2] = {FP_STDIO_FD, high_fd}),
-                     -1, 7);
+    with_fresh_slots(
+        SHELL("[ -e /proc/$$/fd/5 ] || exit 1; exit 7", .fds = maps, .n_fds = 4, .stdio[2] = {FP_STDIO_FD, high_fd}),
+        -1, 7);
 }
 
 static void one_whose_error_follows_output(void) {
@@ -181,9 +180,9 @@ static void one_with_everything(void) {
 }
 
 static void one_with_signals_kept(void) {
-    with_fresh_slots(SHELL("exit 7", .flags = FP_KEEP_SIGNALS, .lead = FP_LEAD_NOTHING,
-                           .sigignore = UINT64_C(1) << (SIGUSR2 - 1)),
-                     -1, 7);
+    with_fresh_slots(
+        SHELL("exit 7", .flags = FP_KEEP_SIGNALS, .lead = FP_LEAD_NOTHING, .sigignore = UINT64_C(1) << (SIGUSR2 - 1)),
+        -1, 7);
 }
 
 /* A search that finds a directory, a file that may not be executed, and at last the program. */

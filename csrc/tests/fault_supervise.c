@@ -16,7 +16,7 @@ static fp_mailbox *mailbox;
 static lifeline life;
 
 #define JOB(script, ...)                                                                                               \
-    SHELL(script, .containment = containment, .fds = &life.map, .n_fds = 1, .grace_ns = 3 * MS,                       \
+    SHELL(script, .containment = containment, .fds = &life.map, .n_fds = 1, .grace_ns = 3 * MS,                        \
           .kill_timeout_ns = 60 * MS, __VA_ARGS__)
 #define CAPTURED .stdio[1].kind = FP_STDIO_PIPE
 
@@ -136,9 +136,9 @@ static void pipes_and_input(void) {
     static char input[100000];
     prepare();
     if (open_up()) {
-        fp_proc *proc = try_start(JOB("cat; echo hello >&2; exit 3",
-                                      .stdio = {{FP_STDIO_PIPE}, {FP_STDIO_PIPE}, {FP_STDIO_PIPE}}, .input = input,
-                                      .input_bytes = sizeof input));
+        fp_proc *proc =
+            try_start(JOB("cat; echo hello >&2; exit 3", .stdio = {{FP_STDIO_PIPE}, {FP_STDIO_PIPE}, {FP_STDIO_PIPE}},
+                          .input = input, .input_bytes = sizeof input));
         if (proc) {
             fp_output output;
             fp_exit exit = outlast(fp_proc_ref(proc));
@@ -156,7 +156,8 @@ static void pipes_and_input(void) {
 static void a_stream_that_is_followed(void) {
     prepare();
     if (open_up()) {
-        fp_proc *proc = try_start(JOB("head -c 50000 /dev/zero; exit 3", CAPTURED, .head_bytes = 100, .tail_bytes = 5000));
+        fp_proc *proc =
+            try_start(JOB("head -c 50000 /dev/zero; exit 3", CAPTURED, .head_bytes = 100, .tail_bytes = 5000));
         if (proc) {
             char buffer[700];
             uint64_t offset = 0;

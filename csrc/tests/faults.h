@@ -170,7 +170,7 @@ static inline void faults_off(void) {
     __atomic_store_n(&fault->armed, 0, __ATOMIC_SEQ_CST);
 }
 
-enum { FAULT_BUDGET_MS = 250 };
+enum { FAULT_BUDGET_MS = 80 };
 
 /*
  * Run `scenario` with the first call failing, then the second, and so on until

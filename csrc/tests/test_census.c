@@ -33,8 +33,10 @@ static void a_plain_line_is_read(void) {
 
 static void a_name_cannot_lie(void) {
     static const char *const names[] = {
-        ") Z 1 (",   "))))",       "(",          "",       " ",    "a b) Z 9 9 9 9 9 9 9 9 9 9 9 9 9 9 9 9 9 9 (x",
-        "(sh) R 1 1", "\n) Z 1 1 1", "7) Z 1 1 1 ", "%s%n%d", "\xff\xfe", ") X",
+        ") Z 1 (",    "))))",        "(",
+        "",           " ",           "a b) Z 9 9 9 9 9 9 9 9 9 9 9 9 9 9 9 9 9 9 (x",
+        "(sh) R 1 1", "\n) Z 1 1 1", "7) Z 1 1 1 ",
+        "%s%n%d",     "\xff\xfe",    ") X",
     };
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         char text[512];

@@ -117,7 +117,8 @@ class Command:
         pass_fds: descriptors, 3 and above, that it gets under the same numbers.
         start_new: it leads a new session, only a new group (jobs on a terminal), or neither.
         containment: what keeps its descendants together; "auto" is the best that can be had.
-        leftovers: whether descendants that outlive it are stopped too.
+        leftovers: whether descendants that outlive it are stopped too, or kept: then the task stays active
+            until they have ended.
         die_with_parent: SIGKILL it when this process dies; None leaves it to the manager.
         max_output: bytes to keep of each captured stream; None for 256 KiB.
         on_max_output: beyond `max_output` in all, drop what is in the middle, or stop the process.

@@ -279,8 +279,8 @@ def _words(
     if stage == "cgroup" and 0 <= detail < len(_CGROUP_LIMITS):
         limit, controller = _CGROUP_LIMITS[detail]
         return (
-            f"the limit {limit} needs the controller {controller!r} in a cgroup v2 directory that we may write "
-            f"to, and could not be set: {_plain(error)}"
+            f"the limit {limit} needs the controller {controller!r} in a cgroup v2 directory that we may "
+            f"write to, and could not be set: {_plain(error)}"
         )
     if stage == "rlimit":
         limit = RLIMIT_FIELDS[detail] if 0 <= detail < len(RLIMIT_FIELDS) else "a resource limit"

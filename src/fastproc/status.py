@@ -50,7 +50,11 @@ class ResourceUsage(NamedTuple):
     system: float = 0.0
     """Seconds of CPU time in the kernel for it."""
     max_rss: int = 0
-    """Bytes of memory resident at most, in the largest one of them."""
+    """Bytes of memory resident at most, in the largest one of them.
+
+    Never less than what this program itself had resident at the start: a child runs in our memory until
+    execve(2), and the kernel carries that mark over (exec_mmap() in fs/exec.c).
+    """
     minor_faults: int = 0
     major_faults: int = 0
     blocks_in: int = 0

@@ -299,6 +299,28 @@ def test_a_reader_that_goes_away_stops_the_batch(cli: Cli, tmp_path: Path) -> No
     assert process.wait(PATIENCE) == 128 + signal.SIGPIPE
 
 
+def test_a_reader_of_all_that_goes_away_is_a_failure_of_ours(cli: Cli, tmp_path: Path) -> None:
+    """Standard error is gone as well, so nobody can be told; 1 would mean one failed job."""
+    program = [sys.executable, "-m", "fastproc", "batch", listed(tmp_path, *["echo x; exit 1"] * 300)]
+    piped = ["sh", "-c", '{ "$@" 2>&1; echo $? > code; } | true', "sh", *program]
+    ended = subprocess.run(piped, cwd=tmp_path, check=False)
+    assert ended.returncode == 0
+    assert (tmp_path / "code").read_text() in ("125\n", "141\n")
+
+
+def test_closed_streams_and_odd_lists_are_told_in_words(cli: Cli, tmp_path: Path) -> None:
+    program = [sys.executable, "-m", "fastproc", "batch"]
+    closed = ["sh", "-c", 'exec "$@" 0<&-', "sh", *program]
+    ended = subprocess.run(closed, capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (125, "Error: standard input: it is closed\n")
+
+    ended = subprocess.run([*program, str(tmp_path)], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (125, f"Error: {tmp_path}: Is a directory\n")
+
+    silent = ["sh", "-c", 'exec "$@" 1>&- 2>&-', "sh", *program, str(listed(tmp_path, "echo x", "false"))]
+    assert subprocess.run(silent, stdin=subprocess.DEVNULL, check=False).returncode == 1
+
+
 def test_a_terminal_gets_a_bar(tmp_path: Path) -> None:
     work = listed(tmp_path, *["sleep 0.1; printf 'o%st\\n' u"] * 10, "exit 1")
     master, slave = pty.openpty()

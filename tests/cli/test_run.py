@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -177,3 +178,30 @@ def test_a_closed_output_is_no_traceback(cli: Cli) -> None:
     assert process.stderr is not None
     assert b"Traceback" not in process.stderr.read()
     assert process.wait(10) == 128 + signal.SIGPIPE
+
+
+def test_closed_streams_are_no_traceback_and_stay_closed(tmp_path: Path) -> None:
+    """As from a daemon that has closed all three."""
+    look = "import os, sys; found = [fd for fd in range(3) if os.path.exists(f'/proc/self/fd/{fd}')]"
+    look += "; open('found', 'w').write(str(found))"
+    command = [sys.executable, "-m", "fastproc", "run", sys.executable, "-c", f"{look}; sys.exit(3)"]
+    with_all_closed = ["sh", "-c", 'exec "$@" 0<&- 1>&- 2>&-', "sh", *command]
+
+    assert subprocess.run(with_all_closed, cwd=tmp_path, check=False).returncode == 3
+    assert (tmp_path / "found").read_text() == "[]"
+
+
+def test_output_that_nobody_could_take_is_no_success(cli: Cli) -> None:
+    with open("/dev/full", "wb") as full:
+        ended = subprocess.run(
+            [sys.executable, "-m", "fastproc", "run", "--idle-timeout=20s", "echo", "lost"],
+            stdin=subprocess.DEVNULL,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert (ended.returncode, ended.stderr) == (
+        125,
+        "fastproc: its output could not be written: No space left on device\n",
+    )

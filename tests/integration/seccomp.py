@@ -2,9 +2,7 @@
 
 A filter belongs to the thread that installs it and to all that this thread makes, and cannot be taken off.
 Hence `in_a_filtered_thread` for one start that goes wrong, a `Gate` for a child that is held at a system
-call, and for whole suites a program of its own:
-
-    python -m tests.integration.seccomp no_clone3 tests/integration/test_stopping.py -q
+call, and for whole suites a program of its own: see lesser_kernels.py.
 """
 
 from __future__ import annotations
@@ -291,34 +289,13 @@ class Gate(Generic[T]):
             os.close(self._listener)
 
 
-def _fix_addresses() -> None:
-    """Begin again with the C library where it will also be in the interpreters that tests start."""
+def fix_addresses() -> None:
+    """Begin this program again with the C library where it will also be in the interpreters that it starts.
+
+    For filters with rules for what is `not_from_libc`: those interpreters inherit them, and have threads.
+    """
     no_randomization, ask = 0x0040000, 0xFFFFFFFF
     personality = ctypes.CDLL(None).personality
     before = personality(ctypes.c_ulong(ask))
     if not before & no_randomization and personality(ctypes.c_ulong(before | no_randomization)) >= 0:
         os.execv(sys.executable, sys.orig_argv)
-
-
-def main(args: Sequence[str]) -> int:
-    """Run pytest under a filter, and see that the library has found out what is missing."""
-    name, *pytest_args = args
-    rules = FILTERS[name].rules
-    if any(rule.not_from_libc for rule in rules):
-        _fix_addresses()
-    install(rules)
-    import pytest
-
-    code = int(pytest.main(list(pytest_args)))
-
-    import fastproc
-
-    found = {name for name, has in fastproc.capabilities().items() if has is False}
-    missed = FILTERS[name].hides - found
-    if missed:
-        print(f"the library believes to have {', '.join(sorted(missed))} under the filter {name}")
-    return code or (1 if missed else 0)
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from tests.conftest import eventually
 from tests.programs import Programs
-from tests.watch import can, first_line, hold_the_lock
+from tests.watch import can, first_line, held, hold_the_lock, let_go
 
 from fastproc import PIPE, CancelToken, ExitReason, Process, ProcessManager
 from fastproc.command import Containment
@@ -200,11 +200,12 @@ def test_a_reader_who_is_slow_does_not_make_the_process_idle(
 ) -> None:
     """It cannot write, because we do not read: that is no silence of its own."""
     process = manager.start_process(
-        "spams", programs.spams(4_000_000, lines=True), stdout=PIPE, idle_timeout=0.4
+        "spams", held(programs.spams(4_000_000, lines=True)), stdout=PIPE, idle_timeout=0.5
     )
     with process.lines() as lines:
+        let_go(process)
         next(lines)
-        time.sleep(1.2)  # three times what silence would be allowed
+        time.sleep(1.2)  # more than twice what silence would be allowed
         assert process.running
         assert sum(1 for _ in lines) == 4_000_000 // 64 - 1
 
@@ -213,7 +214,7 @@ def test_a_reader_who_is_slow_does_not_make_the_process_idle(
 
 def test_one_that_closes_its_output_is_not_idle_for_that(manager: ProcessManager, programs: Programs) -> None:
     """From a stream that has ended nothing can come."""
-    process = manager.start_process("mute", programs.closes_its_output(0.8, 3), stdout=PIPE, idle_timeout=0.4)
+    process = manager.start_process("mute", programs.closes_its_output(0.6, 3), stdout=PIPE, idle_timeout=0.3)
 
     status = process.wait(20)
 

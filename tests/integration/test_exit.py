@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -14,7 +15,7 @@ from tests.integration import fresh
 from tests.programs import Programs
 from tests.watch import is_alive
 
-# One that obeys, one that does not, a family whose members ignore SIGTERM, and a leader that has left somebody.
+# One that obeys, one that does not, a family whose members ignore SIGTERM, a leader that has left somebody.
 _LIVELY = """
 def start_all(manager):
     processes = [
@@ -151,7 +152,9 @@ def test_a_map_that_was_left_half_way_ends_with_the_program(programs: Programs) 
         manager = ProcessManager(grace=0.3)
         running = manager.map([programs.nop()] + [programs.ready_then_sleep()] * 50, concurrency=4)
         print(next(running).wait().ok)
-        """.replace("programs.ready_then_sleep()", "fastproc.Command(programs.ready_then_sleep(), stdout=DEVNULL)"),
+        """.replace(
+            "programs.ready_then_sleep()", "fastproc.Command(programs.ready_then_sleep(), stdout=DEVNULL)"
+        ),
         programs,
     )
     assert out == "True\n"
@@ -346,3 +349,30 @@ def test_a_program_that_was_stopped_from_outside_can_go_on(programs: Programs) -
     code, out, err = fresh.finish(program)
 
     assert (code, out, err) == (0, "timeout\n", "")
+
+
+def test_ctrl_c_in_the_grace_of_one_manager_spares_no_other(programs: Programs) -> None:
+    """At exit managers are ended one after the other: who is impatient with the first has all killed."""
+    program = fresh.begin(
+        """
+        managers = [ProcessManager(grace=20) for _ in range(3)]
+        for manager in managers:
+            process = manager.start_process("stubborn", programs.ignores_sigterm(), stdout=PIPE)
+            first_line(process)
+            print(process.pid)
+        print("at the end", flush=True)
+        """,
+        programs,
+    )
+    assert program.stdout is not None
+    pids = [int(program.stdout.readline()) for _ in range(3)]
+    assert program.stdout.readline() == "at the end\n"
+    began = time.monotonic()
+    # The first may come before the atexit handler has begun.
+    while program.poll() is None and time.monotonic() < began + 10:
+        program.send_signal(signal.SIGINT)
+        time.sleep(0.3)
+    fresh.finish(program)
+
+    assert not any(map(is_alive, pids))
+    assert time.monotonic() < began + 10

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -19,7 +19,7 @@ from tests.watch import alive, can, first_line, is_alive, lines_until, nobody_le
 from fastproc import PIPE, ExitReason, Limits, ProcessManager
 from fastproc.command import Containment
 
-STRANGER = 54321  # a user id that nothing else here runs under
+STRANGER = 100_000 + os.getpid()  # a user id that nothing else here runs under
 
 
 def skip_if_fugitives_are_lost(containment: Containment) -> None:
@@ -49,6 +49,18 @@ def test_ten_generations_each_in_a_session_of_its_own_are_ended(
     assert result.stopped
     assert result.escalated is ignore
     assert result.proof == containment
+
+
+def test_a_mere_group_has_the_same_proof_whether_its_end_is_seen_at_once_or_not(
+    manager: ProcessManager, programs: Programs, containment: Containment
+) -> None:
+    for name, args in (
+        ("one", programs.ready_then_sleep()),
+        ("many", programs.forks_a_tree(2, 2, ignore=True)),
+    ):
+        process = manager.start_process(name, args, stdout=PIPE, containment=containment, start_new="group")
+        pids_until(process, "ready")
+        assert process.terminate(0.2).proof == containment
 
 
 def test_a_wide_family_in_sessions_of_their_own_is_ended(
@@ -148,12 +160,21 @@ def test_a_fork_bomb_that_has_gone_off_is_ended(
             "bomb", programs.fork_bomb(150, setsid=setsid), stdout=PIPE, containment=containment
         )
         lines_until(process, "full")
+        assert eventually(lambda: is_complete(programs.running(), 150, setsid=setsid), 20)
 
         result = process.terminate(20)
 
         assert programs.running() == []
         assert result.stopped
         assert not result.escalated
+
+
+def is_complete(pids: list[int], count: int, *, setsid: bool) -> bool:
+    """Whether all are born, and have moved to where they want to be."""
+    sessions = set()
+    with suppress(ProcessLookupError):
+        sessions = {os.getsid(pid) for pid in pids}
+    return len(pids) == count and len(sessions) == (count if setsid else 1)
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import signal
 import time
 
 from tests.programs import Programs
-from tests.watch import first_line, run_script
+from tests.watch import first_line, held, let_go, run_script
 
 from fastproc import PIPE, ExitReason, ProcessManager
 from fastproc.command import Containment
@@ -25,9 +25,11 @@ def test_a_slow_reader_gets_all_of_it(manager: ProcessManager, programs: Program
 
 def test_what_goes_in_may_come_out_at_the_same_time(manager: ProcessManager) -> None:
     """Neither side waits for the other to be through."""
-    process = manager.start_process("cat", ["cat"], input=MUCH, stdout=PIPE)
+    process = manager.start_process("cat", held(["cat"]), input=MUCH, stdout=PIPE)
+    lines = process.lines(max_line=65536)
+    let_go(process)
 
-    count = sum(len(line) for line in process.lines(max_line=65536))
+    count = sum(len(line) for line in lines)
 
     assert count == len(MUCH)
     assert process.wait(20).ok

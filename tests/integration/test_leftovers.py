@@ -43,7 +43,7 @@ def test_deaf_leftovers_are_killed_after_the_grace_of_their_command(
         "deaf",
         programs.forks_a_tree(2, 2, ignore=True, leave=True),
         stdout=PIPE,
-        grace=1.0,
+        grace=0.6,
         containment=containment,
     )
     pids = pids_until(process, "ready")
@@ -52,13 +52,13 @@ def test_deaf_leftovers_are_killed_after_the_grace_of_their_command(
     after = time.monotonic() - status.ended
 
     assert (status.code, status.reason) == (0, ExitReason.EXITED)
-    if after < 0.8:
+    if after < 0.4:
         assert manager.is_active("deaf")
         assert len(alive(pids)) == 6
         with pytest.raises(DuplicateTask):
             manager.start_process("deaf", ["true"])
     assert next(manager.as_completed(20)) is process
-    assert time.monotonic() - status.ended >= 1.0
+    assert time.monotonic() - status.ended >= 0.6
     assert alive(pids) == []
     assert manager.start_process("deaf", ["true"]).wait(20).ok
 
@@ -90,14 +90,14 @@ def test_kept_leftovers_run_until_somebody_asks(
         programs.forks_a_tree(1, 3, leave=True),
         stdout=PIPE,
         leftovers="keep",
-        timeout=0.5,
+        timeout=0.3,
         containment=containment,
     )
     pids = pids_until(process, "ready")
     pids.remove(process.pid)
     status = process.wait(20)
     assert status.ok
-    time.sleep(max(0.0, status.started + 0.8 - time.monotonic()))  # its time limit was the leader's own
+    time.sleep(max(0.0, status.started + 0.5 - time.monotonic()))  # its time limit was the leader's own
 
     assert sorted(alive(pids)) == sorted(pids)
     assert manager.is_active("kept")
@@ -122,7 +122,7 @@ def test_kept_leftovers_that_end_by_themselves_free_the_id(
 ) -> None:
     """Nobody tells when the last of a group has gone: it is looked at now and then."""
     process = manager.start_process(
-        "kept", ["sh", "-c", "sleep 0.5 & exit 0"], stdout=DEVNULL, leftovers="keep", containment=containment
+        "kept", ["sh", "-c", "sleep 0.2 & exit 0"], stdout=DEVNULL, leftovers="keep", containment=containment
     )
     assert process.wait(20).ok
 

@@ -9,7 +9,7 @@ import time
 
 import pytest
 from tests.programs import Programs
-from tests.watch import first_line
+from tests.watch import first_line, held, let_go
 
 from fastproc import PIPE, ProcessManager
 
@@ -25,9 +25,11 @@ def test_a_line_is_there_as_soon_as_it_is_whole(manager: ProcessManager, program
 
 def test_one_endless_line_comes_in_pieces(manager: ProcessManager, programs: Programs) -> None:
     """Fifty million bytes without a newline: no piece is longer than allowed, and none is lost."""
-    process = manager.start_process("endless", programs.spams(50_000_000), stdout=PIPE)
+    process = manager.start_process("endless", held(programs.spams(50_000_000)), stdout=PIPE)
+    lines = process.lines()
+    let_go(process)
 
-    lengths = [len(line) for line in process.lines()]
+    lengths = [len(line) for line in lines]
 
     assert sum(lengths) == 50_000_000
     assert max(lengths) == 1 << 20
@@ -100,9 +102,11 @@ def test_lines_that_came_before_are_there(manager: ProcessManager) -> None:
 
 def test_a_fast_writer_waits_for_a_slow_reader(manager: ProcessManager, programs: Programs) -> None:
     """Ten megabytes, and a pause in the middle of which nothing gets lost although only 256 KiB are kept."""
-    process = manager.start_process("spams", programs.spams(10_240_000, lines=True), stdout=PIPE)
-    numbers = []
-    for line in process.lines():
+    process = manager.start_process("spams", held(programs.spams(10_240_000, lines=True)), stdout=PIPE)
+    lines = process.lines()
+    let_go(process)
+    numbers: list[int] = []
+    for line in lines:
         if len(numbers) in {10, 5_000, 100_000}:
             time.sleep(0.1)
         numbers.append(int(line.split()[0]))

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from tests.conftest import eventually
 from tests.programs import Programs
-from tests.watch import first_line, in_threads, is_alive, run_script
+from tests.watch import first_line, held, in_threads, is_alive, let_go, run_script
 
 from fastproc import PIPE, STDOUT, ExitReason, ProcessManager
 from fastproc.command import Containment
@@ -226,9 +226,11 @@ for _ in range(32):
 
 def test_a_full_stderr_does_not_hold_up_who_reads_stdout(manager: ProcessManager) -> None:
     """Two megabytes each in turn, one of them followed: both are taken, in one loop."""
-    process = manager.start_process("both", [sys.executable, "-c", BOTH], stdout=PIPE, stderr=PIPE)
+    process = manager.start_process("both", held([sys.executable, "-c", BOTH]), stdout=PIPE, stderr=PIPE)
+    lines = process.lines(max_line=65536)
+    let_go(process)
 
-    out = "".join(process.lines(max_line=65536))
+    out = "".join(lines)
 
     assert out == "o" * (2 << 20)
     assert process.wait(20).ok
@@ -236,11 +238,11 @@ def test_a_full_stderr_does_not_hold_up_who_reads_stdout(manager: ProcessManager
 
 
 def test_both_streams_may_be_followed_by_a_thread_each(manager: ProcessManager) -> None:
-    process = manager.start_process("both", [sys.executable, "-c", BOTH], stdout=PIPE, stderr=PIPE)
+    process = manager.start_process("both", held([sys.executable, "-c", BOTH]), stdout=PIPE, stderr=PIPE)
+    readers = process.lines("stdout"), process.lines("stderr")
+    let_go(process)
 
-    out, err = in_threads(
-        lambda: sum(map(len, process.lines("stdout"))), lambda: sum(map(len, process.lines("stderr")))
-    )
+    out, err = in_threads(lambda: sum(map(len, readers[0])), lambda: sum(map(len, readers[1])))
 
     assert (out, err) == (2 << 20, 2 << 20)
     assert process.wait(20).ok

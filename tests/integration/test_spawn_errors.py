@@ -786,7 +786,7 @@ def test_a_cgroup_that_vanished_is_in_nobodys_way(programs: Programs) -> None:
 
 @with_filters
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EBUSY, errno.ENODEV, errno.EOPNOTSUPP])
-def test_a_cgroup_that_lets_nobody_in_leads_to_the_next_level(manager: ProcessManager, number: int) -> None:
+def test_a_cgroup_that_lets_nobody_in_is_told_to_who_insists(manager: ProcessManager, number: int) -> None:
     """Whoever insists on a cgroup gets the error, see clone(2), CLONE_INTO_CGROUP."""
     if not can("cgroup", "into_cgroup"):
         pytest.skip("no CLONE_INTO_CGROUP")

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 import pytest
 from tests.conftest import eventually
@@ -39,6 +40,7 @@ from fastproc import (
     StopResult,
 )
 from fastproc.command import Containment
+from fastproc.status import Proof
 
 V1_FREEZER = Path("/sys/fs/cgroup/freezer")
 
@@ -53,14 +55,14 @@ def test_one_that_ignores_sigterm_is_killed_when_its_grace_has_passed(
     process = manager.start_process("deaf", programs.ignores_sigterm(), stdout=PIPE, containment=containment)
     first_line(process)
 
-    result = manager.terminate_process("deaf", timeout=0.4)
+    result = manager.terminate_process("deaf", timeout=0.25)
 
     assert result.status is not None
     assert (result.status.signal, result.status.reason) == (signal.SIGKILL, ExitReason.TERMINATED)
     assert result.status.escalated
     assert result.escalated
     assert result.stopped
-    assert 0.4 <= result.elapsed < 5
+    assert 0.25 <= result.elapsed < 5
 
 
 def test_a_time_limit_climbs_the_same_ladder(
@@ -68,13 +70,13 @@ def test_a_time_limit_climbs_the_same_ladder(
 ) -> None:
     """A deadline asks first and kills after the grace of the command."""
     process = manager.start_process(
-        "late", programs.reports_signals(), timeout=0.3, grace=0.3, stdout=PIPE, containment=containment
+        "late", programs.reports_signals(), timeout=0.2, grace=0.2, stdout=PIPE, containment=containment
     )
 
     status = process.wait(20)
 
     assert (status.signal, status.reason, status.escalated) == (signal.SIGKILL, ExitReason.TIMEOUT, True)
-    assert 0.6 <= status.duration < 5
+    assert 0.4 <= status.duration < 5
     assert process.stdout_bytes.count(b"got 15") == 1
 
 
@@ -158,21 +160,22 @@ def test_a_leader_that_obeys_does_not_cover_for_a_child_that_does_not(
     )
     child = int(first_line(process).split()[1])
     began = time.monotonic()
-    stopping = threading.Thread(target=process.terminate, args=(0.6,))
+    stopping = threading.Thread(target=process.terminate, args=(0.4,))
     stopping.start()
 
     status = process.wait(20)
 
     assert (status.signal, status.reason) == (signal.SIGTERM, ExitReason.TERMINATED)
-    if time.monotonic() - began < 0.4:
+    if time.monotonic() - began < 0.25:
         assert is_alive(child)
         assert manager.is_active("obeys")
     stopping.join(20)
     result = process.terminate()
     assert result.stopped
-    assert time.monotonic() - began >= 0.6
+    assert time.monotonic() - began >= 0.4
     assert not is_alive(child)
-    assert not manager.is_active("obeys")
+    if containment == "cgroup" or can("procfs"):  # else its zombie counts until init takes it
+        assert not manager.is_active("obeys")
 
 
 def test_that_a_child_had_to_be_killed_is_said_of_the_task(
@@ -375,10 +378,10 @@ def test_all_are_asked_at_once_and_only_the_stubborn_are_killed(
     for process in manager.active():
         first_line(process)
 
-    report = manager.terminate_all(timeout=1.0)
+    report = manager.terminate_all(timeout=0.6)
 
     assert report
-    assert 1.0 <= report.elapsed < 3.0
+    assert 0.6 <= report.elapsed < 2.6
     assert len(report.results) == 200
     assert {result.task_id for result in report.results if result.escalated} == set(range(0, 200, 10))
     for result in report.results:
@@ -419,7 +422,7 @@ def test_the_result_says_all_there_is_to_say(
         task_id="named",
         status=process.wait(),
         escalated=False,
-        proof=containment,
+        proof=cast(Proof, containment),
         survivors=[],
         elapsed=result.elapsed,
     )

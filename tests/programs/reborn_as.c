@@ -10,8 +10,7 @@
 
 #include "program.h"
 
-int main(int argc, char **argv)
-{
+int main(int argc, char **argv) {
     give_up();
     pid_t wanted = (pid_t)number(argc, argv, 1, 0);
     struct clone_args args = {

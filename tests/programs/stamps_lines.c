@@ -5,15 +5,13 @@
  */
 #include "program.h"
 
-static long long now_ns(void)
-{
+static long long now_ns(void) {
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
     return now.tv_sec * 1000000000LL + now.tv_nsec;
 }
 
-int main(void)
-{
+int main(void) {
     give_up();
     char bytes[4096];
     ssize_t n;

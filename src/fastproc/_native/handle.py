@@ -122,7 +122,7 @@ class Handle:
     @property
     def pid(self) -> int:
         """Its pid, also when it has ended; 0 before it is started."""
-        return max(int(lib.fp_proc_pid(self.proc)), 0)
+        return 0 if self.proc is None else max(int(lib.fp_proc_pid(self.proc)), 0)
 
     @property
     def pidfd(self) -> int:

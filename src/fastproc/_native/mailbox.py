@@ -22,8 +22,15 @@ class Mailbox:
 
     def __init__(self) -> None:
         cell = ffi.new("fp_mailbox **")
-        check(lib.fp_mailbox_new(cell))
-        self.mailbox: Any = ffi.gc(cell[0], lib.fp_mailbox_free)
+        self.mailbox: Any = None
+        # A loop of one turn, as in Handle.settle(), and prepared before: Ctrl-C does not come between the steps.
+        owners = map(ffi.gc, map(cell.__getitem__, (0,)), (lib.fp_mailbox_free,))
+        try:
+            check(lib.fp_mailbox_new(cell))
+        finally:
+            if cell[0] != ffi.NULL:
+                for owned in owners:
+                    self.mailbox = owned
         self._spare: list[Any] = []
 
     def take(self, timeout_ns: int) -> list[NewsRecord] | None:

@@ -13,6 +13,9 @@ from importlib.util import find_spec
 OWN_FAILURE = 125
 """The exit code of a failure of fastproc itself, as in timeout(1) and env(1)."""
 
+INTERRUPTED = 130
+"""After Ctrl-C: 128 and the number of SIGINT, as in a shell."""
+
 NEEDED = ("click", "rich")
 
 
@@ -26,6 +29,9 @@ def main(args: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return OWN_FAILURE
-    from .app import run_app
+    try:
+        from .app import run_app
 
-    return run_app(sys.argv[1:] if args is None else list(args))
+        return run_app(sys.argv[1:] if args is None else list(args))
+    except KeyboardInterrupt:  # before there is anything to stop
+        return INTERRUPTED

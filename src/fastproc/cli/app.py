@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 
 import click
 
 from .. import __version__
 from ..errors import FastprocError
-from . import OWN_FAILURE
+from . import INTERRUPTED, OWN_FAILURE
 from .batch import batch
 from .doctor import doctor
 from .run import run
 
-INTERRUPTED = 130
 LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
 
 
@@ -36,6 +36,7 @@ app.add_command(doctor)
 
 def run_app(args: list[str]) -> int:
     """Run the command line; wrong usage is a failure of ours, 125, not one of a command."""
+    _replace_closed_streams()
     try:
         code = app.main(args, prog_name="fastproc", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
@@ -46,9 +47,17 @@ def run_app(args: list[str]) -> int:
         return OWN_FAILURE
     except (click.Abort, KeyboardInterrupt):
         return INTERRUPTED
-    except BrokenPipeError:
+    except (BrokenPipeError, SystemExit):
+        # click turns the first into the second, with code 1, which would mean one failed job.
         return OWN_FAILURE
     except (FastprocError, OSError) as error:
         print(f"fastproc: {error}", file=sys.stderr)
         return OWN_FAILURE
     return code if isinstance(code, int) else 0
+
+
+def _replace_closed_streams() -> None:
+    """What we write to a stream that was closed before us goes nowhere; commands find it closed as we did."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - as long as we live

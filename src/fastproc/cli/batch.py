@@ -81,7 +81,7 @@ def batch(
     Ctrl-C, which stops all jobs gracefully and, the second time, kills them.
     """
     if file is None:
-        if sys.stdin.isatty():
+        if sys.stdin is not None and sys.stdin.isatty():
             raise click.UsageError("no list of commands: name a FILE, or - to type it")
         file = "-"
     if (resume or retry_failed) and joblog is None:

@@ -22,9 +22,14 @@ PATIENCE = 2.0
 
 
 class Copying:
-    """While this context lasts, the process's output appears on ours. Leaving it waits for the rest."""
+    """While this context lasts, the process's output appears on ours. Leaving it waits for the rest.
+
+    Attributes:
+        failure: why some of it could not be written; None if all was.
+    """
 
     def __init__(self, process: Process) -> None:
+        self.failure: OSError | None = None
         self._process = process
         self._threads = [
             threading.Thread(target=self._copy, args=(stream,), name=f"fastproc-copy-{stream}", daemon=True)
@@ -37,7 +42,8 @@ class Copying:
             while piece := reader.read():
                 while piece:
                     piece = piece[os.write(stream, piece) :]
-        except OSError:
+        except OSError as error:
+            self.failure = error
             # Nobody reads what we write: let it hear what it would have heard without us between.
             self._process.send_signal(signal.SIGPIPE, group=True)
         finally:

@@ -42,7 +42,8 @@ class Display(Protocol):
 def make_display() -> Display:
     """The display that suits where standard error goes."""
     console = Console(stderr=True)
-    return BarDisplay(console) if console.is_terminal and not console.is_dumb_terminal else PlainDisplay()
+    able = console.is_terminal and not console.is_dumb_terminal and "TERM" in os.environ
+    return BarDisplay(console) if able else PlainDisplay()
 
 
 def _write(stdout: bytes, stderr: bytes) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import sys
@@ -46,10 +47,19 @@ def open_feed(path: str, inbox: Inbox, *, shell: bool) -> Feed:
         BadList: lines of the file cannot be understood.
         OSError: it cannot be opened.
     """
-    # Not sys.stdin: a thread that is left in a read of it would make the interpreter abort at exit.
-    source = os.dup(sys.stdin.fileno()) if path == "-" else os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    if path != "-":
+        source = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    elif sys.stdin is not None:
+        # Not sys.stdin: a thread that is left in a read of it would make the interpreter abort at exit.
+        source = os.dup(sys.stdin.fileno())
+    else:
+        raise OSError(errno.EBADF, "it is closed", "standard input")
+    mode = os.fstat(source).st_mode
+    if stat.S_ISDIR(mode):
+        os.close(source)
+        raise OSError(errno.EISDIR, os.strerror(errno.EISDIR), path)
     stream = os.fdopen(source, "rb")
-    if stat.S_ISREG(os.fstat(source).st_mode):
+    if stat.S_ISREG(mode):
         return FileFeed(stream, shell=shell)
     return StreamFeed(stream, inbox, shell=shell)
 

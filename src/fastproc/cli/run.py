@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import signal
 import sys
 from contextlib import nullcontext
 from queue import SimpleQueue
@@ -55,7 +56,7 @@ def run(words: tuple[str, ...], variables: tuple[str, ...], as_json: bool, **opt
                     {"command": words, "error": error.strerror, "errno": error.errno, "stage": error.stage}
                 )
             return _code_of_failure(error)
-        with nullcontext() if command.idle_timeout is None else Copying(process):
+        with nullcontext() if command.idle_timeout is None else Copying(process) as copying:
             interrupt, report = _wait(process, manager, inbox, options["grace"])
         if report is None:
             report = manager.close()
@@ -64,7 +65,14 @@ def run(words: tuple[str, ...], variables: tuple[str, ...], as_json: bool, **opt
         _say_json(_as_dict(words, process, status, report))
     if report.survivors:
         _say(f"still alive: {', '.join(map(str, report.survivors))}")
-    return _exit_code(status, interrupt)
+    code = _exit_code(status, interrupt)
+    if code == 0 and copying is not None and copying.failure is not None:
+        # It had ended before it could hear of it; a success it is not.
+        if copying.failure.errno == errno.EPIPE:
+            return 128 + signal.SIGPIPE
+        _say(f"its output could not be written: {copying.failure.strerror}")
+        return OWN_FAILURE
+    return code
 
 
 def _command(words: tuple[str, ...], variables: tuple[str, ...], options: dict[str, Any]) -> Command:

@@ -1,0 +1,230 @@
+"""KeyboardInterrupt wherever it can come in the package, and SIGINT from outside at any moment."""
+
+from __future__ import annotations
+
+import random
+import signal
+import time
+
+import pytest
+from tests.integration import fresh
+from tests.programs import Programs
+
+# What an interrupted call must leave: a registry that tells the truth, and an engine that works.
+_CHECKS = """
+def check(manager, what):
+    for process in manager.active():
+        # A start that waits for its turn has no process yet.
+        alive = process.pid == 0 or os.path.exists(f"/proc/{process.pid}")
+        assert alive or process.poll() is not None, (what, process)
+    report = manager.terminate_all(2)
+    assert report, (what, report)
+    assert manager.active_count() == 0, (what, manager.active())
+    assert manager._roster.feeds == set(), what
+    assert manager._roster._by_token == {}, (what, manager._roster._by_token)
+    assert manager.start_process("after", programs.exits_with(5)).wait(20).code == 5, what
+    assert manager.wait_all(20) is not None
+
+def descriptors():
+    gc.collect()
+    targets = []
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            target = os.readlink(f"/proc/self/fd/{name}")
+        except OSError:
+            continue
+        if not target.startswith("/sys/fs/cgroup"):
+            targets.append(target.partition(":[")[0])
+    return sorted(targets)
+"""
+
+# KeyboardInterrupt comes where the interpreter looks for signals: on entry into a function, after a call of one
+# written in C, and when a loop jumps back. The k-th such place in the package raises, for growing k.
+_SWEEP = """
+import dis
+
+package = os.path.dirname(fastproc.__file__)
+codes = {}
+
+def looks_for_signals(frame):
+    code = frame.f_code
+    if code not in codes:
+        codes[code] = code.co_code
+    name = dis.opname[codes[code][frame.f_lasti]]
+    return name == "RESUME" or name.startswith("CALL") or "JUMP_BACKWARD" in name
+
+class Interrupter:
+    def __init__(self, at):
+        self.left = at
+        self.looked = None
+        self.where = ""
+
+    def __call__(self, frame, event, arg):
+        # Before the instruction that follows, and only if nothing has happened in other frames since.
+        if event == "opcode":
+            if self.looked is frame:
+                self.left -= 1
+                if self.left == 0:
+                    sys.settrace(None)
+                    self.where = f"{os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno}"
+                    raise KeyboardInterrupt
+            self.looked = frame if looks_for_signals(frame) else None
+        elif event in ("call", "return", "exception"):
+            self.looked = None
+        if not frame.f_code.co_filename.startswith(package):
+            return None
+        frame.f_trace_opcodes = True
+        frame.f_trace_lines = False
+        return self
+
+def sweep(work, make, every):
+    before = None
+    at = 1 + int(time.monotonic() * 1000) % every
+    points = 0
+    whole = False
+    while not whole:
+        manager = make()
+        manager.start_process("first", programs.nop()).wait(20)
+        interrupter = Interrupter(at)
+        sys.settrace(interrupter)
+        try:
+            work(manager)
+            whole = True
+        except KeyboardInterrupt:
+            points += 1
+        finally:
+            sys.settrace(None)
+        what = (at, interrupter.where)
+        interrupter.looked = None
+        check(manager, what)
+        assert manager.close(), what
+        assert children() == [], what
+        del manager
+        now = descriptors()
+        assert before is None or len(now) <= len(before), (what, before, now)
+        before = now
+        at += every
+    return points
+"""
+
+_WORKS = {
+    "start": """
+def work(manager):
+    manager.start_process("a", programs.ready_then_sleep(), stdout=PIPE, input=b"x")
+""",
+    "start-wait": """
+def work(manager):
+    manager.start_process("a", programs.exits_with(3)).wait(20)
+""",
+    "start-many": """
+def work(manager):
+    manager.start_many([(number, programs.nop() if number else ["/no/such/program"]) for number in range(3)])
+""",
+    "terminate": """
+def work(manager):
+    manager.start_process("a", sleeper, stdout=DEVNULL)
+    manager.terminate_process("a")
+""",
+    "terminate-all": """
+def work(manager):
+    manager.start_process("a", sleeper, stdout=DEVNULL, cancel=fastproc.CancelToken())
+    manager.terminate_all()
+""",
+    "map": """
+def work(manager):
+    for process in manager.map([programs.nop()] * 3, concurrency=2):
+        process.wait()
+""",
+    "callback": """
+def work(manager):
+    manager.start_process("a", programs.nop(), on_exit=lambda process: None).wait(20)
+    list(manager.as_completed(20))
+""",
+}
+
+
+@pytest.mark.parametrize("every", [9, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", list(_WORKS))
+def test_an_interrupt_at_any_place_leaves_everything_in_order(
+    programs: Programs, name: str, every: int
+) -> None:
+    """No orphan, no lost name, no descriptor; afterwards the manager works on."""
+    source = f"sleeper = programs.ready_then_sleep()\nprograms.nop()\n{_CHECKS}{_SWEEP}{_WORKS[name]}"
+    source += f"print(sweep(work, lambda: ProcessManager(grace=0.3), {every}))\n"
+    out = fresh.run(source, programs, seconds=500)
+    assert int(out) >= 40 // every
+
+
+@pytest.mark.parametrize("count", [60, pytest.param(3_000, marks=pytest.mark.slow)])
+def test_sigint_from_outside_loses_nothing(programs: Programs, count: int) -> None:
+    """A program in full work gets SIGINT at random moments; it catches it and goes on, and nothing is left."""
+    program = fresh.begin(
+        _CHECKS
+        + """
+import itertools, random
+sleeper, nop = programs.ready_then_sleep(), programs.nop()
+numbers = itertools.count()
+manager = ProcessManager(grace=0.3, on_event=lambda event: None)
+manager.start_process("first", nop).wait(20)
+before = descriptors()
+
+def work():
+    manager.start_process(next(numbers), nop).wait(20)
+    process = manager.start_process(next(numbers), sleeper, stdout=PIPE, input=b"text")
+    try:
+        process.wait(0.002)
+    except fastproc.WaitTimeout:
+        pass
+    manager.start_many([(next(numbers), nop) for _ in range(3)])
+    for finished in manager.map([nop] * 6, concurrency=3):
+        finished.wait()
+    process.terminate(0.2)
+    manager.wait_all(20)
+    if next(numbers) % 3 == 0:
+        manager.terminate_all(0.3)
+
+interrupted = {signal.SIGINT}
+signal.pthread_sigmask(signal.SIG_BLOCK, interrupted)
+print("ready", flush=True)
+turns = interrupts = 0
+while interrupts < COUNT:
+    try:
+        try:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, interrupted)
+            while True:
+                work()
+                turns += 1
+        finally:
+            signal.pthread_sigmask(signal.SIG_BLOCK, interrupted)
+    except KeyboardInterrupt:
+        interrupts += 1
+        if interrupts % 10 == 0:
+            check(manager, interrupts)
+        print("caught", flush=True)
+check(manager, "in the end")
+metrics = manager.metrics()
+assert metrics.active == 0
+# A start that was interrupted may be counted by its end only.
+ended = metrics.exited + metrics.signaled
+assert metrics.started <= ended <= metrics.started + 3 * interrupts, metrics
+assert manager.close()
+assert children() == []
+assert len(descriptors()) <= len(before), (descriptors(), before)
+print(turns)
+""".replace("COUNT", str(count)),
+        programs,
+    )
+    assert program.stdout is not None
+    dice = random.Random(count)
+    assert program.stdout.readline() == "ready\n"
+    for _ in range(count):
+        # Only how long to work, not an order of events: any moment will do.
+        time.sleep(dice.random() * 0.02)
+        program.send_signal(signal.SIGINT)
+        if program.stdout.readline() != "caught\n":
+            break
+    code, out, err = fresh.finish(program, 60)
+
+    assert (code, err) == (0, ""), f"{out}\n{err}"
+    assert out.strip().isdigit()
+    assert programs.running() == []
