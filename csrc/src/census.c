@@ -14,6 +14,9 @@
 #include "internal.h"
 #include "sys.h"
 
+/* The kernel's flags of a process, and among them PF_FORKNOEXEC: it is still the program that it was forked from. */
+enum { FLAGS_FIELD = 9, FORKED_NO_EXEC = 0x40 };
+
 /* An unsigned number at *text, which is moved behind it and the blank that follows. */
 static uint64_t take_number(const char **text, const char *end) {
     uint64_t value = 0;
@@ -44,8 +47,11 @@ int fp_person_parse(const char *text, size_t text_bytes, fp_person *ret_person) 
     person.group = (pid_t)take_number(&p, end);
     person.session = (pid_t)take_number(&p, end);
     /* From field 7, the terminal, to field 21; 22 is the start time. */
-    for (int field = 7; field <= 21; field++)
-        take_number(&p, end);
+    for (int field = 7; field <= 21; field++) {
+        uint64_t value = take_number(&p, end);
+        if (field == FLAGS_FIELD)
+            person.executed = !(value & FORKED_NO_EXEC);
+    }
     if (p >= end)
         return -EINVAL;
     person.start = take_number(&p, end);

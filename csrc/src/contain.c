@@ -347,9 +347,9 @@ bool fp_contain_empty(fp_proc *proc, int64_t now) {
             proc->proof = r == 0 ? FP_PROOF_CGROUP : FP_PROOF_NONE;
             return r == 0;
         }
-        if (r != -ENODEV)
+        if (r != -ENODEV && r != -EBADF)
             return false; /* not to be known now */
-        /* Somebody has removed it: the group is what is left to ask. */
+        /* Somebody has removed it, or closed our descriptor: the group is what is left to ask. */
     }
     if (proc->swept)
         return true;

@@ -229,6 +229,7 @@ typedef struct fp_person {
     pid_t group;
     pid_t session;
     char state;      /* 'Z' and 'X' are dead */
+    bool executed;   /* it has passed execve(2) since it was forked */
     uint64_t start;  /* clock ticks since boot */
 } fp_person;
 
@@ -416,7 +417,6 @@ struct fp_proc {
     uint32_t mail_news;
     bool in_mail;
 };
-
 
 /* One reference less; frees with the last. */
 void fp_proc_unref(fp_proc *proc);

@@ -148,8 +148,8 @@ static void tell(fp_proc *proc, int state, uint32_t flags) {
 
 /* Numbers are needed for the ladder, so the leader stays a zombie until the group is cleared. */
 static bool must_stay_zombie(const fp_proc *proc) {
-    return proc->rung != FP_RUNG_NONE && proc->rung != FP_RUNG_EMPTY && !proc->leaf &&
-           proc->lead != FP_LEAD_NOTHING && !fp_can(FP_CAP_PIDFD_GROUP) && fp_can(FP_CAP_PROCFS);
+    return proc->rung != FP_RUNG_NONE && proc->rung != FP_RUNG_EMPTY && !proc->leaf && proc->lead != FP_LEAD_NOTHING &&
+           !fp_can(FP_CAP_PIDFD_GROUP) && fp_can(FP_CAP_PROCFS);
 }
 
 static void take_usage(fp_proc *proc, const struct rusage *usage) {
@@ -472,7 +472,8 @@ static bool settle(fp_supervisor *supervisor, fp_proc *proc, int64_t now) {
         if (!proc->empty && (proc->rung == FP_RUNG_NONE || (proc->leaf && again)))
             proc->flags |= FP_EXIT_LEFTOVERS;
         if (!proc->empty)
-            widen_gap(proc, now, proc->keep_leftovers && proc->rung == FP_RUNG_NONE ? MOST_KEPT_GAP_US : MOST_EMPTY_GAP_US);
+            widen_gap(proc, now,
+                      proc->keep_leftovers && proc->rung == FP_RUNG_NONE ? MOST_KEPT_GAP_US : MOST_EMPTY_GAP_US);
     }
     if (!proc->empty) {
         if (proc->rung == FP_RUNG_NONE && !proc->keep_leftovers)
@@ -794,7 +795,8 @@ int fp_proc_start(fp_supervisor *supervisor, fp_proc *proc, const fp_spec *spec,
     pthread_mutex_unlock(&supervisor->lock);
     fp_supervisor_birth_begins(supervisor, &watch);
     r = make_birth(supervisor, proc, spec, &watch, &birth, reterr_failure);
-    if (r < 0 && reterr_failure->stage == FP_STAGE_CGROUP && proc->containment == FP_CONTAIN_AUTO && !proc->needs_leaf) {
+    if (r < 0 && reterr_failure->stage == FP_STAGE_CGROUP && proc->containment == FP_CONTAIN_AUTO &&
+        !proc->needs_leaf) {
         /* The leaf cannot be entered, now or ever: the session will do. */
         fp_supervisor_lock(supervisor);
         fp_leaf_give(&supervisor->leaves, proc->leaf, false);

@@ -31,6 +31,9 @@ enum {
     BUSY_WAIT_MS = 10,
 };
 
+/* How often to look whether a forked child has passed execve(2), should the pipe not tell. */
+#define EXEC_LOOK (20 * FP_NS_PER_MS)
+
 /* The ways that share our memory. */
 enum way { BY_CLONE3, BY_CLONE };
 
@@ -427,13 +430,32 @@ static int move_aside(const fp_child_plan *plan, int *fd) {
     return 0;
 }
 
+/* Wait for the end of the pipe that execve(2) closes. */
+static int await_exec(const struct birth *birth, const fp_child_report *report, int fd) {
+    struct pollfd wait = {.fd = fd, .events = POLLIN};
+    fp_person person;
+    char end;
+
+    for (;;) {
+        /* A copy that the host has forked meanwhile holds the other end as long as it lives: so we look as well. */
+        int r = sys_poll(&wait, 1, EXEC_LOOK);
+        if (r == 0 && (report->error || (fp_person_read(birth->pid, &person) == 0 &&
+                                         (person.executed || person.state == 'Z'))))
+            return 0;
+        if (r == 0 || r == -EINTR)
+            continue;
+        r = (int)sys_read(fd, &end, 1);
+        if (r != -EINTR)
+            return r;
+    }
+}
+
 static int bear_by_fork(struct birth *birth, fp_failure *reterr_failure) {
     static const fp_sigset all = ~UINT64_C(0);
     fp_child_plan *plan = &birth->plan;
     int ends[2] = {-1, -1};
     void *page = NULL;
     fp_sigset mask;
-    char end;
 
     int r = sys_mmap(sizeof(fp_child_report), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, &page);
     if (r < 0)
@@ -471,9 +493,7 @@ static int bear_by_fork(struct birth *birth, fp_failure *reterr_failure) {
     if (r < 0)
         goto out;
     close_fd(&ends[1]);
-    do
-        r = (int)sys_read(ends[0], &end, 1);
-    while (r == -EINTR);
+    r = await_exec(birth, page, ends[0]);
     /* Without that end we cannot tell what has become of it. */
     if (r < 0)
         sys_kill(birth->pid, SIGKILL);

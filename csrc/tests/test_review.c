@@ -22,9 +22,9 @@ static int64_t cpu_ns(void) {
 /* ---- the end of time ------------------------------------------------------------ */
 
 static void the_longest_times_do_not_wrap(void) {
-    fp_exit exit = ended(start(us.of[0], SHELL("sleep 0.3; exit 3", CAPTURED, .timeout_ns = INT64_MAX,
-                                               .deadline_ns = INT64_MAX, .idle_timeout_ns = INT64_MAX,
-                                               .grace_ns = INT64_MAX, .kill_timeout_ns = INT64_MAX)));
+    fp_exit exit = ended(
+        start(us.of[0], SHELL("sleep 0.3; exit 3", CAPTURED, .timeout_ns = INT64_MAX, .deadline_ns = INT64_MAX,
+                              .idle_timeout_ns = INT64_MAX, .grace_ns = INT64_MAX, .kill_timeout_ns = INT64_MAX)));
     CHECK_EQ(exit.reason, FP_REASON_EXITED);
     CHECK_EQ(exit.code, 3);
 
@@ -56,8 +56,8 @@ static void a_slow_follower_loses_nothing(void) {
     uint64_t offset = 0, heard = 0;
     int64_t r;
 
-    fp_proc *proc = start(us.of[0], SHELL("sleep 0.1; head -c 50000 /dev/zero; exit 7", CAPTURED, .head_bytes = 0,
-                                          .tail_bytes = 1000));
+    fp_proc *proc = start(
+        us.of[0], SHELL("sleep 0.1; head -c 50000 /dev/zero; exit 7", CAPTURED, .head_bytes = 0, .tail_bytes = 1000));
     CHECK_EQ(fp_proc_follow(proc, 1, 1), 0);
     CHECK_EQ(fp_proc_wait(proc, FP_STATE_EXITED, LONG, NULL), 0);
     nap(400 * MS);
@@ -153,8 +153,8 @@ static void a_waiter_without_a_thread_feeds(void) {
     fp_exit exit = {0};
     char text[8] = "";
     CHECK_EQ(fp_supervisor_new(NULL, &alone), 0);
-    fp_proc *proc = start(alone, SHELL("exec cat", CAPTURED, .stdio[0].kind = FP_STDIO_PIPE, .input = "hello",
-                                       .input_bytes = 5));
+    fp_proc *proc =
+        start(alone, SHELL("exec cat", CAPTURED, .stdio[0].kind = FP_STDIO_PIPE, .input = "hello", .input_bytes = 5));
     CHECK_EQ(fp_proc_wait(proc, FP_STATE_DONE, 3000 * MS, &exit), 0);
     CHECK_EQ(fp_proc_output_copy(proc, 1, text, sizeof text), 5);
     CHECK_TEXT(text, "hello");

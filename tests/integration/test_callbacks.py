@@ -37,7 +37,9 @@ def test_what_a_callback_raises_is_logged_and_harms_no_other(
     manager.close()
 
     assert called == ["fails", "after"] * 2
-    assert [record.levelno for record in caplog.records if "callback" in record.message] == [logging.ERROR] * 2
+    assert [record.levelno for record in caplog.records if "callback" in record.message] == [
+        logging.ERROR
+    ] * 2
     assert "on purpose" in caplog.text
 
 

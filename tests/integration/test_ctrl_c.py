@@ -38,8 +38,8 @@ def descriptors():
     return sorted(targets)
 """
 
-# KeyboardInterrupt comes where the interpreter looks for signals: on entry into a function, after a call of one
-# written in C, and when a loop jumps back. The k-th such place in the package raises, for growing k.
+# KeyboardInterrupt comes where the interpreter looks for signals: on entry into a function, after a call of
+# one written in C, and when a loop jumps back. The k-th such place in the package raises, for growing k.
 _SWEEP = """
 import dis
 
@@ -157,7 +157,7 @@ def test_an_interrupt_at_any_place_leaves_everything_in_order(
 
 @pytest.mark.parametrize("count", [60, pytest.param(3_000, marks=pytest.mark.slow)])
 def test_sigint_from_outside_loses_nothing(programs: Programs, count: int) -> None:
-    """A program in full work gets SIGINT at random moments; it catches it and goes on, and nothing is left."""
+    """A program in full work gets SIGINT at random moments; it goes on, and nothing is left."""
     program = fresh.begin(
         _CHECKS
         + """

@@ -316,7 +316,11 @@ def test_descriptors_of_the_engine_reach_nobody(programs: Programs) -> None:
         while not enough.is_set() and count[0] < 150:
             # As careless as can be: close_fds=False lets everything through that is not CLOEXEC.
             ran = subprocess.run(
-                programs.prints_fds(), capture_output=True, stdin=subprocess.DEVNULL, close_fds=False, check=True
+                programs.prints_fds(),
+                capture_output=True,
+                stdin=subprocess.DEVNULL,
+                close_fds=False,
+                check=True,
             )
             count[0] += 1
             if set(json.loads(ran.stdout)) != inherited:

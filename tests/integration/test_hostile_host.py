@@ -136,7 +136,8 @@ with ProcessManager(grace=0.2) as manager:
         assert is_true(process.wait(20), process.task_id)
         foreign += process.wait().foreign
     for number in range(5):
-        stubborn = manager.start_process(("stubborn", number), programs.forks_a_tree(1, 2, ignore=True), stdout=PIPE)
+        tree = programs.forks_a_tree(1, 2, ignore=True)
+        stubborn = manager.start_process(("stubborn", number), tree, stdout=PIPE)
         first_line(stubborn)
         assert stubborn.terminate(0.05).stopped
     assert manager.active_count() == 0

@@ -140,7 +140,9 @@ def test_the_bound_counts_what_is_left_of_a_task(programs: Programs) -> None:
         assert manager.terminate_process("a").stopped
         assert not is_alive(child)
         assert manager.start_process("a", programs.exits_with(2)).wait(10).code == 2
-        assert [process.wait(10).ok for process in manager.map([programs.nop()] * 3, concurrency=9)] == [True] * 3
+        assert [process.wait(10).ok for process in manager.map([programs.nop()] * 3, concurrency=9)] == [
+            True
+        ] * 3
 
 
 def test_a_refused_start_takes_neither_name_nor_place(programs: Programs) -> None:
@@ -174,8 +176,12 @@ def test_the_counts_are_true_after_a_mix(programs: Programs) -> None:
         with pytest.raises(SpawnError):
             manager.start_process("missing", ["/no/such/program"])
         assert isinstance(manager.start_many([("missing", ["/no/such/program"])])[0], SpawnError)
-        assert manager.start_process("segv", programs.dies_by(signal.SIGSEGV)).wait(10).signal == signal.SIGSEGV
-        assert manager.start_process("kill", programs.dies_by(signal.SIGKILL)).wait(10).signal == signal.SIGKILL
+        assert (
+            manager.start_process("segv", programs.dies_by(signal.SIGSEGV)).wait(10).signal == signal.SIGSEGV
+        )
+        assert (
+            manager.start_process("kill", programs.dies_by(signal.SIGKILL)).wait(10).signal == signal.SIGKILL
+        )
         late = manager.start_process("late", programs.ready_then_sleep(), timeout=0.05, stdout=PIPE)
         assert late.wait(10).reason is ExitReason.TIMEOUT
         idle = manager.start_process("idle", programs.ready_then_sleep(), idle_timeout=0.05, stdout=PIPE)

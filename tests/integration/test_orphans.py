@@ -73,7 +73,7 @@ print("well")
 
 
 def test_children_that_other_code_has_started_are_never_touched(programs: Programs) -> None:
-    """Zombies of subprocess wait for their own parent, with and without a session, while orphans are reaped."""
+    """Zombies of subprocess wait for their own parent, in a session or not, while orphans are reaped."""
     out = fresh.run(
         _HELPERS
         + """
@@ -108,7 +108,7 @@ print("well")
 
 
 def test_orphans_of_children_of_others_are_left_alone(programs: Programs) -> None:
-    """The subreaper becomes their parent too, but they are not ours: they stay for whoever looks after them."""
+    """The subreaper becomes their parent too, but they are not ours: they stay for whoever owns them."""
     out = fresh.run(
         _HELPERS
         + """

@@ -269,7 +269,7 @@ def test_many_talk_at_once_and_none_is_mixed_up(manager: ProcessManager, program
     manager.wait_all(40)
 
     for number, process in enumerate(processes):
-        assert eventually(lambda: process.output_complete, 10)  # noqa: B023
+        assert eventually(lambda: process.output_complete, 10)
         assert set(process.stdout_bytes[: HEAD // 2].split()) == {b"%d" % number}
         assert process.output_truncated
 

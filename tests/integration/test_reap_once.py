@@ -106,9 +106,7 @@ def test_children_of_others_are_left_to_them(manager: ProcessManager, programs: 
     ours = []
     for number in range(100):
         others.append(subprocess.Popen(programs.exits_with(number + 1)))
-        ours += manager.start_many(
-            [((number, turn), programs.exits_with(number + 101)) for turn in range(2)]
-        )
+        ours += manager.start_many([((number, turn), programs.exits_with(number + 101)) for turn in range(2)])
 
     statuses = manager.wait_all(30)
 

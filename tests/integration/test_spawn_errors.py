@@ -826,7 +826,7 @@ def test_a_descriptor_that_is_not_open_is_named(start: Start) -> None:
     error = error_of(start, ["true"], pass_fds=[closed])
     assert (error.errno, error.stage, error.filename) == (errno.EBADF, "fds", f"fd {closed}")
 
-    closed = 999
+    closed = max(map(int, os.listdir("/proc/self/fd"))) + 100
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         error = error_of(start, ["true"], **{name: closed})
         assert (error.errno, error.stage, error.filename) == (errno.EBADF, "fds", f"fd {number}")

@@ -240,7 +240,7 @@ def test_a_family_that_was_stopped_is_stopped_whole(
         )
         pids = pids_until(process, "ready")
         assert process.send_signal(signal.SIGSTOP, group=True)
-        assert eventually(lambda: all(state_of(pid) == "T" for pid in pids))  # noqa: B023
+        assert eventually(lambda: all(state_of(pid) == "T" for pid in pids))
 
         result = process.terminate(timeout)
 
@@ -309,7 +309,7 @@ def test_one_that_has_ended_already_keeps_its_status(
     for number in range(10):
         process = manager.start_process(number, programs.exits_with(7), containment=containment)
         # Without anything of ours that would notice it.
-        assert eventually(lambda: state_of(process.pid) in {"Z", ""}, 20)  # noqa: B023
+        assert eventually(lambda: state_of(process.pid) in {"Z", ""}, 20)
 
         result = process.terminate()
 

@@ -80,7 +80,9 @@ def test_sixteen_threads_hear_one_answer(manager: ProcessManager, programs: Prog
         args = programs.exits_with(turn % 256) if turn % 3 == 0 else programs.ready_then_sleep()
         process = manager.start_process(turn, args, stdout=PIPE)
         answers: list[ExitStatus] = []
-        works = [lambda seed=seed: meddle(process, seed, answers) for seed in range(turn * 16, turn * 16 + 16)]  # type: ignore[misc]
+        works = [
+            lambda seed=seed: meddle(process, seed, answers) for seed in range(turn * 16, turn * 16 + 16)
+        ]  # type: ignore[misc]
         all_together(list(works))
 
         assert {id(answer) for answer in answers} == {id(process.wait())}

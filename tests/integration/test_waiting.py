@@ -65,7 +65,8 @@ def test_as_completed_may_be_left_early(manager: ProcessManager, programs: Progr
     """The others run on as if nobody had asked."""
     manager.start_process("quick", programs.nop())
     others = [
-        manager.start_process(number, programs.ready_then_sleep(), stdout=fastproc.PIPE) for number in range(5)
+        manager.start_process(number, programs.ready_then_sleep(), stdout=fastproc.PIPE)
+        for number in range(5)
     ]
 
     assert next(manager.as_completed(10)).task_id == "quick"

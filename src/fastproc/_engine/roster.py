@@ -275,9 +275,11 @@ class Roster:
     def engage(self) -> Crew:
         """Connect with the engine, if that has not been done."""
         fork.check_generation(self._generation)
-        if self._crew is not None:
-            return self._crew
+        return self._crew or self._connect()
+
+    def _connect(self) -> Crew:
         with self.lock:
+            # Another thread may have been here before us.
             if self._crew is not None:
                 return self._crew
             if self.closed:

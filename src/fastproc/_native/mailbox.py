@@ -23,7 +23,7 @@ class Mailbox:
     def __init__(self) -> None:
         cell = ffi.new("fp_mailbox **")
         self.mailbox: Any = None
-        # A loop of one turn, as in Handle.settle(), and prepared before: Ctrl-C does not come between the steps.
+        # A loop of one turn, as in Handle.settle(), prepared before: Ctrl-C does not come between the steps.
         owners = map(ffi.gc, map(cell.__getitem__, (0,)), (lib.fp_mailbox_free,))
         try:
             check(lib.fp_mailbox_new(cell))
