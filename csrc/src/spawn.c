@@ -439,8 +439,8 @@ static int await_exec(const struct birth *birth, const fp_child_report *report, 
     for (;;) {
         /* A copy that the host has forked meanwhile holds the other end as long as it lives: so we look as well. */
         int r = sys_poll(&wait, 1, EXEC_LOOK);
-        if (r == 0 && (report->error || (fp_person_read(birth->pid, &person) == 0 &&
-                                         (person.executed || person.state == 'Z'))))
+        if (r == 0 &&
+            (report->error || (fp_person_read(birth->pid, &person) == 0 && (person.executed || person.state == 'Z'))))
             return 0;
         if (r == 0 || r == -EINTR)
             continue;

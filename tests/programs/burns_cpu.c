@@ -4,8 +4,7 @@
  */
 #include "program.h"
 
-int main(int argc, char **argv)
-{
+int main(int argc, char **argv) {
     give_up();
     double seconds = argc > 1 && strcmp(argv[1], "ignore") != 0 ? number(argc, argv, 1, 0) : 1e9;
     if (has_word(argc, argv, "ignore"))

@@ -6,13 +6,11 @@
 
 static volatile sig_atomic_t asked;
 
-static void ask(int sig)
-{
+static void ask(int sig) {
     asked = sig;
 }
 
-int main(int argc, char **argv)
-{
+int main(int argc, char **argv) {
     give_up();
     sigset_t term, old;
     sigemptyset(&term);

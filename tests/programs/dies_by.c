@@ -3,8 +3,7 @@
 
 #include "program.h"
 
-int main(int argc, char **argv)
-{
+int main(int argc, char **argv) {
     give_up();
     int sig = (int)number(argc, argv, 1, SIGKILL);
     struct rlimit none = {0, 0};

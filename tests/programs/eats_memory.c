@@ -4,8 +4,7 @@
  */
 #include "program.h"
 
-int main(int argc, char **argv)
-{
+int main(int argc, char **argv) {
     give_up();
     size_t bytes = (size_t)number(argc, argv, 1, 1 << 20), block = 1 << 20;
     for (size_t at = 0; at < bytes; at += block) {

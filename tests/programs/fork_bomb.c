@@ -11,8 +11,7 @@
 
 #include "program.h"
 
-int main(int argc, char **argv)
-{
+int main(int argc, char **argv) {
     give_up();
     int n = (int)number(argc, argv, 1, 100);
     n = n < 2000 ? n : 2000;

@@ -11,8 +11,7 @@
 
 static int birth[2]; /* every process writes one byte into it, the root counts them */
 
-int main(int argc, char **argv)
-{
+int main(int argc, char **argv) {
     give_up();
     int depth = (int)number(argc, argv, 1, 2);
     int width = (int)number(argc, argv, 2, 2);

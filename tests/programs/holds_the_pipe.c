@@ -7,8 +7,7 @@
  */
 #include "program.h"
 
-int main(int argc, char **argv)
-{
+int main(int argc, char **argv) {
     give_up();
     int there[2];
     if (pipe2(there, O_CLOEXEC) < 0)

@@ -5,8 +5,7 @@
  */
 #include "program.h"
 
-int main(int argc, char **argv)
-{
+int main(int argc, char **argv) {
     give_up();
     int n = (int)number(argc, argv, 1, 4), there[2];
     for (int sig = 1; sig <= SIGRTMAX; sig++)

@@ -1,8 +1,7 @@
 /* ignores_sigterm: says "ready <pid>", shrugs off SIGTERM, SIGINT and SIGHUP. */
 #include "program.h"
 
-int main(void)
-{
+int main(void) {
     give_up();
     signal(SIGTERM, SIG_IGN);
     signal(SIGINT, SIG_IGN);

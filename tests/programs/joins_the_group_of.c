@@ -4,8 +4,7 @@
  */
 #include "program.h"
 
-int main(int argc, char **argv)
-{
+int main(int argc, char **argv) {
     give_up();
     pid_t group = getpgid((pid_t)number(argc, argv, 1, 1));
     if (group >= 0 && setpgid(0, group) == 0)

@@ -9,16 +9,14 @@
 static double seconds;
 static int code;
 
-static void *work(void *unused)
-{
+static void *work(void *unused) {
     (void)unused;
     say("ready %d\n", getpid());
     pause_for(seconds);
     exit(code);
 }
 
-int main(int argc, char **argv)
-{
+int main(int argc, char **argv) {
     give_up();
     seconds = number(argc, argv, 1, 100);
     code = (int)number(argc, argv, 2, 0);

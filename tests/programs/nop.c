@@ -17,8 +17,7 @@ __asm__(".globl _start\n"
         "    svc #0\n"
         "    brk #0\n");
 #else
-int main(void)
-{
+int main(void) {
     return 0;
 }
 #endif

@@ -1,8 +1,7 @@
 /* prints_env: its environment, byte for byte, each string ended by a NUL. */
 #include "program.h"
 
-int main(void)
-{
+int main(void) {
     give_up();
     for (char **string = environ; *string != NULL; string++)
         fwrite(*string, 1, strlen(*string) + 1, stdout);

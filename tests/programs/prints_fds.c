@@ -3,8 +3,7 @@
 
 #include "program.h"
 
-static void print_string(const char *text)
-{
+static void print_string(const char *text) {
     putchar('"');
     for (; *text != '\0'; text++) {
         if (*text == '"' || *text == '\\')
@@ -15,8 +14,7 @@ static void print_string(const char *text)
     putchar('"');
 }
 
-int main(void)
-{
+int main(void) {
     give_up();
     DIR *directory = opendir("/proc/self/fd");
     if (directory == NULL)

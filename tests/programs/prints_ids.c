@@ -10,8 +10,7 @@
 
 #include "program.h"
 
-int main(void)
-{
+int main(void) {
     give_up();
     uid_t uids[3];
     gid_t gids[3], groups[4096];

@@ -6,18 +6,11 @@
 static const struct {
     const char *name;
     int resource;
-} limits[] = {{"cpu", RLIMIT_CPU},
-              {"address_space", RLIMIT_AS},
-              {"data", RLIMIT_DATA},
-              {"file_size", RLIMIT_FSIZE},
-              {"core", RLIMIT_CORE},
-              {"stack", RLIMIT_STACK},
-              {"open_files", RLIMIT_NOFILE},
-              {"processes", RLIMIT_NPROC},
-              {"locked_memory", RLIMIT_MEMLOCK}};
+} limits[] = {{"cpu", RLIMIT_CPU},           {"address_space", RLIMIT_AS}, {"data", RLIMIT_DATA},
+              {"file_size", RLIMIT_FSIZE},   {"core", RLIMIT_CORE},        {"stack", RLIMIT_STACK},
+              {"open_files", RLIMIT_NOFILE}, {"processes", RLIMIT_NPROC},  {"locked_memory", RLIMIT_MEMLOCK}};
 
-int main(void)
-{
+int main(void) {
     give_up();
     printf("{");
     for (size_t i = 0; i < sizeof limits / sizeof *limits; i++) {

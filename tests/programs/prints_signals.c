@@ -8,8 +8,7 @@ static const struct {
     const char *line, *name;
 } sets[] = {{"SigBlk:", "blocked"}, {"SigIgn:", "ignored"}, {"SigCgt:", "caught"}, {"ShdPnd:", "pending"}};
 
-int main(void)
-{
+int main(void) {
     /* Not give_up(): it would show. The program ends by itself. */
     FILE *status = fopen("/proc/self/status", "r");
     if (status == NULL)

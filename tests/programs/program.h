@@ -27,8 +27,7 @@
 
 #define GIVE_UP_SECONDS 120
 
-static inline void give_up(void)
-{
+static inline void give_up(void) {
     sigset_t set;
     signal(SIGALRM, SIG_DFL);
     sigemptyset(&set);
@@ -38,8 +37,7 @@ static inline void give_up(void)
 }
 
 /* One line in one write(2), so that lines of several processes do not mix. */
-__attribute__((format(printf, 1, 2))) static inline void say(const char *format, ...)
-{
+__attribute__((format(printf, 1, 2))) static inline void say(const char *format, ...) {
     char line[512];
     va_list args;
     va_start(args, format);
@@ -49,34 +47,29 @@ __attribute__((format(printf, 1, 2))) static inline void say(const char *format,
         return; /* nobody listens: not our subject */
 }
 
-static inline void pause_for(double seconds)
-{
+static inline void pause_for(double seconds) {
     struct timespec left = {(time_t)seconds, (long)((seconds - (double)(time_t)seconds) * 1e9)};
     while (nanosleep(&left, &left) < 0 && errno == EINTR)
         ;
 }
 
-static inline void sleep_for_ever(void)
-{
+static inline void sleep_for_ever(void) {
     for (;;)
         pause();
 }
 
-static inline double number(int argc, char **argv, int index, double otherwise)
-{
+static inline double number(int argc, char **argv, int index, double otherwise) {
     return index < argc ? strtod(argv[index], NULL) : otherwise;
 }
 
-static inline int has_word(int argc, char **argv, const char *word)
-{
+static inline int has_word(int argc, char **argv, const char *word) {
     for (int i = 1; i < argc; i++)
         if (strcmp(argv[i], word) == 0)
             return 1;
     return 0;
 }
 
-static inline pid_t fork_or_die(void)
-{
+static inline pid_t fork_or_die(void) {
     pid_t pid = fork();
     if (pid < 0) {
         perror("fork");

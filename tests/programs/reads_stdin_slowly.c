@@ -4,8 +4,7 @@
  */
 #include "program.h"
 
-int main(int argc, char **argv)
-{
+int main(int argc, char **argv) {
     give_up();
     static char block[1 << 20];
     size_t step = (size_t)number(argc, argv, 1, 4096);

@@ -1,8 +1,7 @@
 /* ready_then_sleep [seconds]: says "ready <pid>", then sleeps (for ever), then exits 0. */
 #include "program.h"
 
-int main(int argc, char **argv)
-{
+int main(int argc, char **argv) {
     give_up();
     say("ready %d\n", getpid());
     if (argc < 2)

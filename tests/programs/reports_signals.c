@@ -4,8 +4,7 @@
  */
 #include "program.h"
 
-int main(void)
-{
+int main(void) {
     give_up();
     sigset_t all;
     sigfillset(&all);

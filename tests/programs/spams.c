@@ -7,8 +7,7 @@
  */
 #include "program.h"
 
-int main(int argc, char **argv)
-{
+int main(int argc, char **argv) {
     give_up();
     static char block[1 << 16];
     uint64_t total = (uint64_t)number(argc, argv, 1, 0), sent = 0, line = 0;

@@ -4,8 +4,7 @@
  */
 #include "program.h"
 
-int main(int argc, char **argv)
-{
+int main(int argc, char **argv) {
     give_up(); /* of no use while stopped: Programs.end_all() sees to that */
     say("ready %d\n", getpid());
     kill(getpid(), SIGSTOP);

@@ -4,8 +4,7 @@
  */
 #include "program.h"
 
-int main(int argc, char **argv)
-{
+int main(int argc, char **argv) {
     give_up();
     if (argc < 2)
         return 111;
