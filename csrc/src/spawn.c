@@ -442,8 +442,12 @@ static int await_exec(const struct birth *birth, const fp_child_report *report, 
         if (r == 0 &&
             (report->error || (fp_person_read(birth->pid, &person) == 0 && (person.executed || person.state == 'Z'))))
             return 0;
+        /* Nobody writes, so what can be read is the end. */
+        if (r > 0)
+            return 0;
         if (r == 0 || r == -EINTR)
             continue;
+        /* With RLIMIT_NOFILE at 0 there is no polling, see poll(2). */
         r = (int)sys_read(fd, &end, 1);
         if (r != -EINTR)
             return r;

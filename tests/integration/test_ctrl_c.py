@@ -80,7 +80,7 @@ class Interrupter:
 def sweep(work, make, every):
     before = None
     at = 1 + int(time.monotonic() * 1000) % every
-    points = 0
+    points = kept = 0
     whole = False
     while not whole:
         manager = make()
@@ -95,6 +95,11 @@ def sweep(work, make, every):
         finally:
             sys.settrace(None)
         what = (at, interrupter.where)
+        for process in manager.active() if not whole else ():
+            try:
+                process.wait(1)
+            except fastproc.WaitTimeout:
+                kept += 1
         interrupter.looked = None
         check(manager, what)
         assert manager.close(), what
@@ -104,7 +109,7 @@ def sweep(work, make, every):
         assert before is None or len(now) <= len(before), (what, before, now)
         before = now
         at += every
-    return points
+    return points, kept
 """
 
 _WORKS = {
@@ -150,9 +155,11 @@ def test_an_interrupt_at_any_place_leaves_everything_in_order(
 ) -> None:
     """No orphan, no lost name, no descriptor; afterwards the manager works on."""
     source = f"sleeper = programs.ready_then_sleep()\nprograms.nop()\n{_CHECKS}{_SWEEP}{_WORKS[name]}"
-    source += f"print(sweep(work, lambda: ProcessManager(grace=0.3), {every}))\n"
-    out = fresh.run(source, programs, seconds=500)
-    assert int(out) >= 40 // every
+    source += f"print(*sweep(work, lambda: ProcessManager(grace=0.3), {every}))\n"
+    points, kept = map(int, fresh.run(source, programs, seconds=500).split())
+    assert points >= 40 // every
+    # What was amid its start is stopped; but a few places are behind that, and the process runs on under its name.
+    assert kept <= max(1, points // 10) or not name.startswith("start")
 
 
 @pytest.mark.parametrize("count", [60, pytest.param(3_000, marks=pytest.mark.slow)])

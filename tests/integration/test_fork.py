@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import faulthandler
+import json
 import os
 import pickle
 import signal
@@ -16,7 +17,6 @@ from tests.integration import fresh
 from tests.programs import Programs
 from tests.watch import first_line
 
-import fastproc
 from fastproc import PIPE, ForkedHandle, ProcessManager
 
 
@@ -293,8 +293,6 @@ def test_handles_are_not_pickled(manager: ProcessManager, programs: Programs) ->
 
 def test_descriptors_of_the_engine_reach_nobody(programs: Programs) -> None:
     """Four threads fork and exec by themselves while two start processes: only 0, 1 and 2 are inherited."""
-    import json
-
     enough = threading.Event()
     wrong: list[object] = []
     count = [0]
@@ -307,7 +305,7 @@ def test_descriptors_of_the_engine_reach_nobody(programs: Programs) -> None:
             process = manager.start_process((base, number), command, stdout=PIPE, stderr=PIPE, input=b"x")
             process.wait(20)
             manager.wait_all(20)
-            assert _drained(process)
+            assert eventually(lambda process=process: process.output_complete, 10)  # type: ignore[misc]
             found = json.loads(process.stdout_bytes)
             if set(found) != {"0", "1", "2"}:
                 wrong.append(found)
@@ -345,7 +343,3 @@ def test_descriptors_of_the_engine_reach_nobody(programs: Programs) -> None:
     assert wrong == []
     assert count[0] >= 150
     assert started > 0
-
-
-def _drained(process: fastproc.Process) -> bool:
-    return eventually(lambda: process.output_complete, 10)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sys
 import threading
 from collections.abc import Callable
 
@@ -94,15 +95,22 @@ def test_sixteen_threads_hear_one_answer(manager: ProcessManager, programs: Prog
 
 
 def test_the_first_starts_of_a_manager_may_come_from_many_threads(programs: Programs) -> None:
-    """Each manager connects with the engine once, whoever comes first."""
-    for number in range(25):
-        with ProcessManager(on_event=(lambda event: None) if number % 2 else None) as manager:
-            works = [
-                lambda base=base: manager.start_process(base, programs.exits_with(base)).wait(10)  # type: ignore[misc]
-                for base in range(6)
-            ]
-            all_together(list(works))
-            assert manager.metrics().exited == 6
+    """Each manager connects with the engine once, whoever comes first, and no event is lost."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for _ in range(25):
+            events: list[object] = []
+            with ProcessManager(on_event=events.append) as manager:
+                works = [
+                    lambda base=base: manager.start_process(base, programs.exits_with(base)).wait(10)  # type: ignore[misc]
+                    for base in range(6)
+                ]
+                all_together(list(works))
+                assert manager.metrics().exited == 6
+                assert eventually(lambda: len(events) == 3 * 6, 10)
+    finally:
+        sys.setswitchinterval(interval)
 
 
 def test_the_first_start_of_all_may_come_from_many_threads(programs: Programs) -> None:

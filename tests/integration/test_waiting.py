@@ -13,15 +13,17 @@ import fastproc
 from fastproc import NotActive, Process, ProcessManager, WaitTimeout
 
 
-def test_what_one_has_waited_for_is_not_waited_for_again(manager: ProcessManager, programs: Programs) -> None:
-    """Also when a thread that calls callbacks has heard of the end at the same moment."""
-    called = []
-    for number in range(200):
-        process = manager.start_process(number, programs.nop(), on_exit=called.append)
-        assert process.wait(10).ok
-        assert manager.wait_all() == []
-    manager.close()
-    assert [process.task_id for process in called] == list(range(200))
+def test_what_one_has_waited_for_is_not_waited_for_again(programs: Programs) -> None:
+    """Also when the thread that tells of events has heard of the end at the same moment."""
+    events = []
+    with ProcessManager(on_event=events.append, grace=1) as manager:
+        for number in range(100):
+            process = manager.start_process(number, programs.nop())
+            assert process.wait(10).ok
+            sleeper = manager.start_process("sleeper", programs.ready_then_sleep(), stdout=fastproc.PIPE)
+            assert sleeper.terminate().stopped
+            assert manager.wait_all() == []
+    assert len(events) == 6 * 100
 
 
 def test_wait_all_is_in_the_order_of_the_starts(manager: ProcessManager, programs: Programs) -> None:
