@@ -330,6 +330,50 @@ static void a_copy_begins_anew(void) {
     pthread_join(busy, NULL);
 }
 
+/* Let the host fork copies that live for a while. */
+static void *fork_sleepers(void *arg) {
+    while (!__atomic_load_n(&enough, __ATOMIC_RELAXED)) {
+        pid_t pid = fork();
+        if (pid == 0) {
+            nap(800 * MS);
+            _exit(0);
+        }
+        nap(2 * MS);
+    }
+    while (waitpid(-1, NULL, 0) > 0)
+        continue;
+    return arg;
+}
+
+/* What this program does when it is given "by-fork": a copy that holds the pipe of a start does not hold up the start. */
+static int start_by_fork(void) {
+    pthread_t forker;
+    crew_begin(&us, 1);
+    pthread_create(&forker, NULL, fork_sleepers, NULL);
+    for (int i = 0; i < 60; i++) {
+        int64_t before = now_ns();
+        fp_proc *proc = start(us.of[0], SHELL(":"));
+        CHECK(now_ns() - before < 600 * MS);
+        ended(proc);
+    }
+    __atomic_store_n(&enough, true, __ATOMIC_RELAXED);
+    pthread_join(forker, NULL);
+    crew_end(&us);
+    return check_result();
+}
+
+static void a_copy_does_not_hold_up_a_start(void) {
+    pid_t pid = fork();
+    if (pid == 0) {
+        setenv("FASTPROC_DISABLE", "clone3,clone", 1);
+        execl("/proc/self/exe", "test_review", "by-fork", NULL);
+        _exit(126);
+    }
+    int status = -1;
+    CHECK_EQ(waitpid(pid, &status, 0), pid);
+    CHECK_EQ(status, 0);
+}
+
 /* ---- a birth that hangs ------------------------------------------------------------------------ */
 
 /* Stop a child of ours that still is on its way to execve(2): it holds up its parent. */
@@ -396,6 +440,8 @@ static void somebody_else_looks_after_a_birth(void) {
 int main(int argc, char **argv) {
     if (argc > 1 && strcmp(argv[1], "devour") == 0)
         return devour();
+    if (argc > 1 && strcmp(argv[1], "by-fork") == 0)
+        return start_by_fork();
     /* What the library learns about the kernel it learns once: not counted. */
     for (int i = 0; i < FP_CAP_COUNT; i++)
         fp_probe(i);
@@ -412,6 +458,7 @@ int main(int argc, char **argv) {
     WATCHED(the_children_of_strangers_are_left_alone);
     WATCHED(a_copy_does_not_follow);
     WATCHED(a_copy_begins_anew);
+    WATCHED(a_copy_does_not_hold_up_a_start);
     WATCHED(somebody_else_looks_after_a_birth);
     crew_end(&us);
     CHECK(has_no_child());

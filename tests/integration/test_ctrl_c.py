@@ -100,6 +100,8 @@ def sweep(work, make, every):
                 process.wait(1)
             except fastproc.WaitTimeout:
                 kept += 1
+            except fastproc.SpawnError:
+                pass  # its queued start has failed, or was withdrawn
         interrupter.looked = None
         check(manager, what)
         assert manager.close(), what
@@ -158,7 +160,7 @@ def test_an_interrupt_at_any_place_leaves_everything_in_order(
     source += f"print(*sweep(work, lambda: ProcessManager(grace=0.3), {every}))\n"
     points, kept = map(int, fresh.run(source, programs, seconds=500).split())
     assert points >= 40 // every
-    # What was amid its start is stopped; but a few places are behind that, and the process runs on under its name.
+    # What was amid its start is stopped. A few places are behind that: the process runs on under its name.
     assert kept <= max(1, points // 10) or not name.startswith("start")
 
 

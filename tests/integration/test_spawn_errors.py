@@ -918,7 +918,11 @@ def test_a_child_that_is_stopped_before_it_is_a_program_is_set_going_again(manag
     os.kill(pid, signal.SIGSTOP)
 
     # Stopped it has left the call; set going it comes to it again.
-    ticket, again = gate.arrival()
+    try:
+        ticket, again = gate.arrival()
+    except AssertionError:
+        os.kill(pid, signal.SIGKILL)
+        raise
     assert again == pid
     gate.let_go(ticket)
 

@@ -108,7 +108,7 @@ def test_the_first_starts_of_a_manager_may_come_from_many_threads(programs: Prog
                 ]
                 all_together(list(works))
                 assert manager.metrics().exited == 6
-                assert eventually(lambda: len(events) == 3 * 6, 10)
+                assert eventually(lambda: len(events) == 3 * 6, 10), events
     finally:
         sys.setswitchinterval(interval)
 

@@ -68,7 +68,9 @@ class Feed(Generic[C]):
 
     def drain(self) -> None:
         """Read what news there are, for somebody else than the one who asks for what is finished."""
-        if self._read(wait=False):
+        self._read(wait=False)
+        if self._ready:
+            # Also if it was there before: the wake-up about it may have been taken just now.
             self._mailbox.wake()
 
     def halt(self) -> list[Child]:

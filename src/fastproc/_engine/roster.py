@@ -559,6 +559,11 @@ class Roster:
         except BaseException:
             self._shaken = True
             raise
+        dispatcher = self._dispatcher
+        if dispatcher is not None and (self.observers.waiting or self._dismissed):
+            # A wake-up that was meant for the dispatcher may have been taken here.
+            if dispatcher is not threading.current_thread():
+                mailbox.wake()
         if len(self._to_count) > _COUNTS_PER_BATCH:
             self.counters()
 
