@@ -206,3 +206,18 @@ def test_the_index_of_python_names_what_the_package_exports() -> None:
     exported = {name for name in fastproc.__all__ if not name.startswith("_")}
 
     assert sorted(name for name in exported if not re.search(rf"\b{name}\b", text)) == []
+
+
+def test_every_test_that_the_table_of_faults_names_exists() -> None:
+    """A row that names a test which is gone would promise what nobody checks."""
+    missing = []
+    for line in (ROOT / "tests" / "faults.md").read_text(encoding="utf-8").splitlines():
+        file = ""
+        for match in re.finditer(r"(test_\w+\.py)|::(test_\w+)", line):
+            if match[1]:
+                file = match[1]
+                continue
+            sources = [path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob(file)]
+            if not any(f"def {match[2]}(" in source for source in sources):
+                missing.append(f"{file}::{match[2]}")
+    assert missing == []

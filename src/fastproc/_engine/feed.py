@@ -140,9 +140,8 @@ class Feed(Generic[C]):
                     roster.drop(child)
             raise
 
-    def _read(self, *, wait: bool) -> bool:
-        """Enter news of ours; whether anything has finished by them."""
-        before = len(self._ready)
+    def _read(self, *, wait: bool) -> None:
+        """Enter news of ours."""
         if self._shaken:
             self._look_at_all()
         try:
@@ -161,7 +160,6 @@ class Feed(Generic[C]):
             raise
         if self._halted and not self._flying:
             self._roster.close_feed(self)
-        return len(self._ready) > before
 
     def _look_at_all(self) -> None:
         """Ctrl-C has come into the reading of news: ask the library instead."""
