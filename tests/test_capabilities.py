@@ -36,7 +36,7 @@ PAIRS = ("clone3,clone", "close_range,procfs")
 SELECTION = {
     "test_manager_basics.py": [
         "test_a_process_ends_with_its_code",
-        "test_a_signal_is_not_an_exit_code",
+        "test_a_signal_is_not_an_exit_code[9]",
         "test_a_running_process_is_seen_and_found",
         "test_output_is_captured_by_stream",
         "test_input_is_fed_whole",
@@ -53,13 +53,14 @@ SELECTION = {
         "test_each_process_is_asked_once_however_many_ask[session]",
     ],
     "test_spawn_errors.py": [
-        "test_a_program_that_is_missing_is_named",
+        "test_a_program_that_is_missing_is_named[start_many]",
         "test_a_child_that_is_killed_before_it_is_a_program_was_never_started",
         "test_no_start_succeeds_before_the_program_is_known_to_run",
     ],
     "test_spawn_options.py": [
-        "test_it_leads_a_session_or_a_group_or_neither",
-        "test_all_options_work_together",
+        "test_it_leads_a_session_or_a_group_or_neither[start_process]",
+        "test_all_options_work_together[start_process]",
+        "test_all_options_work_together[start_many]",
     ],
     "test_descriptors.py": [
         "test_a_child_sees_its_streams_and_nothing_else",

@@ -150,8 +150,14 @@ def work(manager):
 }
 
 
-@pytest.mark.parametrize("every", [9, pytest.param(1, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("name", list(_WORKS))
+@pytest.mark.parametrize(
+    ("name", "every"),
+    [
+        ("start", 1),
+        *((name, 9) for name in _WORKS if name != "start"),
+        *(pytest.param(name, 1, marks=pytest.mark.slow) for name in _WORKS if name != "start"),
+    ],
+)
 def test_an_interrupt_at_any_place_leaves_everything_in_order(
     programs: Programs, name: str, every: int
 ) -> None:
@@ -160,8 +166,8 @@ def test_an_interrupt_at_any_place_leaves_everything_in_order(
     source += f"print(*sweep(work, lambda: ProcessManager(grace=0.3), {every}))\n"
     points, kept = map(int, fresh.run(source, programs, seconds=500).split())
     assert points >= 40 // every
-    # What was amid its start is stopped. A few places are behind that: the process runs on under its name.
-    assert kept <= max(1, points // 10) or not name.startswith("start")
+    # What was amid its start has been stopped; of what was started before, some runs on under its name.
+    assert kept == 0 or not name.startswith("start")
 
 
 @pytest.mark.parametrize("count", [60, pytest.param(3_000, marks=pytest.mark.slow)])

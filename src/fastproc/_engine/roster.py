@@ -560,10 +560,10 @@ class Roster:
             self._shaken = True
             raise
         dispatcher = self._dispatcher
-        if dispatcher is not None and (self.observers.waiting or self._dismissed):
+        untold = self.observers.waiting or self._dismissed
+        if untold and dispatcher is not None and dispatcher is not threading.current_thread():
             # A wake-up that was meant for the dispatcher may have been taken here.
-            if dispatcher is not threading.current_thread():
-                mailbox.wake()
+            mailbox.wake()
         if len(self._to_count) > _COUNTS_PER_BATCH:
             self.counters()
 
