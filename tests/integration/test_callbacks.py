@@ -235,6 +235,7 @@ def test_without_a_listener_nothing_is_logged_below_warning(
     manager.start_process("quiet", programs.nop()).wait(10)
     with caplog.at_level(logging.INFO, "fastproc"):
         manager.start_process("loud", programs.nop()).wait(10)
+        assert eventually(lambda: "task 'loud' ended" in caplog.text, 10)
     assert not log.isEnabledFor(logging.INFO)
     manager.close()
 
