@@ -256,7 +256,7 @@ class Process(Child):
 
 
 class Lines:
-    """An iterator over lines, see Process.lines(). close() lets the process write on unread."""
+    """An iterator over lines, see Process.lines(). Closed or forgotten: the process writes on unread."""
 
     __slots__ = ("_cutter", "_reader", "_ready")
 
@@ -291,8 +291,4 @@ class Lines:
 
     def __exit__(self, *_exception: object) -> None:
         self._ready.clear()
-        self.close()
-
-    def __del__(self) -> None:
-        # Without this, a process whose reader was forgotten would wait for ever.
         self.close()

@@ -315,6 +315,10 @@ def test_collecting_garbage_at_any_moment_does_no_harm(programs: Programs) -> No
                     time.sleep(0.001)
                 Circle(manager=manager, process=process)
                 Circle(lines=process.lines())
+                running = manager.map([programs.nop()] * 2)
+                next(running), next(running)
+                Circle(running=running)
+                del running
 
         threads = [threading.Thread(target=turn, args=(base,)) for base in range(3)]
         for thread in threads:

@@ -63,8 +63,10 @@ class Feed(Generic[C]):
                 elif self._halted:
                     return
         finally:
-            stop_some(self._roster, self.halt())
-            self.drain()
+            # With nothing left to end, this may be a circle of garbage, whose parts in C have gone before it.
+            if self in self._roster.feeds:
+                stop_some(self._roster, self.halt())
+                self.drain()
 
     def drain(self) -> None:
         """Read what news there are, for somebody else than the one who asks for what is finished."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from .check import check
@@ -181,10 +181,26 @@ def stop_many(handles: Sequence[Handle], reason: int, grace_ns: int, kill_timeou
     return check(lib.fp_procs_stop(procs, len(handles), reason, grace_ns, kill_timeout_ns))
 
 
-class Reader:
-    """Reads a captured stream of a process from its oldest kept byte on; nothing is lost meanwhile."""
+def _let_go_of(stream: int) -> Callable[[Any], None]:
+    # All is bound early, as this may be called at interpreter exit.
+    def let_go(proc: Any, follow: Any = lib.fp_proc_follow, free: Any = lib.fp_proc_free) -> None:
+        follow(proc, stream, 0)
+        free(proc)
 
-    __slots__ = ("_buffer", "_handle", "_offset", "_stream")
+    return let_go
+
+
+_LET_GO = {stream: _let_go_of(stream) for stream in (1, 2)}
+
+
+class Reader:
+    """Reads a captured stream of a process from its oldest kept byte on; nothing is lost meanwhile.
+
+    When it goes, the process may write on unread. Not by __del__(): in a circle of garbage the reference of
+    the handle may be given back before that is called. So the reader has a reference of its own.
+    """
+
+    __slots__ = ("_buffer", "_followed", "_handle", "_offset", "_stream")
 
     SIZE = 65536
 
@@ -193,6 +209,7 @@ class Reader:
         self._stream = stream
         self._offset = _new("uint64_t *", 0)
         self._buffer = _new("char[]", self.SIZE)
+        self._followed = _gc(lib.fp_proc_ref(handle.proc), _LET_GO[stream])
         check(lib.fp_proc_follow(handle.proc, stream, 1))
 
     def read(self) -> bytes:
@@ -204,10 +221,9 @@ class Reader:
             if count != -errno.EINTR:
                 return bytes(ffi.buffer(self._buffer, check(count)))
 
-    # Bound early, as it may be called from a finaliser at interpreter exit.
-    def close(self, follow: Any = lib.fp_proc_follow) -> None:
-        """Let the process write on unread."""
-        follow(self._handle.proc, self._stream, 0)
+    def close(self) -> None:
+        """Let the process write on unread. More than once does no harm."""
+        ffi.release(self._followed)
 
 
 def _explain(result: int) -> None:
