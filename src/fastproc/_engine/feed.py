@@ -81,9 +81,13 @@ class Feed(Generic[C]):
         holds the lock of another manager: so this waits for processes, but never long for a lock.
         """
         self._halted = True
-        end_some(self._roster, [child for child in list(self._flying.values()) if not _is_withdrawn(child)])
+        left = [child for child in list(self._flying.values()) if not _is_withdrawn(child)]
+        judged = end_some(self._roster, left)
         if self._roster.lock.acquire(timeout=_LOCK_SECONDS):
             try:
+                # Not by the news alone: Ctrl-C may have come into their reading.
+                for child, record in judged:
+                    self._roster.hear_and_tell(child, record)
                 self.drain()
             finally:
                 self._roster.lock.release()
