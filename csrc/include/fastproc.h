@@ -33,8 +33,11 @@
  *     sizeof the struct: it tells the library which fields the caller knows.
  *   - The library starts no thread, installs no signal handler, never waits
  *     for children it did not start, and keeps no global state but what it
- *     learnt about the kernel.
- *   - After fork(2) the copy owns nothing: its calls return -EOWNERDEAD.
+ *     learnt about the kernel and, for fork(2), a list of its supervisors.
+ *   - After fork(2) the copy owns nothing: its calls return -EOWNERDEAD. It has
+ *     closed our descriptors, by pthread_atfork(3), so that no child waits for
+ *     the end of a pipe that only the copy holds. Copies made past libc, by
+ *     clone(2) itself, keep them until they end or execute a program.
  *
  * Sources: clone(2), execve(2), pidfd_open(2), pidfd_send_signal(2), waitid(2),
  * cgroups(7), setsid(2), close_range(2). Linux only.

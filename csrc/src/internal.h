@@ -11,6 +11,7 @@
  *     output.c       captured streams, input, idle clocks
  *     timer.c        a heap of processes by the time they next need a look
  *     mailbox.c      news for one consumer
+ *     fork.c         what a forked copy of the host must not keep
  *     cgroup.c       leaves of the cgroup v2 tree
  *     spawn.c        the parent's half of a birth
  *     child.c        the child's half
@@ -23,8 +24,10 @@
  *     sys.h          system calls, -errno
  *
  * Locks: one mutex a supervisor guards its processes, timers and leaves; one
- * a mailbox guards its list; the supervisor's is taken first. None is held
- * while a child is being made.
+ * a mailbox guards its list; one a crew its members and births; one a birth
+ * its pipes. The supervisor's is taken first, and the crew's before that of a
+ * birth. None is held while a child is being made. Only fork.c holds more than
+ * one of a kind.
  */
 #ifndef FASTPROC_INTERNAL_H
 #define FASTPROC_INTERNAL_H
@@ -70,6 +73,8 @@ typedef struct fp_slots {
 
 int fp_slots_init(fp_slots *slots);
 void fp_slots_done(fp_slots *slots);
+/* Close them, and no more, in a forked copy. */
+void fp_slots_close(fp_slots *slots);
 /* Put a copy of `fd` into a slot and return its number, or -ENOSPC. */
 int fp_slots_borrow(fp_slots *slots, int fd);
 void fp_slots_return(fp_slots *slots, int slot_fd);
@@ -95,11 +100,22 @@ const char *fp_env_path(const fp_env *env);
 
 /* ---- spawn.c: the parent's half ----------------------------------------- */
 
+/* The pipes of a birth under way, for a copy that is forked just then. */
+typedef struct fp_pipes {
+    pthread_mutex_t lock; /* what is written here is open as long as it is held */
+    int ours[3];          /* -1: none */
+    int theirs[3];        /* the child's ends */
+    bool locked_for_fork;
+} fp_pipes;
+
+#define FP_PIPES_NONE {.lock = PTHREAD_MUTEX_INITIALIZER, .ours = {-1, -1, -1}, .theirs = {-1, -1, -1}}
+
 /* Where and how a child is born. */
 typedef struct fp_birthplace {
     fp_slots *slots;         /* NULL: none, the table is copied */
     int cgroup_fd;           /* directory of the leaf, or -1 */
     _Atomic pid_t *born_pid; /* holds the pid while the birth lasts, 0 afterwards; may be NULL */
+    fp_pipes *pipes;         /* still holds our ends after the birth; may be NULL */
 } fp_birthplace;
 
 /* A child that has passed execve(2). All descriptors are the receiver's, close-on-exec. */
@@ -471,6 +487,13 @@ void fp_orphans_reap(fp_supervisor *supervisor);
 /* A census has found this dead member of a session of ours: reap it if it has come to us. */
 void fp_orphan_found(fp_supervisor *supervisor, const fp_person *person);
 
+/* ---- fork.c ------------------------------------------------------------------- */
+
+/* From now on a forked copy of the host closes what this supervisor has open. */
+void fp_fork_enlist(fp_supervisor *supervisor);
+/* No more; without its lock. It need not be enlisted. */
+void fp_fork_delist(fp_supervisor *supervisor);
+
 /* ---- supervisor.c: one thread's loop ------------------------------------------ */
 
 /* What epoll tells us is a key, never a pointer: the place in the table, how often it was given away, and which descriptor. */
@@ -482,6 +505,7 @@ typedef struct fp_birth_watch {
     struct fp_birth_watch *prev;
     int64_t since_ns;
     _Atomic pid_t pid;
+    fp_pipes pipes;
 } fp_birth_watch;
 
 /* Supervisors that know one another. */
@@ -491,6 +515,7 @@ typedef struct fp_crew {
     fp_supervisor *members; /* through crew_next; borrowed */
     fp_birth_watch *births;
     int64_t last_birth_ns;
+    bool locked_for_fork;
     _Atomic bool watching;
     _Atomic bool adopts_orphans;
     fp_mailbox *orphan_mailbox; /* referenced, or NULL */
@@ -542,6 +567,8 @@ struct fp_supervisor {
 
     fp_crew *crew;
     fp_supervisor *crew_next;
+    fp_supervisor *fork_next; /* see fork.c */
+    bool locked_for_fork;
 
     bool adopts_orphans;
     int64_t orphans_ns;

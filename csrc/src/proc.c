@@ -749,12 +749,23 @@ static int make_birth(fp_supervisor *supervisor, fp_proc *proc, const fp_spec *s
         .slots = supervisor->has_slots ? &supervisor->slots : NULL,
         .cgroup_fd = fp_leaf_fd(proc->leaf),
         .born_pid = &watch->pid,
+        .pipes = &watch->pipes,
     };
     atomic_store(&watch->pid, 0);
     return fp_birth_make(spec, &place, ret_birth, reterr_failure);
 }
 
-static void adopt(fp_supervisor *supervisor, fp_proc *proc, const fp_spec *spec, const fp_birth *birth) {
+/* From here on our ends of the pipes are to be found with the process. */
+static void take_pipes(fp_proc *proc, const fp_birth *birth, fp_pipes *pipes) {
+    pthread_mutex_lock(&pipes->lock);
+    fp_flow_attach(proc->flow, birth);
+    for (int i = 0; i < 3; i++)
+        pipes->ours[i] = -1;
+    pthread_mutex_unlock(&pipes->lock);
+}
+
+static void adopt(fp_supervisor *supervisor, fp_proc *proc, const fp_spec *spec, const fp_birth *birth,
+                  fp_pipes *pipes) {
     int64_t by_timeout = spec->timeout_ns > 0 ? after(birth->started_ns, spec->timeout_ns) : FP_NEVER;
     int64_t by_deadline = spec->deadline_ns > 0 ? spec->deadline_ns : FP_NEVER;
 
@@ -767,7 +778,7 @@ static void adopt(fp_supervisor *supervisor, fp_proc *proc, const fp_spec *spec,
     if (by_deadline < by_timeout && spec->deadline_reason)
         proc->deadline_reason = (uint8_t)spec->deadline_reason;
     if (proc->flow)
-        fp_flow_attach(proc->flow, birth);
+        take_pipes(proc, birth, pipes);
     tell(proc, FP_STATE_RUNNING, 0);
     watch_all(supervisor, proc);
     int64_t now = birth->started_ns;
@@ -778,7 +789,7 @@ static void adopt(fp_supervisor *supervisor, fp_proc *proc, const fp_spec *spec,
 
 int fp_proc_start(fp_supervisor *supervisor, fp_proc *proc, const fp_spec *spec, fp_failure *reterr_failure) {
     fp_birth birth;
-    fp_birth_watch watch = {0};
+    fp_birth_watch watch = {.pipes = FP_PIPES_NONE};
 
     *reterr_failure = (fp_failure){.error = ESHUTDOWN, .stage = FP_STAGE_SUPERVISOR, .detail = -1};
     if (supervisor->stopping)
@@ -806,7 +817,7 @@ int fp_proc_start(fp_supervisor *supervisor, fp_proc *proc, const fp_spec *spec,
     }
     fp_supervisor_lock(supervisor);
     if (r >= 0)
-        adopt(supervisor, proc, spec, &birth);
+        adopt(supervisor, proc, spec, &birth, &watch.pipes);
     /* Only now: between the two it would be nobody's child, see orphans.c. */
     fp_supervisor_birth_ends(supervisor, &watch);
 out:

@@ -49,7 +49,7 @@ out:
     return r;
 }
 
-void fp_slots_done(fp_slots *slots) {
+void fp_slots_close(fp_slots *slots) {
     for (int i = 0; i < FP_SLOT_COUNT; i++) {
         if (slots->fd[i] >= 0)
             sys_close(slots->fd[i]);
@@ -58,6 +58,10 @@ void fp_slots_done(fp_slots *slots) {
     if (slots->placeholder_fd >= 0)
         sys_close(slots->placeholder_fd);
     slots->placeholder_fd = -1;
+}
+
+void fp_slots_done(fp_slots *slots) {
+    fp_slots_close(slots);
     slots->free = 0;
     slots->bound = 0;
     pthread_mutex_destroy(&slots->lock);

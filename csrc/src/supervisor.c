@@ -194,6 +194,7 @@ int fp_supervisor_new(const fp_supervisor_options *options, fp_supervisor **ret_
         return r;
     }
     supervisor->has_slots = fp_slots_init(&supervisor->slots) == 0;
+    fp_fork_enlist(supervisor);
     *ret_supervisor = supervisor;
     return 0;
 }
@@ -214,6 +215,7 @@ fp_supervisor *fp_supervisor_free(fp_supervisor *supervisor) {
     if (!supervisor)
         return NULL;
     bool copy = fp_supervisor_is_copy(supervisor);
+    fp_fork_delist(supervisor);
     if (!copy) {
         leave_crew(supervisor);
         pthread_mutex_lock(&supervisor->lock);
