@@ -613,7 +613,11 @@ class Roster:
         if not child._flags & TOLD_ESCALATED:
             child._flags |= TOLD_ESCALATED
             self._tell_started(child, record)
-            self._queue(Escalated(task_id=child.task_id, pid=record[PID], at=time.monotonic()))
+            # When it is read, and no later than the end that it has led to.
+            at = time.monotonic()
+            if record[ENDED_NS]:
+                at = min(at, record[ENDED_NS] / 1e9)
+            self._queue(Escalated(task_id=child.task_id, pid=record[PID], at=at))
 
     def _orphan(self, record: ExitRecord) -> None:
         status = status_of(record)
