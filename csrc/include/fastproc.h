@@ -138,7 +138,9 @@ enum fp_spec_flag {
     FP_STOP_AT_MAX_OUTPUT = 1 << 8, /* stop the child once `max_output_bytes` have come */
     FP_KEEP_SIGNALS = 1 << 9,       /* leave ignored signals ignored instead of resetting all */
     FP_ONE_PATH = 1 << 10,          /* `program` is a path even without a slash: no search */
-    FP_QUIET_START = 1 << 11        /* FP_NEWS_STARTED wakes nobody: it comes with the next news */
+    FP_QUIET_START = 1 << 11,       /* FP_NEWS_STARTED wakes nobody: it comes with the next news */
+    FP_FOLLOW_STDOUT = 1 << 12,     /* lose nothing of that captured stream before the first reader has come */
+    FP_FOLLOW_STDERR = 1 << 13
 };
 
 typedef struct fp_spec {
@@ -472,6 +474,20 @@ FP_API int fp_proc_follow(fp_proc *proc, int stream, int on);
  */
 FP_API int64_t fp_proc_read(fp_proc *proc, int stream, uint64_t *offset, void *buffer, size_t buffer_bytes,
                             int64_t timeout_ns);
+
+/*
+ * A reader of a captured stream. As long as it lives nothing behind its
+ * position is lost: the child waits for the slowest of all readers, as at a
+ * full pipe. The first reader of a stream that is followed from birth begins
+ * with the first byte; others with the oldest that is kept. Read by one thread
+ * at a time. -EINVAL: that stream is not captured; -ENOMEM, -EOWNERDEAD.
+ */
+typedef struct fp_reader fp_reader;
+FP_API int fp_reader_new(fp_proc *proc, int stream, fp_reader **ret_reader);
+/* As fp_proc_read(), at the reader's own position. */
+FP_API int64_t fp_reader_read(fp_reader *reader, void *buffer, size_t buffer_bytes, int64_t timeout_ns);
+/* The child need not wait for it any more. */
+FP_API fp_reader *fp_reader_free(fp_reader *reader);
 
 /* A mailbox: news of many processes for one consumer. */
 FP_API int fp_mailbox_new(fp_mailbox **ret_mailbox);

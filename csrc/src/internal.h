@@ -276,16 +276,27 @@ const fp_person *fp_census_find(const fp_census *census, pid_t pid);
 
 /* ---- output.c: captured streams ------------------------------------------- */
 
+/* One who follows a stream, in the list of all who do. */
+struct fp_reader {
+    fp_reader *next;
+    fp_proc *proc; /* referenced */
+    int stream;
+    uint64_t offset;  /* of the next byte he reads */
+    uint64_t read_to; /* nothing behind is lost; ahead of `offset` when he begins late */
+};
+
 typedef struct fp_stream {
     int fd; /* our end, -1: closed */
     bool captured;
     bool complete; /* it ended by end of file */
     bool followed; /* lose nothing behind `read_to` */
-    bool paused;   /* not read until the follower has caught up */
+    bool awaited;  /* followed since birth, for the first reader */
+    bool paused;   /* not read until the followers have caught up */
     bool in_epoll;
     bool enlarged;
     uint64_t total;
     uint64_t read_to;
+    fp_reader *readers;
     uint64_t owed_to; /* up to here the child itself had written when it ended; only if followed */
     uint8_t *head;
     size_t head_bytes;
@@ -320,6 +331,10 @@ fp_flow *fp_flow_free(fp_flow *flow);
 /* Read once. Bytes read, 0 at the end, -EAGAIN when there is nothing, or the follower lags (paused); else -errno. */
 int64_t fp_stream_pump(fp_flow *flow, fp_stream *stream, uint8_t *scratch, size_t scratch_bytes, int64_t now);
 void fp_stream_close(fp_flow *flow, fp_stream *stream, bool complete);
+/* Does anybody want to lose nothing of it? */
+bool fp_stream_is_followed(const fp_stream *stream);
+/* From now on somebody does: what he has not read yet must be somewhere. */
+void fp_stream_make_room(fp_stream *stream);
 bool fp_flow_over_limit(const fp_flow *flow);
 /* The follower has caught up: reading goes on, and the idle clock begins anew. */
 void fp_stream_resume(fp_flow *flow, fp_stream *stream, int64_t now);

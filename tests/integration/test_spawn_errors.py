@@ -409,7 +409,8 @@ def test_without_a_free_descriptor_nothing_is_started_and_all_else_works(program
             # A child that shares our memory needs no descriptor where it gets neither a pidfd nor a leaf.
             can = fastproc.capabilities()
             piped = {"stdout": PIPE} if not can["pidfd"] and (can["clone3"] or can["clone"]) else {}
-            for options in (piped, {"stdout": PIPE}, {"stdin": os.devnull, "containment": "session", **piped}):
+            session = {"stdin": os.devnull, "containment": "session", **piped}
+            for options in (piped, {"stdout": PIPE}, session):
                 try:
                     manager.start_process("x", ["true"], **options)
                 except fastproc.SpawnError as error:

@@ -81,7 +81,7 @@ class Feed(Generic[C]):
         holds the lock of another manager: so this waits for processes, but never long for a lock.
         """
         self._halted = True
-        left = [child for child in list(self._flying.values()) if not _is_withdrawn(child)]
+        left: list[Child] = [child for child in list(self._flying.values()) if not _is_withdrawn(child)]
         judged = end_some(self._roster, left)
         if self._roster.lock.acquire(timeout=_LOCK_SECONDS):
             try:

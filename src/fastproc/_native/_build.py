@@ -25,18 +25,21 @@ def declarations(header: str) -> str:
 # Cells that own what is stored in them, see owners.py.
 OWNERS = """
 typedef struct { fp_proc *proc; } proc_owner;
+typedef struct { fp_reader *reader; } reader_owner;
 typedef struct { fp_mailbox *mailbox; } mailbox_owner;
 typedef struct { fp_env *env; } env_owner;
 """
 OWNER_CALLS = """
 static void *owner_new(size_t size);
 static void proc_owner_free(void *cell);
+static void reader_owner_free(void *cell);
 static void mailbox_owner_free(void *cell);
 static void env_owner_free(void *cell);
 """
 OWNER_CODE = """
 static void *owner_new(size_t size) { return calloc(1, size); }
 static void proc_owner_free(void *cell) { fp_proc_free(((proc_owner *)cell)->proc); free(cell); }
+static void reader_owner_free(void *cell) { fp_reader_free(((reader_owner *)cell)->reader); free(cell); }
 static void mailbox_owner_free(void *cell) { fp_mailbox_free(((mailbox_owner *)cell)->mailbox); free(cell); }
 static void env_owner_free(void *cell) { fp_env_free(((env_owner *)cell)->env); free(cell); }
 """
