@@ -367,7 +367,9 @@ FP_API int fp_supervisor_stop(fp_supervisor *supervisor);
 FP_API fp_supervisor *fp_supervisor_free(fp_supervisor *supervisor);
 /* How many of its processes are not done. */
 FP_API int fp_supervisor_active(fp_supervisor *supervisor);
-/* Switch the adoption of orphans on; it stays on. Orphan news go to `mailbox`. */
+/* Switch the adoption of orphans on; it stays on. Orphan news go to the mailbox of the process that they descend from
+ * if it is said there where to, see fp_mailbox_tell_orphans(), else to `mailbox` of the latest such call; to that of
+ * its processes in any case. */
 FP_API int fp_supervisor_adopt_orphans(fp_supervisor *supervisor, fp_mailbox *mailbox);
 
 /*
@@ -497,6 +499,9 @@ FP_API int fp_mailbox_fd(fp_mailbox *mailbox);
 FP_API int fp_mailbox_take(fp_mailbox *mailbox, fp_news *ret_news, size_t n, int64_t timeout_ns);
 /* Drop what is waiting about this process. */
 FP_API int fp_mailbox_forget(fp_mailbox *mailbox, fp_proc *proc);
+/* Orphans that descend from processes that name `mailbox` are told of at `where`, which may be the same. Only the first
+ * call counts. */
+FP_API int fp_mailbox_tell_orphans(fp_mailbox *mailbox, fp_mailbox *where);
 /* Let a blocked fp_mailbox_take() return 0. */
 FP_API int fp_mailbox_wake(fp_mailbox *mailbox);
 /* Processes that still name it keep it alive. */

@@ -174,7 +174,7 @@ static bool ask_newcomers(fp_proc *proc, fp_supervisor *supervisor, int sig) {
         if (!ours || asked || is_tracked(proc, &person))
             continue;
         fp_tracked *tracked = track(proc, &person);
-        if (tracked && fp_leaves_hold(&supervisor->leaves, person.pid)) {
+        if (tracked && fp_leaves_hold(&supervisor->leaves, person.pid, NULL)) {
             signal_tracked(tracked, sig);
             signal_tracked(tracked, SIGCONT);
             found = true;
@@ -270,7 +270,6 @@ static bool has_known_parent(const fp_proc *proc, const fp_census *census, const
 }
 
 int fp_contain_count(fp_proc *proc, const fp_census *census) {
-    fp_supervisor *supervisor = atomic_load(&proc->supervisor);
     belief b = believe(proc, census);
     int found = 0;
     bool grown = true;
@@ -286,7 +285,7 @@ int fp_contain_count(fp_proc *proc, const fp_census *census) {
             if (!is_alive(person)) {
                 /* Its leader will be forgotten: later nobody could tell whose it was. */
                 if (proc->lead == FP_LEAD_SESSION && person->session == proc->pid && belongs(proc, &b, person))
-                    fp_orphan_found(supervisor, person);
+                    fp_orphan_found(proc, person);
                 continue;
             }
             bool known = is_tracked(proc, person);

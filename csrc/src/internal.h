@@ -192,8 +192,10 @@ bool fp_mailbox_post_later(fp_mailbox *mailbox, fp_proc *proc, uint32_t what);
 void fp_mailbox_flush(fp_mailbox *mailbox);
 /* Add `what` to whatever is posted next: it is not worth waking anybody. */
 void fp_mailbox_note(fp_mailbox *mailbox, fp_proc *proc, uint32_t what);
-/* News about an orphan; lost only when memory is. */
-void fp_mailbox_post_orphan(fp_mailbox *mailbox, const fp_exit *exit);
+/* News about an orphan; lost only when memory is. False: nobody reads that mailbox any more. */
+bool fp_mailbox_post_orphan(fp_mailbox *mailbox, const fp_exit *exit);
+/* Where orphans of processes that name `mailbox` are told of; borrowed from it; NULL: it has not been said. */
+fp_mailbox *fp_mailbox_of_orphans(fp_mailbox *mailbox);
 
 /* ---- cgroup.c: leaves ----------------------------------------------------- */
 
@@ -202,6 +204,8 @@ bool fp_cgroup_available(void);
 
 typedef struct fp_leaf fp_leaf;
 
+enum { FP_PAST_LEAVES = 64 };
+
 typedef struct fp_leaves {
     int dir_fd;         /* this supervisor's own directory, or -1 */
     fp_leaf *idle;      /* empty, never killed: may serve again */
@@ -209,6 +213,12 @@ typedef struct fp_leaves {
     uint32_t n_idle;
     uint64_t next_name;
     char path[256];
+    /* Whose the latest leaves were that went out of use: their dead may still wait to be reaped. */
+    struct {
+        uint64_t name;
+        fp_mailbox *mailbox; /* referenced, or NULL */
+    } past[FP_PAST_LEAVES];
+    uint32_t next_past;
 } fp_leaves;
 
 /* Make a directory for leaves below `parent` (NULL: found by itself; "": none). Never fails: leaves are then not to be had. */
@@ -220,6 +230,8 @@ void fp_leaves_done(fp_leaves *leaves);
 int fp_leaf_take(fp_leaves *leaves, const fp_spec *spec, fp_leaf **ret_leaf, int *reterr_which);
 /* Give a leaf back; it is kept for the next job if it is empty (`empty`: that is known) and was never killed. */
 void fp_leaf_give(fp_leaves *leaves, fp_leaf *leaf, bool empty);
+/* The same, but it serves nobody any more: who died in it is known to be of a process that told its news to `mailbox`. */
+void fp_leaf_retire(fp_leaves *leaves, fp_leaf *leaf, fp_mailbox *mailbox);
 /* Let go of a leaf that somebody may still live in; its directory stays for whoever comes next. */
 void fp_leaf_drop(fp_leaf *leaf);
 /* Try again to remove doomed leaves. Returns how many are left. */
@@ -233,8 +245,11 @@ int fp_leaf_kill(fp_leaf *leaf);
 int fp_leaf_members(fp_leaf *leaf, pid_t *ret_pids, int n);
 /* How often the OOM killer struck in it. */
 uint64_t fp_leaf_oom_kills(fp_leaf *leaf);
-/* Is process `pid` in a leaf below `leaves`? */
-bool fp_leaves_hold(const fp_leaves *leaves, pid_t pid);
+/* Is process `pid` in a leaf below `leaves`? In which: see fp_leaf_name(); removed ones included. */
+bool fp_leaves_hold(const fp_leaves *leaves, pid_t pid, uint64_t *ret_name);
+uint64_t fp_leaf_name(const fp_leaf *leaf);
+/* Whose it was, see fp_leaf_retire(). */
+fp_mailbox *fp_leaves_past(const fp_leaves *leaves, uint64_t name);
 
 /* ---- census.c: who is alive ----------------------------------------------- */
 
@@ -497,10 +512,13 @@ int fp_contain_survivors(fp_proc *proc, const fp_census *census, int32_t *ret_pi
 
 /* ---- orphans.c --------------------------------------------------------------- */
 
+/* Has somebody asked for that? */
+bool fp_adopts_orphans(const fp_supervisor *supervisor);
+
 /* Reap those adopted children of this process that are dead and descend from processes of this crew. */
 void fp_orphans_reap(fp_supervisor *supervisor);
-/* A census has found this dead member of a session of ours: reap it if it has come to us. */
-void fp_orphan_found(fp_supervisor *supervisor, const fp_person *person);
+/* A census has found this dead member of the session of `proc`: reap it if it has come to us. */
+void fp_orphan_found(fp_proc *proc, const fp_person *person);
 
 /* ---- fork.c ------------------------------------------------------------------- */
 

@@ -355,7 +355,10 @@ static void finish(fp_supervisor *supervisor, fp_proc *proc) {
     if (proc->flow)
         fp_flow_end(proc->flow);
     fp_contain_forget(proc);
-    fp_leaf_give(&supervisor->leaves, proc->leaf, proc->proof == FP_PROOF_CGROUP);
+    if (fp_adopts_orphans(supervisor))
+        fp_leaf_retire(&supervisor->leaves, proc->leaf, proc->mailbox);
+    else
+        fp_leaf_give(&supervisor->leaves, proc->leaf, proc->proof == FP_PROOF_CGROUP);
     proc->leaf = NULL;
     /* Somebody may be about to poll it: closed under his hands the number could be another's by then. */
     if (!proc->claimed)

@@ -916,6 +916,8 @@ int fp_supervisor_adopt_orphans(fp_supervisor *supervisor, fp_mailbox *mailbox) 
     pthread_mutex_lock(&crew->lock);
     fp_mailbox *before = crew->orphan_mailbox;
     crew->orphan_mailbox = fp_mailbox_ref(mailbox);
+    if (mailbox)
+        fp_mailbox_tell_orphans(mailbox, mailbox);
     atomic_store_explicit(&crew->adopts_orphans, true, memory_order_relaxed);
     pthread_mutex_unlock(&crew->lock);
     fp_mailbox_unref(before);

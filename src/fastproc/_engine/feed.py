@@ -52,6 +52,7 @@ class Feed(Generic[C]):
         self._in_order: deque[C] | None = deque() if ordered else None
         self._crew = roster.engage()
         self._mailbox = Mailbox()
+        roster.direct_orphans(self._mailbox)
         self._specs = roster.make_specs(self._mailbox)
 
     def finished(self) -> Iterator[C]:

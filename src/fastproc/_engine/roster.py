@@ -300,6 +300,12 @@ class Roster:
                 self._crew = self._engine.crew
             return self._crew
 
+    def direct_orphans(self, mailbox: Mailbox) -> None:
+        """See that orphans of processes whose news go to `mailbox` are told of here, if that is wanted."""
+        own = self._mailbox
+        if self._reap_orphans and own is not None:
+            mailbox.tell_orphans(own)
+
     def make_specs(self, mailbox: Mailbox) -> Specs:
         """What makes the specs of starts whose news go to `mailbox`."""
         return Specs(

@@ -61,6 +61,10 @@ class Mailbox:
         """Drop what is waiting about a process."""
         lib.fp_mailbox_forget(self.mailbox, handle.proc)
 
+    def tell_orphans(self, where: Mailbox) -> None:
+        """Have orphans of those processes that tell their news here told of there."""
+        check(lib.fp_mailbox_tell_orphans(self.mailbox, where.mailbox))
+
     def wake(self) -> None:
         """Let a blocked take() return."""
         check(lib.fp_mailbox_wake(self.mailbox))
