@@ -21,6 +21,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/xattr.h>
 #include <unistd.h>
 
@@ -36,6 +37,7 @@ struct fp_leaf {
     int events_fd;
     bool killed;
     bool limited;
+    bool frozen; /* somebody has frozen it: a child born into it would stand still */
 };
 
 /* ---- where leaves may be made -------------------------------------------- */
@@ -223,6 +225,11 @@ static void clear_after_the_dead(int parent_fd) {
             int old = sys_openat(parent_fd, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0);
             if (old < 0)
                 continue;
+            /* Where its owner is in another pid namespace, or /proc is hidden, only the lock tells that he lives. */
+            if (sys_flock(old, LOCK_EX | LOCK_NB) < 0) {
+                sys_close(old);
+                continue;
+            }
             remove_leaves(old);
             sys_close(old);
             sys_unlinkat(parent_fd, name, AT_REMOVEDIR);
@@ -269,9 +276,20 @@ static int own_directory(fp_leaves *leaves) {
         return -EOPNOTSUPP;
     }
     leaves->dir_fd = r;
+    /* Held as long as the descriptor is, see clear_after_the_dead(). */
+    sys_flock(r, LOCK_SH | LOCK_NB);
     size_t end = strlen(leaves->path);
     snprintf(leaves->path + end, sizeof leaves->path - end, "/%s", name);
     return 0;
+}
+
+static void forget_directory(fp_leaves *leaves) {
+    char *name = strrchr(leaves->path, '/');
+    if (leaves->dir_fd < 0 || !name)
+        return;
+    sys_close(leaves->dir_fd);
+    leaves->dir_fd = -1;
+    *name = '\0';
 }
 
 /* See that our leaves have this controller: it must be enabled in every directory above them. */
@@ -399,13 +417,20 @@ int fp_leaf_take(fp_leaves *leaves, const fp_spec *spec, fp_leaf **ret_leaf, int
     r = own_directory(leaves);
     if (r == 0)
         r = leaf_make(leaves, &leaf);
+    if (r == -ENOENT) {
+        /* Somebody has removed our directory. */
+        forget_directory(leaves);
+        r = own_directory(leaves);
+        if (r == 0)
+            r = leaf_make(leaves, &leaf);
+    }
+    /* "No such file" would be taken for a missing program. */
     if (r < 0)
-        return r;
+        return r == -ENOENT ? -EOPNOTSUPP : r;
     if (limits) {
         r = leaf_limit(leaves, leaf, spec, reterr_which);
         if (r < 0) {
             leaf_doom(leaves, leaf);
-            /* "No such file" would be taken for a missing program. */
             return r == -ENOENT ? -EOPNOTSUPP : r;
         }
     }
@@ -416,8 +441,8 @@ int fp_leaf_take(fp_leaves *leaves, const fp_spec *spec, fp_leaf **ret_leaf, int
 void fp_leaf_give(fp_leaves *leaves, fp_leaf *leaf, bool empty) {
     if (!leaf)
         return;
-    bool reusable = leaves->dir_fd >= 0 && !leaf->killed && !leaf->limited && leaves->n_idle < MOST_IDLE &&
-                    (empty || fp_leaf_populated(leaf) == 0);
+    bool reusable = leaves->dir_fd >= 0 && !leaf->killed && !leaf->limited && !leaf->frozen &&
+                    leaves->n_idle < MOST_IDLE && (empty || fp_leaf_populated(leaf) == 0);
     if (!reusable) {
         leaf_doom(leaves, leaf);
         return;
@@ -477,13 +502,20 @@ int fp_leaf_fd(const fp_leaf *leaf) {
     return leaf ? leaf->dir_fd : -1;
 }
 
+void fp_leaf_thaw(int leaf_fd) {
+    char text[8];
+    if (read_at(leaf_fd, "cgroup.freeze", text, sizeof text) > 0 && *text == '1')
+        write_at(leaf_fd, "cgroup.freeze", "0");
+}
+
 int fp_leaf_populated(fp_leaf *leaf) {
     char text[128];
     ssize_t n = sys_pread(leaf->events_fd, text, sizeof text - 1, 0);
     if (n < 0)
         return (int)n;
     text[n] = '\0';
-    const char *p = strstr(text, "populated ");
+    const char *p = strstr(text, "populated "), *frozen = strstr(text, "frozen ");
+    leaf->frozen = frozen && frozen[7] == '1';
     return p && p[10] == '1';
 }
 

@@ -239,6 +239,8 @@ uint32_t fp_leaves_sweep(fp_leaves *leaves);
 int fp_leaf_fd(const fp_leaf *leaf);
 /* 1 somebody is in it, 0 nobody, -errno. */
 int fp_leaf_populated(fp_leaf *leaf);
+/* Let go on what somebody has frozen, in the leaf with this descriptor. */
+void fp_leaf_thaw(int leaf_fd);
 /* Kill all that is in it, at once where the kernel can. */
 int fp_leaf_kill(fp_leaf *leaf);
 /* Up to `n` pids that are in it. */
@@ -538,6 +540,7 @@ typedef struct fp_birth_watch {
     struct fp_birth_watch *prev;
     int64_t since_ns;
     _Atomic pid_t pid;
+    int leaf_fd; /* where it is born, or -1; good as long as the birth is in the list */
     fp_pipes pipes;
 } fp_birth_watch;
 

@@ -791,7 +791,7 @@ static void adopt(fp_supervisor *supervisor, fp_proc *proc, const fp_spec *spec,
 
 int fp_proc_start(fp_supervisor *supervisor, fp_proc *proc, const fp_spec *spec, fp_failure *reterr_failure) {
     fp_birth birth;
-    fp_birth_watch watch = {.pipes = FP_PIPES_NONE};
+    fp_birth_watch watch = {.leaf_fd = -1, .pipes = FP_PIPES_NONE};
 
     *reterr_failure = (fp_failure){.error = ESHUTDOWN, .stage = FP_STAGE_SUPERVISOR, .detail = -1};
     if (supervisor->stopping)
@@ -805,6 +805,7 @@ int fp_proc_start(fp_supervisor *supervisor, fp_proc *proc, const fp_spec *spec,
     if (r < 0)
         goto out;
 
+    watch.leaf_fd = fp_leaf_fd(proc->leaf);
     pthread_mutex_unlock(&supervisor->lock);
     fp_supervisor_birth_begins(supervisor, &watch);
     r = make_birth(supervisor, proc, spec, &watch, &birth, reterr_failure);

@@ -374,7 +374,8 @@ void fp_supervisor_birth_ends(fp_supervisor *supervisor, fp_birth_watch *watch) 
 /*
  * A child that was stopped before execve(2) holds its parent's thread in
  * uninterruptible sleep; all signals are blocked in it but SIGSTOP. It is not
- * reaped before the birth is over, so its number is good.
+ * reaped before the birth is over, so its number is good. So does one whose
+ * leaf somebody has frozen: that is thawed, as it is ours.
  */
 static void see_to_births(fp_supervisor *supervisor, int64_t now) {
     fp_crew *crew = supervisor->crew;
@@ -385,6 +386,8 @@ static void see_to_births(fp_supervisor *supervisor, int64_t now) {
     for (fp_birth_watch *birth = crew->births; birth; birth = birth->next) {
         fp_person person;
         pid_t pid = atomic_load(&birth->pid);
+        if (birth->leaf_fd >= 0 && now - birth->since_ns > BIRTH_IS_LATE)
+            fp_leaf_thaw(birth->leaf_fd);
         if (pid > 1 && now - birth->since_ns > BIRTH_IS_LATE && fp_person_read(pid, &person) == 0 &&
             person.state == 'T' && person.parent == sys_getpid())
             sys_kill(pid, SIGCONT);

@@ -503,6 +503,11 @@ static inline int sys_unlinkat(int dir_fd, const char *path, int flags) {
     return (int)SYS_CALL_3(SYS_unlinkat, dir_fd, path, flags);
 }
 
+static inline int sys_flock(int fd, int operation) {
+    FP_FAULT("flock");
+    return (int)SYS_CALL_2(SYS_flock, fd, operation);
+}
+
 /* Fills `buffer` with fp_dirent records; 0 at the end. */
 static inline ssize_t sys_getdents64(int fd, void *buffer, size_t bytes) {
     FP_FAULT("getdents64");

@@ -77,9 +77,12 @@ def build_forest(roots: Iterable[int]) -> ProcessTree:
     for root in sorted(family.roots):
         tree = family.tree(root)
         trees.extend(family.trees_below(root) if tree is None else (tree,))
-    mine = _look(psutil.Process(me))
-    assert mine is not None
-    return dataclasses.replace(mine, children=tuple(trees))
+    try:
+        mine = _look(psutil.Process(me))
+    except psutil.Error:
+        mine = None
+    # Where there is no /proc, all that is known of us is our number.
+    return dataclasses.replace(mine or ProcessTree(pid=me), children=tuple(trees))
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +100,7 @@ class Family:
         processes: dict[int, psutil.Process] = {}
         parents: dict[int, int] = {}
         children: dict[int, list[int]] = {}
-        for process in psutil.process_iter():
+        for process in _all_processes():
             try:
                 parent = process.ppid()
             except psutil.Error:
@@ -145,6 +148,14 @@ class Family:
         return tuple(tree for tree in trees if tree is not None)
 
 
+def _all_processes() -> Iterator[psutil.Process]:
+    """All that can be seen; nobody where there is no /proc, which psutil has no word for."""
+    try:
+        yield from psutil.process_iter()
+    except (IndexError, OSError):
+        return
+
+
 def _reach(heads: Iterable[int], children: Mapping[int, list[int]]) -> set[int]:
     reached = set(heads)
     waiting = list(reached)
@@ -181,6 +192,9 @@ def _look(process: psutil.Process) -> ProcessTree | None:
         return ProcessTree(pid=process.pid, state=psutil.STATUS_ZOMBIE)
     except psutil.Error:
         return None
+    except OSError:
+        # Of /proc only processes can be seen, see proc(5), subset=pid: no /proc/stat to date them by.
+        return ProcessTree(pid=process.pid, name=process.name(), state=process.status())
 
 
 def _line(node: ProcessTree) -> str:

@@ -195,7 +195,9 @@ def test_events_tell_each_story_in_order(programs: Programs) -> None:
     assert len(kinds) == 25
     assert list(kinds.values()) == [[Started, Exited, Done]] * 25
     for story in stories.values():
-        assert [event.at for event in story] == sorted(event.at for event in story)
+        # Of an escalation it is known when it was heard of.
+        times = [event.at for event in story if not isinstance(event, Escalated)]
+        assert times == sorted(times)
     for number in range(20):
         exited = stories[number][1]
         assert isinstance(exited, Exited)

@@ -115,7 +115,8 @@ class Story(RuleBasedStateMachine):
             self.programs.forks_a_tree(1, width, ignore=ignore), "ready", ends=set(), obeys=not ignore
         )
 
-    @precondition(lambda self: not self.closed)
+    # A daemon is held by a cgroup only.
+    @precondition(lambda self: not self.closed and can("cgroup"))
     @rule(target=tasks)
     def start_one_that_daemonizes(self) -> Task:
         return self._start(self.programs.daemonizes(), "daemon", ends={(0, None)})

@@ -132,6 +132,10 @@ class Programs:
         """Says `ready <pid>`, ignores SIGTERM, SIGINT and SIGHUP."""
         return self._args("ignores_sigterm")
 
+    def becomes_root(self) -> list[str]:
+        """Installed setuid root: becomes root, ignores SIGTERM, says `ready <pid>`; else exits 3."""
+        return self._args("becomes_root")
+
     def reports_signals(self) -> list[str]:
         """Says `ready <pid>`, then `got <signal> from <pid>` for each signal, and lives on."""
         return self._args("reports_signals")
