@@ -58,13 +58,17 @@ def test_a_descendant_that_goes_on_writing_is_listened_to_for_a_while_only(
     manager: ProcessManager, programs: Programs
 ) -> None:
     """Never silent, it would hold a reader for ever: two seconds after the exit the pipe is closed."""
-    process = manager.start_process(
-        "chatter", programs.holds_the_pipe(chatter=True), stdout=PIPE, leftovers="keep"
-    )
-    status = process.wait(20)
-
-    lines = list(process.lines())
-    took = time.monotonic() - status.ended
+    for number in range(5):
+        process = manager.start_process(
+            number, programs.holds_the_pipe(chatter=True), stdout=PIPE, leftovers="keep"
+        )
+        status = process.wait(20)
+        lines = list(process.lines())
+        took = time.monotonic() - status.ended
+        # Where it got no CPU for 0.1 s it was silent indeed: once more.
+        if took >= 1.9:
+            break
+        assert process.terminate(10).stopped
 
     assert 1.9 <= took < 15
     assert lines.count("still here") > 1

@@ -204,7 +204,7 @@ class Programs:
     def holds_the_pipe(self, *, setsid: bool = False, chatter: bool = False) -> list[str]:
         """Says `leader done <pid of the child>` and exits 0, the child keeps the streams open for ever.
 
-        `setsid`: the child leads a session. `chatter`: it writes a line every 50 ms.
+        `setsid`: the child leads a session. `chatter`: it writes a line every 5 ms.
         """
         return self._args("holds_the_pipe", "setsid" if setsid else "", "chatter" if chatter else "")
 

@@ -3,7 +3,7 @@
  * error open for ever, while the leader says "leader done <child's pid>" and exits 0.
  *
  *   setsid   the child leads a session of its own
- *   chatter  the child writes a line every 50 ms
+ *   chatter  the child writes a line every 5 ms
  */
 #include "program.h"
 
@@ -23,7 +23,7 @@ int main(int argc, char **argv) {
             sleep_for_ever();
         for (;;) {
             say("still here\n");
-            pause_for(0.05);
+            pause_for(0.005);
         }
     }
     close(there[1]);
