@@ -73,6 +73,8 @@ class Interrupter:
             self.looked = None
         if not frame.f_code.co_filename.startswith(package):
             return None
+        # In this order: since CPython 3.13 the second takes effect only where the first is set.
+        frame.f_trace = self
         frame.f_trace_opcodes = True
         frame.f_trace_lines = False
         return self
