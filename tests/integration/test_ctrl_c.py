@@ -88,6 +88,8 @@ def sweep(work, make, every, patience):
         manager = make()
         manager.start_process("first", programs.nop()).wait(20)
         interrupter = Interrupter(at)
+        # CPython 3.12 looks here whether opcodes are to be traced at all.
+        sys._getframe().f_trace_opcodes = True
         sys.settrace(interrupter)
         try:
             work(manager)
