@@ -293,7 +293,7 @@ def test_multiprocessing_goes_on_beside_a_live_manager(programs: Programs, metho
             return handle.pid
 
         if __name__ == "__main__":
-            warnings.simplefilter("default", DeprecationWarning)
+            warnings.simplefilter("ignore", DeprecationWarning)
             context = multiprocessing.get_context({method!r})
             manager = ProcessManager(on_event=lambda event: None)
             sleeper = manager.start_process("sleeper", programs.ready_then_sleep(), stdout=PIPE)
