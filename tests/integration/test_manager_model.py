@@ -313,7 +313,10 @@ class Story(RuleBasedStateMachine):
 
 @pytest.mark.parametrize(
     ("examples", "steps"),
-    [(50, 18), pytest.param(400, 40, marks=[pytest.mark.slow, pytest.mark.timeout(3000)])],
+    [
+        pytest.param(50, 18, marks=pytest.mark.timeout(300)),
+        pytest.param(400, 40, marks=[pytest.mark.slow, pytest.mark.timeout(3000)]),
+    ],
 )
 def test_any_story_ends_as_the_model_says(
     _engine: None, programs: Programs, examples: int, steps: int
