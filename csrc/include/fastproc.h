@@ -135,7 +135,8 @@ enum fp_spec_flag {
     FP_STOP_AT_MAX_OUTPUT = 1 << 8, /* stop the child once `max_output_bytes` have come */
     FP_KEEP_SIGNALS = 1 << 9,       /* leave ignored signals ignored instead of resetting all */
     FP_ONE_PATH = 1 << 10,          /* `program` is a path even without a slash: no search */
-    FP_QUIET_START = 1 << 11        /* FP_NEWS_STARTED wakes nobody: it comes with the next news */
+    FP_QUIET_START = 1 << 11,       /* FP_NEWS_STARTED wakes nobody: it comes with the next news */
+    FP_FOLLOW_OUTPUT = 1 << 12      /* captured streams are followed from birth, see fp_proc_follow() */
 };
 
 typedef struct fp_spec {

@@ -260,6 +260,9 @@ const fp_person *fp_census_find(const fp_census *census, pid_t pid);
 
 /* ---- output.c: captured streams ------------------------------------------- */
 
+/* What a follower has not read yet must be somewhere, also where nothing else is to be kept. */
+enum { FP_ROOM_FOR_FOLLOWER = 64 << 10 };
+
 typedef struct fp_stream {
     int fd; /* our end, -1: closed */
     bool captured;

@@ -46,9 +46,13 @@ int fp_flow_new(const fp_spec *spec, fp_flow **ret_flow) {
         flow->streams[i] = (fp_stream){
             .fd = -1,
             .captured = i ? err : out,
+            .followed = (i ? err : out) && spec->flags & FP_FOLLOW_OUTPUT,
             .head_max = spec->head_bytes || spec->tail_bytes ? spec->head_bytes : DEFAULT_HEAD,
             .tail_max = spec->head_bytes || spec->tail_bytes ? spec->tail_bytes : DEFAULT_TAIL,
         };
+    for (int i = 0; i < 2; i++)
+        if (flow->streams[i].followed && flow->streams[i].tail_max == 0)
+            flow->streams[i].tail_max = FP_ROOM_FOR_FOLLOWER;
     flow->max_bytes = spec->max_output_bytes;
     flow->idle_timeout_ns = spec->idle_timeout_ns;
     if (in && spec->input_bytes) {

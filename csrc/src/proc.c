@@ -38,7 +38,6 @@ enum {
     LAST_PUMP_BYTES = 4 << 20,  /* what an exiting child may have left in its pipes */
     LOST_STATUS_LOOKS = 20,
     LOST_GAP_US = 2000,
-    ROOM_FOR_FOLLOWER = 64 << 10,
     PUMPS_AT_ONCE = 64,
 };
 
@@ -461,6 +460,13 @@ static void look_again(fp_proc *proc, int64_t now) {
     widen_gap(proc, now, proc->lost ? LOST_GAP_US : MOST_EXIT_GAP_US);
 }
 
+/* A captured stream has brought something, or has ended. */
+static void tell_followers(fp_proc *proc) {
+    const fp_flow *flow = proc->flow;
+    if (flow->streams[0].followed || flow->streams[1].followed)
+        fp_mailbox_post(proc->mailbox, proc, FP_NEWS_OUTPUT);
+}
+
 /* It has exited: is it over? True if it was, and `proc` may be gone. */
 static bool settle(fp_supervisor *supervisor, fp_proc *proc, int64_t now) {
     fp_flow *flow = proc->flow;
@@ -489,6 +495,7 @@ static bool settle(fp_supervisor *supervisor, fp_proc *proc, int64_t now) {
         if (over) {
             unwatch_flow(supervisor, proc);
             fp_flow_end(flow);
+            tell_followers(proc);
         }
     }
     if (!proc->empty || (flow && fp_flow_open(flow)))
@@ -609,6 +616,7 @@ static void look_after_unwatched(fp_supervisor *supervisor, fp_proc *proc, int64
         if (!stream->paused)
             watch_stream(supervisor, proc, which);
     }
+    tell_followers(proc);
     if (!flow->in_epoll) {
         feed_anywhere(supervisor, proc);
         watch_input(supervisor, proc);
@@ -1238,7 +1246,7 @@ int fp_proc_follow(fp_proc *proc, int stream, int on) {
         s->read_to = s->total - s->tail_bytes;
         /* What he has not read yet must be somewhere. */
         if (s->tail_max == 0)
-            s->tail_max = ROOM_FOR_FOLLOWER;
+            s->tail_max = FP_ROOM_FOR_FOLLOWER;
     } else if (supervisor && s->paused && fp_proc_state(proc) != FP_STATE_DONE) {
         fp_stream_resume(proc->flow, s, fp_now_ns());
         watch_stream(supervisor, proc, stream - 1);

@@ -61,6 +61,8 @@ BIRTH_SECONDS = 1.0
 BIRTH_STEP_SECONDS = 0.001
 _COUNTS_PER_BATCH = 512
 _LINGER_NS = nanoseconds(1.0)
+# Of all managers: an event loop reads the news of several from one mailbox.
+_tokens = itertools.count(1)
 
 
 class Feed(Protocol):
@@ -104,7 +106,6 @@ class Roster:
         self.finished = Finished()
         self.feeds: set[Feed] = set()
         self._generation = fork.generation
-        self._tokens = itertools.count(1)
         self._starts = 0
         self._containment = containment
         self._die_with_parent = die_with_parent
@@ -325,7 +326,7 @@ class Roster:
                 raise TooManyProcesses(limit)
             if active.setdefault(child.task_id, child) is not child:
                 raise DuplicateTask(child.task_id)
-            child._token = token = next(self._tokens)
+            child._token = token = next(_tokens)
             child._starter = threading.get_ident()
             self._by_token[token] = child
             if len(active) == 1:
@@ -348,9 +349,13 @@ class Roster:
             if self.closed:
                 raise ManagerClosed
             for child in children:
-                child._token = token = next(self._tokens)
+                child._token = token = next(_tokens)
                 self._by_token[token] = child
             self._listen()
+
+    def admit_named(self, child: Child) -> None:
+        """Give a process of a feed its name and its token before it is started."""
+        self._admit_one(child)
 
     def drop(self, child: Child) -> None:
         """Forget a process that has not been started after all."""
