@@ -22,13 +22,13 @@ from asyncio import AbstractEventLoop, CancelledError, Future
 from collections.abc import AsyncGenerator, Callable, Iterable
 from contextvars import Context
 from functools import partial
-from typing import Any
 
 from .._native.clock import grace_ns
-from .._native.failures import closed_descriptor
+from .._native.failures import closed_descriptor, spawn_error_of
 from .._native.handle import stop_many
 from .._native.mailbox import Mailbox
 from .._native.records import (
+    NEWS_FAILED,
     NEWS_OUTPUT,
     NEWS_UNKILLABLE,
     REASON_CANCELLED,
@@ -37,14 +37,17 @@ from .._native.records import (
     STATE_DONE,
     STATE_EXITED,
     STATE_FAILED,
+    STATE_RUNNING,
     ExitRecord,
+    NewsRecord,
 )
 from .._native.specs import Keep, Specs
+from .._native.statuses import status_of
 from .._native.tap import Extras, Scratch
 from ..cancel import CancelToken
 from ..errors import ManagerClosed, SpawnError, spawn_error
 from . import fork
-from .child import HEARD, UNKILLABLE, Child
+from .child import EARLY, UNKILLABLE, Child
 from .finished import Finished
 from .roster import Roster, _apply_cancel
 from .stopping import grace_of, verdict_seconds
@@ -55,7 +58,19 @@ PLAIN = Extras()
 class Flight:
     """One process, from the wish to start it until nothing of it is left, as its loop knows it."""
 
-    __slots__ = ("__weakref__", "cancel", "child", "extras", "feed", "on_news", "over", "start", "waiters")
+    __slots__ = (
+        "__weakref__",
+        "cancel",
+        "child",
+        "extras",
+        "feed",
+        "lent",
+        "on_news",
+        "over",
+        "start",
+        "unbind",
+        "waiters",
+    )
 
     def __init__(
         self, feed: LoopFeed, child: Child, extras: Extras = PLAIN, cancel: CancelToken | None = None
@@ -64,8 +79,11 @@ class Flight:
         self.child = child
         self.extras = extras
         self.cancel = cancel
-        # Until its start has succeeded or failed.
+        # What is needed until the start is decided, and goes then.
+        self.lent: object = None
         self.start: Future[None] | None = None
+        # What takes it out of its CancelToken again.
+        self.unbind: Callable[[], None] | None = None
         # Who waits, and for which state.
         self.waiters: list[tuple[int, Future[None]]] | None = None
         # Called with each piece of news, before waiters are woken.
@@ -78,7 +96,7 @@ class Flight:
 
         Raises:
             SpawnError: it could not be started.
-            ManagerClosed: its manager is closed, or the interpreter exits.
+            DuplicateTask, TooManyProcesses, ManagerClosed: as in ProcessManager.start_process().
         """
         start = self.feed.queue(self)
         try:
@@ -89,6 +107,8 @@ class Flight:
         if self.child.error is not None:
             raise self.child.error from None
 
+    # ---- waiting ----
+
     def reached(self, state: int) -> bool:
         """Whether it is known here to be in `state`, EXITED or DONE. Unkillable is as good as DONE."""
         if self.over:
@@ -97,34 +117,37 @@ class Flight:
             return self.child._status is not None
         return self.child._flags & UNKILLABLE != 0
 
-    async def until(self, state: int) -> None:
-        """Wait until it has reached `state`. Cancelling this forgets the waiter, and nothing else."""
-        if self.reached(state):
-            return
-        future = self._waiter(state)
-        try:
-            await future
-        except CancelledError:
-            self._forget(future)
-            raise
+    def waiter(self, state: int) -> Future[None]:
+        """A future that is done when it has reached `state`; not to be asked for when it has already."""
+        future = self.feed.mail.loop.create_future()
+        if self.waiters is None:
+            self.waiters = [(state, future)]
+        else:
+            self.waiters.append((state, future))
+        return future
 
-    async def until_or(self, state: int, seconds: float) -> bool:
-        """The same, for so many seconds at most; whether it has been reached."""
+    async def until(self, state: int, seconds: float | None = None) -> bool:
+        """Wait until it has reached `state`, for so many seconds at most; whether it has.
+
+        Cancelling this forgets the waiter, and nothing else.
+        """
         if self.reached(state):
             return True
-        future = self._waiter(state)
-        timer = future.get_loop().call_later(max(seconds, 0.0), _resolve, future)
+        future = self.waiter(state)
+        timer = None if seconds is None else future.get_loop().call_later(seconds, _resolve, future)
         try:
             await future
         finally:
-            timer.cancel()
-            self._forget(future)
+            if timer is not None:
+                timer.cancel()
+            if self.waiters:
+                self.waiters[:] = [entry for entry in self.waiters if entry[1] is not future]
         return self.reached(state)
 
-    async def until_or_cancel(self, state: int) -> None:
-        """Wait until it has reached `state`; to be cancelled meanwhile stops it, before that is raised."""
+    async def until_or_stopped(self, state: int, seconds: float | None = None) -> bool:
+        """The same; but to be cancelled meanwhile stops it, and is raised after that."""
         try:
-            await self.until(state)
+            return await self.until(state, seconds)
         except CancelledError:
             await stop_shielded([self])
             raise
@@ -132,51 +155,48 @@ class Flight:
     async def news(self) -> None:
         """Wait for the next piece of news, once it has ended."""
         if not self.over:
-            await self._waiter(0)
+            await self.waiter(0)
 
-    def _waiter(self, state: int) -> Future[None]:
-        future = self.feed.mail.loop.create_future()
-        if self.waiters is None:
-            self.waiters = []
-        self.waiters.append((state, future))
-        return future
-
-    def _forget(self, future: Future[None]) -> None:
-        if self.waiters:
-            self.waiters[:] = [entry for entry in self.waiters if entry[1] is not future]
+    # ---- news ----
 
     def settle(self, what: int, record: ExitRecord) -> None:
-        """The roster has entered this piece of news: tell those who wait here."""
+        """This piece of news has been entered: tell those who wait here."""
         state = record[STATE]
-        start = self.start
-        if start is not None:
-            roster = self.child._roster
-            if state > STATE_FAILED:
-                roster.count_start()
-                roster.enlist(self.child, record)
-            self.start = None
-            _resolve(start)
-        if state == STATE_DONE or state == STATE_FAILED:
-            self.over = True
-            self.feed.mail.flying.pop(self.child._token, None)
-        if self.on_news is not None and (
-            state >= STATE_EXITED or what & NEWS_OUTPUT or state == STATE_FAILED
-        ):
+        if self.start is not None:
+            self.decided()
+        if state == STATE_RUNNING:
+            if what & NEWS_OUTPUT and self.on_news is not None:
+                self.on_news()
+            return
+        if state != STATE_EXITED:
+            self.end()
+        if self.on_news is not None:
             self.on_news()
             if self.over:
                 self.on_news = None
-        if self.waiters is not None and (state >= STATE_EXITED or self.over or what & NEWS_UNKILLABLE):
-            self._wake()
+        if self.waiters is not None:
+            rest = []
+            for entry in self.waiters:
+                if self.reached(entry[0]):
+                    _resolve(entry[1])
+                else:
+                    rest.append(entry)
+            self.waiters = rest or None
 
-    def _wake(self) -> None:
-        assert self.waiters is not None
-        rest = []
-        for entry in self.waiters:
-            if self.reached(entry[0]):
-                _resolve(entry[1])
-            else:
-                rest.append(entry)
-        self.waiters = rest or None
+    def decided(self) -> None:
+        """Its start has succeeded or failed."""
+        start, self.start = self.start, None
+        self.lent = None
+        if start is not None:
+            _resolve(start)
+
+    def end(self) -> None:
+        """There is nothing more to look after."""
+        self.over = True
+        self.feed.mail.flying.pop(self.child._token, None)
+        if self.unbind is not None:
+            self.unbind()
+            self.unbind = None
 
 
 def _resolve(future: Future[None]) -> None:
@@ -192,7 +212,7 @@ async def stop_shielded(
     To be cancelled meanwhile, once or often, changes nothing. Returns the first of these cancellations, for those
     who are not about to raise one anyway.
     """
-    flights = [flight for flight in flights if flight.child._handle.proc is not None]
+    flights = [flight for flight in flights if flight.child._handle.proc is not None and not flight.over]
     stop_many([flight.child._handle for flight in flights], reason, 0 if grace is None else grace_ns(grace))
     loop = asyncio.get_running_loop()
     begun = loop.time()
@@ -202,21 +222,26 @@ async def stop_shielded(
         until = begun + verdict_seconds(child._roster, grace_of(child) if grace is None else grace)
         while not flight.reached(STATE_DONE) and (left := until - loop.time()) > 0:
             try:
-                await flight.until_or(STATE_DONE, left)
+                await flight.until(STATE_DONE, left)
             except CancelledError as error:
                 cancelled = cancelled or error
     return cancelled
 
 
 class LoopFeed:
-    """The starts that one roster has under way in one loop."""
+    """The starts that one roster has under way in one loop.
 
-    __slots__ = ("__weakref__", "_crew", "_named", "_queue", "_specs", "mail", "roster")
+    Named ones belong to a manager: the roster admits them, and all news of them are entered there. The others
+    have no name and nobody counts them. Of them the roster is told no more than what it needs to end them all when
+    the interpreter exits: it costs as much as all else.
+    """
+
+    __slots__ = ("__weakref__", "_crew", "_queue", "_specs", "mail", "named", "roster")
 
     def __init__(self, roster: Roster, mail: LoopMail, *, named: bool) -> None:
         self.roster = roster
         self.mail = mail
-        self._named = named
+        self.named = named
         self._queue: list[Flight] = []
         self._crew = roster.engage()
         self._specs: Specs | None = roster.make_specs(mail.mailbox)
@@ -230,10 +255,10 @@ class LoopFeed:
     def queue(self, flight: Flight) -> Future[None]:
         """Have it started with all others of this turn of the loop; the future is done when that is decided."""
         loop = self.mail.loop
-        flight.start = start = loop.create_future()
-        if self._named:
-            # Here and now, as its name may be taken: whoever asks for the start shall hear of that first.
+        if self.named:
+            # Here and now: whoever asks for the start shall hear at once that its name is taken.
             self.roster.admit_named(flight.child)
+        flight.start = start = loop.create_future()
         if not self._queue:
             loop.call_soon(self._flush)
         self._queue.append(flight)
@@ -244,74 +269,103 @@ class LoopFeed:
         try:
             self._hand_over(flights)
         except BaseException as error:
-            # Some may be in the library already, if it was Ctrl-C: those are looked after there.
             for flight in flights:
-                if flight.child._handle.settle():
+                # Some may be in the library already, if it was Ctrl-C: they are looked after there.
+                if flight.over or flight.child._handle.settle():
                     continue
-                self.mail.flying.pop(flight.child._token, None)
-                flight.over = True
-                self.roster.drop(flight.child)
-                if flight.start is not None and not flight.start.done():
-                    flight.start.set_exception(error if isinstance(error, Exception) else CancelledError())
+                start = flight.start
+                if start is not None and not start.done():
+                    start.set_exception(error if isinstance(error, Exception) else CancelledError())
+                self._drop(flight)
             if not isinstance(error, Exception):
                 raise
 
     def _hand_over(self, flights: list[Flight]) -> None:
         roster = self.roster
         mail = self.mail
-        make_specs = self._specs
-        if make_specs is None:
+        maker = self._specs
+        if maker is None:
             raise ManagerClosed("the event loop is closed")
-        if not self._named:
-            roster.admit_fed([flight.child for flight in flights])
+        if not self.named:
+            roster.admit_nameless([flight.child for flight in flights])
         keep: Keep = []
         specs = []
         queued = []
+        children = []
         for flight in flights:
             child = flight.child
+            command = child.command
             try:
-                closed = closed_descriptor(child.command)
-                if closed is not None:
-                    raise closed
-                spec = make_specs.make(child.command, child._token, keep)
+                # A Command holds args, args_block and tags always, and beyond that only what was said.
+                if len(command.__dict__) > 3:
+                    closed = closed_descriptor(command)
+                    if closed is not None:
+                        raise closed
+                spec = maker.make(command, child._token, keep)
                 if flight.extras is not PLAIN:
                     flight.extras.apply(spec, keep)
                 if flight.cancel is not None:
                     _apply_cancel(spec, flight.cancel)
             except SpawnError as error:
-                self._refuse(flight, error)
+                self.refuse(flight, error)
             else:
                 specs.append(spec)
                 queued.append(flight)
+                children.append(child)
                 mail.flying[child._token] = flight
-        roster.queue_all(self._crew, specs, [flight.child for flight in queued], 0)
+        roster.queue_all(self._crew, specs, children, 0)
         for spec, flight in zip(specs, queued, strict=True):
             child = flight.child
             if flight.extras is PLAIN:
-                make_specs.give_back(spec, child.command)
+                maker.give_back(spec, child.command)
             if child.error is not None:
-                self._refuse(flight, child.error)
-            elif roster.catch_up(child):
+                self.refuse(flight, child.error)
+                continue
+            if child._flags & EARLY and roster.catch_up(child):
                 mail.look_at_all_soon()
-            if flight.cancel is not None and child.error is None:
-                roster._bind(child, flight.cancel)
+            if flight.cancel is not None:
+                flight.unbind = flight.cancel.add_callback(partial(child._handle.stop, REASON_CANCELLED, 0))
 
-    def _refuse(self, flight: Flight, error: SpawnError) -> None:
+    def refuse(self, flight: Flight, error: SpawnError) -> None:
+        """It could not be started."""
+        flight.child.error = error if not self.named else flight.child.error
         self.roster.refuse(flight.child, error)
-        self.mail.flying.pop(flight.child._token, None)
-        flight.over = True
-        if flight.start is not None:
-            _resolve(flight.start)
-            flight.start = None
+        flight.end()
+        flight.decided()
+
+    def _drop(self, flight: Flight) -> None:
+        self.roster.drop(flight.child)
+        flight.end()
+        flight.decided()
 
     async def call_off(self, flight: Flight) -> None:
         """Whoever wanted it started does not want it any more. Returns when nothing of it is left."""
         if flight in self._queue:
             self._queue.remove(flight)
-            self.roster.drop(flight.child)
-            flight.over = True
-        elif flight.child._handle.proc is not None:
+            self._drop(flight)
+        else:
             await stop_shielded([flight])
+
+    def enter(self, flight: Flight, news: NewsRecord) -> None:
+        """Enter a piece of news, and tell those who wait."""
+        what, record = news[1], news[5:]
+        child = flight.child
+        state = record[STATE]
+        if self.named:
+            if flight.start is not None and state > STATE_FAILED:
+                self.roster.count_start()
+                self.roster.enlist(child, record)
+            self.roster.read(news)
+        elif state >= STATE_EXITED:
+            if child._status is None:
+                child._status = status_of(record)
+            if what & NEWS_UNKILLABLE:
+                child._flags |= UNKILLABLE
+        elif state == STATE_FAILED:
+            child.error = spawn_error_of(child.command, (news[2], news[3], news[4]))
+        elif what & NEWS_UNKILLABLE:
+            child._flags |= UNKILLABLE
+        flight.settle(what, record)
 
     # ---- what a roster asks of its feeds, in any thread ----
 
@@ -333,7 +387,7 @@ class LoopFeed:
         queue, self._queue = self._queue, []
         for flight in queue:
             words = "it was stopped before it was started"
-            self._refuse(flight, spawn_error(errno.ECANCELED, "request", words=words))
+            self.refuse(flight, spawn_error(errno.ECANCELED, "request", words=words))
 
     def let_go(self) -> None:
         """The loop is gone, or the roster is closed: nothing more is started here."""
@@ -430,8 +484,7 @@ class LoopMail:
             for news in mailbox.drain():
                 flight = flying.get(news[0])
                 if flight is not None:
-                    flight.child._roster.read(news)
-                    flight.settle(news[1], news[5:])
+                    flight.feed.enter(flight, news)
         except BaseException:
             # Ctrl-C, for one: what was taken and not entered is found by looking, in the next turn.
             self.look_at_all_soon()
@@ -452,15 +505,11 @@ class LoopMail:
                 if child._handle.proc is None:
                     continue
                 record = child._handle.known()
-                if record[STATE] == STATE_FAILED:
-                    child._roster.enter_failure(child)
-                else:
-                    child._roster.hear(child, record)
-                if self.gone:
-                    if record[STATE] in (STATE_FAILED, STATE_DONE):
-                        self.flying.pop(child._token, None)
-                elif record[STATE] >= STATE_FAILED:
-                    flight.settle(NEWS_OUTPUT, record)
+                if record[STATE] < STATE_FAILED:
+                    continue
+                failure = (child._handle.failure() if record[STATE] == STATE_FAILED else None) or (0, 0, 0)
+                what = NEWS_FAILED if record[STATE] == STATE_FAILED else NEWS_OUTPUT
+                flight.feed.enter(flight, (child._token, what, *failure, *record))
         except BaseException:
             self._shaken = True
             raise
@@ -497,7 +546,7 @@ class LoopMail:
         self._mailbox = self.scratch = self._farewell = None
         for flight in self.flying.values():
             # Who waits there is not run any more, and what he holds shall not live on.
-            flight.start = flight.waiters = flight.on_news = None
+            flight.start = flight.waiters = flight.on_news = flight.lent = None
 
 
 class _Ear:

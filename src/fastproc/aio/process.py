@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
-import os
 import signal
 import sys
 from asyncio import CancelledError
 from typing import Any, Self
 
 from .._engine.child import Child
-from .._engine.loops import PLAIN, Flight, LoopMail, mail_of, stop_shielded
+from .._engine.loops import PLAIN, Flight, mail_of, stop_shielded
 from .._native.records import REASON_TERMINATED, STATE_EXITED
-from .._native.tap import Extras, Tap
+from .._native.tap import Tap
 from ..cancel import CancelToken
 from ..command import PIPE, Arg, Command
 from ..errors import WaitTimeout
 from ..status import ExitStatus
 from .options import drop_text, refuse_text, shell_args, split
-from .streams import PipeTransport, StreamReader, StreamWriter
+from .streams import Pipe, StreamReader, StreamWriter
 
 _LIMIT = 2**16
 
@@ -80,15 +78,14 @@ class Process:
         flight = self._flight
         if flight.child._status is None:
             if timeout is None:
-                await flight.until_or_cancel(STATE_EXITED)
-            else:
+                # All that until_or_stopped() does, in one coroutine less.
                 try:
-                    ended = await flight.until_or(STATE_EXITED, timeout)
+                    await flight.waiter(STATE_EXITED)
                 except CancelledError:
                     await stop_shielded([flight])
                     raise
-                if not ended:
-                    raise WaitTimeout(f"process {self.pid}", timeout)
+            elif not await flight.until_or_stopped(STATE_EXITED, max(timeout, 0.0)):
+                raise WaitTimeout(f"process {self.pid}", timeout)
         status = flight.child._status
         return None if status is None else status.returncode
 
@@ -173,9 +170,6 @@ class Process:
             self.stdin.transport.lose()
 
 
-_numbers = itertools.count(1)
-
-
 async def create_subprocess_exec(
     program: Arg,
     *args: Arg,
@@ -209,7 +203,9 @@ async def create_subprocess_exec(
         refuse_text(options)
         if options.pop("shell", False):
             raise ValueError("shell must be False")
-    return await _create([program, *args], stdin, stdout, stderr, limit, cancel, options)
+    process = _prepare([program, *args], stdin, stdout, stderr, limit, cancel, options)
+    await process._flight.begin()
+    return process
 
 
 async def create_subprocess_shell(
@@ -225,10 +221,12 @@ async def create_subprocess_shell(
     refuse_text(options)
     if not options.pop("shell", True):
         raise ValueError("shell must be True")
-    return await _create(shell_args(cmd, options), stdin, stdout, stderr, limit, cancel, options)
+    process = _prepare(shell_args(cmd, options), stdin, stdout, stderr, limit, cancel, options)
+    await process._flight.begin()
+    return process
 
 
-async def _create(
+def _prepare(
     args: list[Arg],
     stdin: Any,
     stdout: Any,
@@ -237,6 +235,7 @@ async def _create(
     cancel: CancelToken | None,
     options: dict[str, Any],
 ) -> Process:
+    """All but the start."""
     mail = mail_of(asyncio.get_running_loop())
     extras = PLAIN
     pipe_bytes = -1
@@ -251,52 +250,30 @@ async def _create(
         options["stdout"] = stdout
     if stderr is not None:
         options["stderr"] = stderr
-    if PIPE in (stdout, stderr):
+    reads = PIPE in (stdout, stderr)
+    if reads:
         if limit <= 0:
             raise ValueError("Limit cannot be <= 0")
         extras = extras._replace(follow=True)
-    if stdin is None:
-        return await _begin(mail, Command.coerce(args, options), extras, cancel, limit)
-    if stdin != PIPE:
+    pipe = None
+    if stdin is not None:
+        if stdin == PIPE:
+            pipe = Pipe(mail.loop, pipe_bytes)
+            stdin = pipe.theirs.fd
         options["stdin"] = stdin
-        return await _begin(mail, Command.coerce(args, options), extras, cancel, limit)
-    theirs, ours = os.pipe2(os.O_CLOEXEC)
-    transport = PipeTransport(ours, mail.loop)
-    try:
-        os.set_blocking(ours, False)
-        if pipe_bytes > 0:
-            transport.set_size(pipe_bytes)
-        options["stdin"] = theirs
-        process = await _begin(mail, Command.coerce(args, options), extras, cancel, limit, transport)
-    except BaseException:
-        transport.abort()
-        raise
-    finally:
-        # Only now: a start that is queued names the descriptor, and takes it when its turn comes.
-        os.close(theirs)
-    return process
-
-
-async def _begin(
-    mail: LoopMail,
-    command: Command,
-    extras: Extras,
-    cancel: CancelToken | None,
-    limit: int,
-    transport: PipeTransport | None = None,
-) -> Process:
+    command = Command.coerce(args, options)
+    sys.audit("subprocess.Popen", command.args[0], command.args, command.cwd, command.env)
     feed = mail.loose
-    sys.audit("subprocess.Popen", command.args[0], list(command.args), command.cwd, command.env)
-    child = Child(feed.roster, next(_numbers), command)
+    child = Child(feed.roster, 0, command)
     flight = Flight(feed, child, extras, cancel)
     process = Process(flight)
-    if extras.follow or transport is not None:
+    if reads or pipe is not None:
         flight.on_news = process._on_news
-        if transport is not None:
-            process.stdin = StreamWriter(transport, mail.loop)
+        if pipe is not None:
+            flight.lent = pipe.theirs
+            process.stdin = StreamWriter(pipe.ours, mail.loop)
         if command.stdout == PIPE:
             process.stdout = StreamReader(Tap(child._handle, 1), mail.room(), limit, mail.loop)
         if command.stderr == PIPE:
             process.stderr = StreamReader(Tap(child._handle, 2), mail.room(), limit, mail.loop)
-    await flight.begin()
     return process

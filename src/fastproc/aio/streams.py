@@ -14,7 +14,7 @@ import fcntl
 import os
 from asyncio import AbstractEventLoop, Future, IncompleteReadError
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 from .._native.tap import Scratch, Tap
@@ -346,10 +346,6 @@ class PipeTransport(asyncio.WriteTransport):
         _release(self._drainers, self._error)
         self._close_fd()
 
-    def set_size(self, pipe_bytes: int) -> None:
-        """See F_SETPIPE_SZ of fcntl(2); the kernel may refuse."""
-        fcntl.fcntl(self._fd, _F_SETPIPE_SZ, pipe_bytes)
-
     # ---- what asyncio.StreamWriter asks of its transport and of its protocol ----
 
     async def drain(self) -> None:
@@ -417,6 +413,36 @@ class PipeTransport(asyncio.WriteTransport):
         return default
 
 
+class Lent:
+    """A descriptor that goes with the last reference to this."""
+
+    __slots__ = ("fd",)
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+
+    def __del__(self) -> None:
+        os.close(self.fd)
+
+
+class Pipe:
+    """A pipe to the standard input of a process that is about to be started.
+
+    `theirs` has to be there until that has happened: a start that is queued names the descriptor, and takes it when
+    its turn comes.
+    """
+
+    __slots__ = ("ours", "theirs")
+
+    def __init__(self, loop: AbstractEventLoop, pipe_bytes: int = -1) -> None:
+        theirs, ours = os.pipe2(os.O_CLOEXEC)
+        self.theirs = Lent(theirs)
+        self.ours = PipeTransport(ours, loop)
+        os.set_blocking(ours, False)
+        if pipe_bytes > 0:
+            fcntl.fcntl(ours, _F_SETPIPE_SZ, pipe_bytes)
+
+
 class StreamWriter(asyncio.StreamWriter):
     """Writes to the standard input of a process. Its methods are those of asyncio.StreamWriter.
 
@@ -476,6 +502,3 @@ def _release(waiters: list[Future[None]], error: BaseException | None = None) ->
             else:
                 future.set_exception(error)
     waiters.clear()
-
-
-Fetch = Callable[[], None]
