@@ -66,6 +66,7 @@ class Flight:
         "feed",
         "lent",
         "on_news",
+        "on_over",
         "over",
         "start",
         "unbind",
@@ -90,6 +91,8 @@ class Flight:
         self.on_news: Callable[[], None] | None = None
         # Nothing of it is left, or it never was: no news will come.
         self.over = False
+        # Called in a turn of their own once it is over, if it has run.
+        self.on_over: list[Callable[[], object]] | None = None
 
     async def begin(self) -> None:
         """Start it; it runs on return. Cancelling this calls the start off, or stops what it has made.
@@ -102,7 +105,7 @@ class Flight:
         try:
             await start
         except CancelledError:
-            await self.feed.call_off(self)
+            await self.feed.call_off([self])
             raise
         if self.child.error is not None:
             raise self.child.error from None
@@ -197,6 +200,11 @@ class Flight:
         if self.unbind is not None:
             self.unbind()
             self.unbind = None
+        if self.on_over is not None:
+            calls, self.on_over = self.on_over, None
+            if self.child._status is not None:
+                for call in calls:
+                    self.feed.mail.loop.call_soon(call)
 
 
 def _resolve(future: Future[None]) -> None:
@@ -254,10 +262,18 @@ class LoopFeed:
 
     def queue(self, flight: Flight) -> Future[None]:
         """Have it started with all others of this turn of the loop; the future is done when that is decided."""
-        loop = self.mail.loop
         if self.named:
             # Here and now: whoever asks for the start shall hear at once that its name is taken.
-            self.roster.admit_named(flight.child)
+            self.roster.admit_named([flight.child])
+        return self._enqueue(flight)
+
+    def queue_all(self, flights: list[Flight]) -> list[Future[None]]:
+        """The same for many: all of them, or, if one cannot be admitted, none."""
+        self.roster.admit_named([flight.child for flight in flights])
+        return [self._enqueue(flight) for flight in flights]
+
+    def _enqueue(self, flight: Flight) -> Future[None]:
+        loop = self.mail.loop
         flight.start = start = loop.create_future()
         if not self._queue:
             loop.call_soon(self._flush)
@@ -328,7 +344,6 @@ class LoopFeed:
 
     def refuse(self, flight: Flight, error: SpawnError) -> None:
         """It could not be started."""
-        flight.child.error = error if not self.named else flight.child.error
         self.roster.refuse(flight.child, error)
         flight.end()
         flight.decided()
@@ -338,13 +353,14 @@ class LoopFeed:
         flight.end()
         flight.decided()
 
-    async def call_off(self, flight: Flight) -> None:
-        """Whoever wanted it started does not want it any more. Returns when nothing of it is left."""
-        if flight in self._queue:
-            self._queue.remove(flight)
-            self._drop(flight)
-        else:
-            await stop_shielded([flight])
+    async def call_off(self, flights: Iterable[Flight]) -> None:
+        """Whoever wanted them started does not want it any more. Returns when nothing of them is left."""
+        flights = list(flights)
+        for flight in flights:
+            if flight in self._queue:
+                self._queue.remove(flight)
+                self._drop(flight)
+        await stop_shielded(flights)
 
     def enter(self, flight: Flight, news: NewsRecord) -> None:
         """Enter a piece of news, and tell those who wait."""
@@ -372,7 +388,7 @@ class LoopFeed:
     def drain(self) -> None:
         """Read what news there are, if it is for this thread to do."""
         self.mail.drain()
-        if self.mail.gone and not any(flight.feed is self for flight in list(self.mail.flying.values())):
+        if self.mail.gone and self.is_idle:
             self.roster.close_feed(self)
 
     def halt(self) -> list[Child]:
@@ -388,6 +404,11 @@ class LoopFeed:
         for flight in queue:
             words = "it was stopped before it was started"
             self.refuse(flight, spawn_error(errno.ECANCELED, "request", words=words))
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is under way here."""
+        return not self._queue and not any(flight.feed is self for flight in list(self.mail.flying.values()))
 
     def let_go(self) -> None:
         """The loop is gone, or the roster is closed: nothing more is started here."""

@@ -353,9 +353,17 @@ class Roster:
                 self._by_token[token] = child
             self._listen()
 
-    def admit_named(self, child: Child) -> None:
-        """Give a process of a feed its name and its token before it is started."""
-        self._admit_one(child)
+    def admit_named(self, children: Sequence[Child]) -> None:
+        """Give processes of a feed their names and tokens before they are started: all of them, or none."""
+        try:
+            if len(children) == 1:
+                self._admit_one(children[0])
+            else:
+                self._admit_all(children)
+        except BaseException:
+            for child in children:
+                self.drop(child)
+            raise
 
     def admit_nameless(self, children: Sequence[Child]) -> None:
         """Give processes their tokens; whoever reads the news of them enters these by himself."""

@@ -15,16 +15,22 @@ from __future__ import annotations
 
 from subprocess import DEVNULL, PIPE, STDOUT
 
+from .managed import ManagedProcess
+from .manager import ProcessManager
 from .process import Process, create_subprocess_exec, create_subprocess_shell
+from .running import run
 from .streams import StreamReader, StreamWriter
 
 __all__ = [
     "DEVNULL",
     "PIPE",
     "STDOUT",
+    "ManagedProcess",
     "Process",
+    "ProcessManager",
     "StreamReader",
     "StreamWriter",
     "create_subprocess_exec",
     "create_subprocess_shell",
+    "run",
 ]
