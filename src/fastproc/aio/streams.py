@@ -121,9 +121,10 @@ class StreamReader(asyncio.StreamReader):
         """Wait for more than there is; make room for it if there is none."""
         if self._waiter is not None:
             raise RuntimeError(f"{who}() called while another coroutine is already waiting for incoming data")
-        if self._most <= max(len(self._buffer), at_least):
-            self._most = max(len(self._buffer), at_least) + self._limit
         size = len(self._buffer)
+        if self._most <= max(size, at_least):
+            # Twice as much each time: else a long line would be looked through again and again.
+            self._most = max(size, at_least) + max(size, self._limit)
         self.fetch()
         if self._eof or len(self._buffer) > size:
             return
