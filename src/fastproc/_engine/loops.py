@@ -20,6 +20,7 @@ import threading
 import weakref
 from asyncio import AbstractEventLoop, CancelledError, Future
 from collections.abc import AsyncGenerator, Callable, Iterable
+from contextlib import suppress
 from contextvars import Context
 from functools import partial
 
@@ -197,6 +198,8 @@ class Flight:
         """There is nothing more to look after."""
         self.over = True
         self.feed.mail.flying.pop(self.child._token, None)
+        if self.feed.is_done:
+            self.feed.let_go()
         if self.unbind is not None:
             self.unbind()
             self.unbind = None
@@ -281,7 +284,14 @@ class LoopFeed:
         return start
 
     def _flush(self) -> None:
-        flights, self._queue = self._queue, []
+        queue, self._queue = self._queue, []
+        flights = []
+        for flight in queue:
+            if flight.start is not None and not flight.start.cancelled():
+                flights.append(flight)
+            else:
+                # In this very turn whoever wanted it was cancelled.
+                self._drop(flight)
         try:
             self._hand_over(flights)
         except BaseException as error:
@@ -410,10 +420,18 @@ class LoopFeed:
         """Whether nothing is under way here."""
         return not self._queue and not any(flight.feed is self for flight in list(self.mail.flying.values()))
 
+    @property
+    def is_done(self) -> bool:
+        """Whether nothing more is started here."""
+        return self._specs is None
+
     def let_go(self) -> None:
-        """The loop is gone, or the roster is closed: nothing more is started here."""
+        """Nothing more is started here: the loop is gone, or the manager. Takes no lock, for finalisers."""
         # The specs hold the mailbox, and its descriptor with it.
         self._specs = None
+        if self.is_idle:
+            self.roster.feeds.discard(self)
+            self.roster._relax()
 
 
 class LoopMail:
@@ -426,7 +444,6 @@ class LoopMail:
 
     __slots__ = (
         "__weakref__",
-        "_farewell",
         "_generation",
         "_loop",
         "_loose",
@@ -451,14 +468,12 @@ class LoopMail:
         # Weak: they belong to their rosters.
         self.feeds: weakref.WeakSet[LoopFeed] = weakref.WeakSet()
         self._loose: LoopFeed | None = None
-        self._farewell: AsyncGenerator[None, None] | None = _farewell(self)
+        # Its first step makes it known to the loop, see sys.set_asyncgen_hooks(). There is nothing to wait for.
+        farewell = _farewell(self)
+        with suppress(StopIteration):
+            farewell.__anext__().send(None)
         # Not in the context of whoever came first: its variables would live as long as the loop.
-        Context().run(loop.add_reader, self._mailbox.fileno(), _Ear(self))
-        try:
-            # Its first step makes it known to the loop, see sys.set_asyncgen_hooks(). There is nothing to wait for.
-            self._farewell.__anext__().send(None)
-        except StopIteration:
-            pass
+        Context().run(loop.add_reader, self._mailbox.fileno(), _Ear(self, farewell))
 
     @property
     def loop(self) -> AbstractEventLoop:
@@ -564,19 +579,24 @@ class LoopMail:
         stop_many([handle for handle in handles if handle.proc is not None], REASON_TERMINATED, 0)
         for feed in tuple(self.feeds):
             feed.let_go()
-        self._mailbox = self.scratch = self._farewell = None
+        self._mailbox = self.scratch = None
         for flight in self.flying.values():
             # Who waits there is not run any more, and what he holds shall not live on.
             flight.start = flight.waiters = flight.on_news = flight.lent = None
 
 
 class _Ear:
-    """What a loop calls when there are news. Held by the loop's selector alone, it goes when the loop is closed."""
+    """What a loop calls when there are news.
 
-    __slots__ = ("_mail",)
+    Held by the loop's selector alone, it goes when the loop is closed. It holds the farewell, which holds the loop:
+    nobody else may, or the loop could never go.
+    """
 
-    def __init__(self, mail: LoopMail) -> None:
+    __slots__ = ("_farewell", "_mail")
+
+    def __init__(self, mail: LoopMail, farewell: AsyncGenerator[None, None]) -> None:
         self._mail = mail
+        self._farewell = farewell
 
     def __call__(self) -> None:
         self._mail.read()

@@ -232,7 +232,6 @@ class ProcessManager:
         feed, self._feed = self._feed, None
         if feed is not None:
             feed.let_go()
-            self._roster.close_feed(feed)
         if self._roster._dispatcher is None:
             self._roster.let_go()
         else:
@@ -255,7 +254,6 @@ class ProcessManager:
         if feed is not None and feed.is_idle and not self._roster.is_copy:
             # With something under way the manager inside warns, and the loop ends it.
             feed.let_go()
-            self._roster.feeds.discard(feed)
 
     # ---- asking; of these none waits ----
 
