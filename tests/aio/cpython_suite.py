@@ -1,7 +1,7 @@
 """Runs the interpreter's own tests of asyncio's subprocesses with the functions of fastproc.aio in place.
 
-A program of its own, as it changes asyncio: `python cpython_suite.py [unittest's arguments]`. What is not run is
-listed in EXCLUDED, each with its reason.
+A program of its own, as it changes asyncio: `python cpython_suite.py [unittest's arguments]`. What is not run
+is listed in EXCLUDED, each with its reason.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ EXCLUDED = {
     + ": it puts mocks into loop.connect_read_pipe(); what it is about is shown by "
     "test_streams.py::test_a_child_that_nobody_reads_is_held_back",
     "test_popen_error": "puts a mock in the place of subprocess.Popen, which is not used here",
-    "test_popen_error_with_stdin_pipe": "puts a mock in the place of subprocess.Popen, which is not used here",
+    "test_popen_error_with_stdin_pipe": "puts a mock in the place of subprocess.Popen, not used here",
     "test_create_subprocess_fails_with_inactive_watcher": WATCHERS,
     "MultiLoopChildWatcherTests": WATCHERS,
 }
@@ -61,7 +61,8 @@ def main() -> int:
     chosen = [test for test in tests if not is_excluded(test)]
     if len(sys.argv) > 1:
         chosen = [test for test in chosen if any(word in test.id() for word in sys.argv[1:])]
-    # Once before the first test, as the test of asyncio that is run before these does it in CPython's own run.
+    # Once before the first test, as the test of asyncio that is run before these does it in CPython's own
+    # run.
     asyncio.set_event_loop(None)
     asyncio.run(aio.run(["true"]))
     result = unittest.TextTestRunner(verbosity=2).run(unittest.TestSuite(chosen))

@@ -1,4 +1,4 @@
-"""Whoever is cancelled while he waits for a process takes it with him: with grace, shielded, and then it is raised."""
+"""Whoever is cancelled while he waits for a process takes it with him: with grace, before that is raised."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_a_task_group_that_fails_takes_its_processes_with_it(run: Run, programs:
                 await asyncio.sleep(0.01)
             raise ZeroDivisionError
 
-        with pytest.raises(ExceptionGroup) as caught:
+        with pytest.raises(ExceptionGroup) as caught:  # noqa: PT012 - a block is what it is about
             async with asyncio.TaskGroup() as group:
                 for _ in range(10):
                     group.create_task(one())
@@ -229,7 +229,7 @@ def test_leaving_a_block_while_being_cancelled_still_ends_all(run: Run, programs
 
 
 def test_a_stubborn_grandchild_does_not_hold_a_cancelled_wait_for_ever(run: Run, programs: Programs) -> None:
-    """It has left the session and holds the pipe: where there are cgroups it is ended too, and else not found."""
+    """It has left the session and holds the pipe: where there is no cgroup it is not found."""
 
     async def main() -> None:
         process = await aio.create_subprocess_exec(

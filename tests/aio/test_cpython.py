@@ -1,4 +1,4 @@
-"""CPython's own tests of asyncio's subprocesses, of the interpreter that runs this, with our functions in place."""
+"""CPython's own tests of asyncio's subprocesses, with our functions in place."""
 
 from __future__ import annotations
 

@@ -226,7 +226,7 @@ def test_leaving_the_block_ends_the_process_and_its_descendants(run: Run, progra
     """Whatever they ignore; also when the block is left by an error."""
 
     async def main() -> None:
-        with pytest.raises(ZeroDivisionError):
+        with pytest.raises(ZeroDivisionError):  # noqa: PT012 - a block is what it is about
             async with await aio.create_subprocess_exec(
                 *programs.forks_a_tree(2, 2, ignore=True), stdout=aio.PIPE, grace=0.1
             ) as process:
@@ -322,7 +322,7 @@ def test_wait_with_a_time_out_does_nothing_to_the_process(run: Run, programs: Pr
 
     async def main() -> None:
         async with await aio.create_subprocess_exec(*programs.ready_then_sleep()) as process:
-            with pytest.raises(TimeoutError, match="0.05 s"):
+            with pytest.raises(TimeoutError, match=r"0\.05 s"):
                 await process.wait(timeout=0.05)
             assert process.returncode is None
         assert process.returncode == -signal.SIGTERM

@@ -41,7 +41,7 @@ CASES: list[tuple[Any, dict[str, Any]]] = [
 @pytest.mark.parametrize(("args", "options"), CASES, ids=range(len(CASES)))
 def test_it_gives_what_subprocess_gives(run: Run, args: Any, options: dict[str, Any]) -> None:
     """The same call to both, the same result."""
-    expected = subprocess.run(args, **options)
+    expected = subprocess.run(args, **options)  # noqa: PLW1510 - check may be among them
 
     done = run(aio.run(args, **options))
 
@@ -70,8 +70,8 @@ def test_it_gives_what_subprocess_gives(run: Run, args: Any, options: dict[str, 
 )
 def test_it_raises_what_subprocess_raises(run: Run, args: Any, options: dict[str, Any]) -> None:
     """Or a clearer subclass of it; for bytes in text mode a TypeError instead of an AttributeError."""
-    with pytest.raises(Exception) as expected:  # noqa: PT011 - which one is what is compared
-        subprocess.run(args, **options)
+    with pytest.raises(Exception) as expected:
+        subprocess.run(args, **options)  # noqa: PLW1510 - check may be among them
     kind = TypeError if expected.type is AttributeError else expected.type
 
     with pytest.raises(kind) as caught:
@@ -114,7 +114,7 @@ def test_a_time_limit_is_kept_while_the_loop_is_held_up(run: Run, programs: Prog
     async def main() -> float:
         running = asyncio.create_task(aio.run(programs.ready_then_sleep(), timeout=0.2))
         await asyncio.sleep(0.05)
-        time.sleep(1.0)  # noqa: ASYNC251 - that is what it is about
+        time.sleep(1.0)
         begun = time.monotonic()
         with pytest.raises(subprocess.TimeoutExpired):
             await running

@@ -91,7 +91,7 @@ def test_separators_of_several_bytes_may_be_cut_anywhere(run: Run) -> None:
 
 @pytest.mark.parametrize("limit", [10, 2**16])
 def test_a_line_of_any_length_is_read_whole(run: Run, limit: int) -> None:
-    """asyncio raises ValueError for what is longer than its limit, and LimitOverrunError."""
+    """Asyncio raises ValueError for what is longer than its limit, and LimitOverrunError."""
     size = 3_000_000
 
     async def main() -> None:

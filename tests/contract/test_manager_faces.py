@@ -186,7 +186,7 @@ def test_after_the_close_nothing_is_started(face: Direct, programs: Programs) ->
 
 def test_leaving_the_block_ends_everything(face: Direct, programs: Programs) -> None:
     """Also by an error."""
-    with pytest.raises(ZeroDivisionError), face.manager() as manager:
+    with pytest.raises(ZeroDivisionError), face.manager() as manager:  # noqa: PT012
         face(manager.start_process, "x", programs.forks_a_tree(1, 3), stdout=PIPE)
         raise ZeroDivisionError
     assert programs.running() == []

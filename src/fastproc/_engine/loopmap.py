@@ -21,7 +21,7 @@ C = TypeVar("C", bound=Child)
 
 
 class _Bell:
-    """What the loop calls when there are news. The loop alone holds it: when that is closed, all has to end."""
+    """What the loop calls when there are news. It alone holds this: when it is closed, all has to end."""
 
     __slots__ = ("_changed", "_feed", "_generation")
 
@@ -74,7 +74,7 @@ async def finished_in_loop(feed: Feed[C], roster: Roster, loop: AbstractEventLoo
 
 
 async def _end(feed: Feed[C], roster: Roster, changed: Event) -> CancelledError | None:
-    """Stop what is left, each with the grace of its command, and wait for that. Returns what came in between."""
+    """Stop what is left, each with its grace, and wait for that. Returns what came in between."""
     children = feed.halt()
     if not feed._flying:
         feed.drain()

@@ -1,8 +1,8 @@
 """Event loops as clients of the engine: one mailbox for each loop, one wake-up for each batch of news.
 
-A loop reads the eventfd of its mailbox with ``loop.add_reader()``. No thread and no signal lies between the end of
-a process and the coroutine that waits for it, and nothing is registered for a single process. Starts are queued
-and carried out by the crew, so the loop is never held until an execve(2).
+A loop reads the eventfd of its mailbox with ``loop.add_reader()``. No thread and no signal lies between the
+end of a process and the coroutine that waits for it, and nothing is registered for a single process. Starts
+are queued and carried out by the crew, so the loop is never held until an execve(2).
 
     LoopMail    the mailbox of one loop, and what is under way there
     LoopFeed    the starts of one roster in one loop; for the roster it is a Feed like that of map()
@@ -23,6 +23,7 @@ from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import suppress
 from contextvars import Context
 from functools import partial
+from typing import Any
 
 from .._native.clock import grace_ns
 from .._native.failures import closed_descriptor, spawn_error_of
@@ -47,6 +48,7 @@ from .._native.statuses import status_of
 from .._native.tap import Extras, Scratch
 from ..cancel import CancelToken
 from ..errors import ManagerClosed, SpawnError, spawn_error
+from ..status import ExitStatus
 from . import fork
 from .child import EARLY, UNKILLABLE, Child
 from .finished import Finished
@@ -69,6 +71,7 @@ class Flight:
         "on_news",
         "on_over",
         "over",
+        "record",
         "start",
         "unbind",
         "waiters",
@@ -92,6 +95,8 @@ class Flight:
         self.on_news: Callable[[], None] | None = None
         # Nothing of it is left, or it never was: no news will come.
         self.over = False
+        # How a nameless one has ended, once that is known. Its status is made of that if anybody asks.
+        self.record: ExitRecord | None = None
         # Called in a turn of their own once it is over, if it has run.
         self.on_over: list[Callable[[], object]] | None = None
 
@@ -111,6 +116,14 @@ class Flight:
         if self.child.error is not None:
             raise self.child.error from None
 
+    @property
+    def status(self) -> ExitStatus | None:
+        """How it ended, as far as is known here."""
+        child = self.child
+        if child._status is None and self.record is not None:
+            child._status = status_of(self.record)
+        return child._status
+
     # ---- waiting ----
 
     def reached(self, state: int) -> bool:
@@ -118,7 +131,7 @@ class Flight:
         if self.over:
             return True
         if state <= STATE_EXITED:
-            return self.child._status is not None
+            return self.record is not None or self.child._status is not None
         return self.child._flags & UNKILLABLE != 0
 
     def waiter(self, state: int) -> Future[None]:
@@ -205,7 +218,7 @@ class Flight:
             self.unbind = None
         if self.on_over is not None:
             calls, self.on_over = self.on_over, None
-            if self.child._status is not None:
+            if self.status is not None:
                 for call in calls:
                     self.feed.mail.loop.call_soon(call)
 
@@ -215,13 +228,28 @@ def _resolve(future: Future[None]) -> None:
         future.set_result(None)
 
 
+def _spec_of(flight: Flight, maker: Specs, keep: Keep) -> Any:
+    command = flight.child.command
+    # A Command holds args, args_block and tags always, and beyond that only what was said.
+    if len(command.__dict__) > 3:
+        closed = closed_descriptor(command)
+        if closed is not None:
+            raise closed
+    spec = maker.make(command, flight.child._token, keep)
+    if flight.extras is not PLAIN:
+        flight.extras.apply(spec, keep)
+    if flight.cancel is not None:
+        _apply_cancel(spec, flight.cancel)
+    return spec
+
+
 async def stop_shielded(
     flights: Iterable[Flight], reason: int = REASON_CANCELLED, grace: float | None = None
 ) -> CancelledError | None:
-    """Stop these, and wait until nothing is left of them or the verdict is in. `grace` None: each has its own.
+    """Stop these, and wait until nothing is left or the verdict is in. `grace` None: each has its own.
 
-    To be cancelled meanwhile, once or often, changes nothing. Returns the first of these cancellations, for those
-    who are not about to raise one anyway.
+    To be cancelled meanwhile, once or often, changes nothing. Returns the first of these cancellations, for
+    those who are not about to raise one anyway.
     """
     flights = [flight for flight in flights if flight.child._handle.proc is not None and not flight.over]
     stop_many([flight.child._handle for flight in flights], reason, 0 if grace is None else grace_ns(grace))
@@ -243,7 +271,8 @@ class LoopFeed:
     """The starts that one roster has under way in one loop.
 
     Named ones belong to a manager: the roster admits them, and all news of them are entered there. The others
-    have no name and nobody counts them. Of them the roster is told no more than what it needs to end them all when
+    have no name and nobody counts them. Of them the roster is told no more than what it needs to end them all
+    when
     the interpreter exits: it costs as much as all else.
     """
 
@@ -264,7 +293,7 @@ class LoopFeed:
     # ---- starting ----
 
     def queue(self, flight: Flight) -> Future[None]:
-        """Have it started with all others of this turn of the loop; the future is done when that is decided."""
+        """Have it started with all others of this turn; the future is done when that is decided."""
         if self.named:
             # Here and now: whoever asks for the start shall hear at once that its name is taken.
             self.roster.admit_named([flight.child])
@@ -320,18 +349,8 @@ class LoopFeed:
         children = []
         for flight in flights:
             child = flight.child
-            command = child.command
             try:
-                # A Command holds args, args_block and tags always, and beyond that only what was said.
-                if len(command.__dict__) > 3:
-                    closed = closed_descriptor(command)
-                    if closed is not None:
-                        raise closed
-                spec = maker.make(command, child._token, keep)
-                if flight.extras is not PLAIN:
-                    flight.extras.apply(spec, keep)
-                if flight.cancel is not None:
-                    _apply_cancel(spec, flight.cancel)
+                spec = _spec_of(flight, maker, keep)
             except SpawnError as error:
                 self.refuse(flight, error)
             else:
@@ -383,8 +402,8 @@ class LoopFeed:
                 self.roster.enlist(child, record)
             self.roster.read(news)
         elif state >= STATE_EXITED:
-            if child._status is None:
-                child._status = status_of(record)
+            if flight.record is None:
+                flight.record = record
             if what & NEWS_UNKILLABLE:
                 child._flags |= UNKILLABLE
         elif state == STATE_FAILED:
@@ -437,8 +456,9 @@ class LoopFeed:
 class LoopMail:
     """The mailbox of one event loop, and all that is under way there.
 
-    It goes with the loop. The loop's selector holds the only reference to the callback that reads the mailbox; a
-    loop that is closed, or forgotten, lets go of it, and with that the descriptor is closed and what still runs is
+    It goes with the loop. The loop's selector holds the only reference to the callback that reads the
+    mailbox; a loop that is closed, or forgotten, lets go of it, and with that the descriptor is closed and
+    what still runs is
     told to end: see _Ear. A loop that ends as asyncio.run() ends it waits for these ends: see _farewell().
     """
 
@@ -468,7 +488,8 @@ class LoopMail:
         # Weak: they belong to their rosters.
         self.feeds: weakref.WeakSet[LoopFeed] = weakref.WeakSet()
         self._loose: LoopFeed | None = None
-        # Its first step makes it known to the loop, see sys.set_asyncgen_hooks(). There is nothing to wait for.
+        # Its first step makes it known to the loop, see sys.set_asyncgen_hooks(). There is nothing to wait
+        # for.
         farewell = _farewell(self)
         with suppress(StopIteration):
             farewell.__anext__().send(None)
@@ -558,7 +579,8 @@ class LoopMail:
             self._look_at_all()
             return
         loop = self._loop()
-        # In another thread the loop hears of it by itself. One that does not run has nobody else to read for it.
+        # In another thread the loop hears of it by itself. One that does not run has nobody else to read for
+        # it.
         if loop is not None and (not loop.is_running() or asyncio._get_running_loop() is loop):
             self.read()
 
@@ -588,8 +610,8 @@ class LoopMail:
 class _Ear:
     """What a loop calls when there are news.
 
-    Held by the loop's selector alone, it goes when the loop is closed. It holds the farewell, which holds the loop:
-    nobody else may, or the loop could never go.
+    Held by the loop's selector alone, it goes when the loop is closed. It holds the farewell, which holds the
+    loop: nobody else may, or the loop could never go.
     """
 
     __slots__ = ("_farewell", "_mail")
@@ -606,7 +628,7 @@ class _Ear:
 
 
 async def _farewell(mail: LoopMail) -> AsyncGenerator[None, None]:
-    """Waits for the end of the loop: loop.shutdown_asyncgens() closes this, as asyncio.run() does at its end."""
+    """Waits for the end: loop.shutdown_asyncgens() closes this, as asyncio.run() does at its own end."""
     try:
         yield
     finally:
@@ -653,7 +675,8 @@ def _forget() -> None:
     global _loose, _lock
     _loose = None
     _lock = threading.RLock()
-    # Kept, and not used: what goes of them would be said to the loop of the original, whose descriptors we share.
+    # Kept, and not used: what goes of them would be said to the loop of the original, whose descriptors we
+    # share.
     _inert.extend(_mails.values())
     _mails.clear()
 

@@ -1,4 +1,4 @@
-"""What an event loop needs of the library: reading a captured stream without waiting, and asking a start for more."""
+"""What an event loop needs of the library: streams that are read without waiting, starts with more wishes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ class Scratch:
 class Tap:
     """Reads a followed stream from its oldest kept byte on, and never waits.
 
-    Whoever follows from birth (Extras.follow) loses nothing. The process waits when the reader is too far behind.
+    Whoever follows from birth (Extras.follow) loses nothing. The process waits when the reader is too far
+    behind.
     """
 
     __slots__ = ("_handle", "_offset", "_stream")

@@ -192,8 +192,8 @@ class ManagedProcess:
     def terminate(self, timeout: float | None = None) -> Stopping:
         """Ask it and all it has started to end, and kill what has not after `timeout` seconds.
 
-        That begins here and now; awaiting the result waits for the end, and gives a StopResult. `timeout` None is
-        the grace of its command. To be cancelled meanwhile changes nothing, and is raised after that.
+        That begins here and now; awaiting the result waits for the end, and gives a StopResult. `timeout`
+        None is the grace of its command. To be cancelled meanwhile changes nothing, and is raised after that.
         """
         self._process._roster.check_usable()
         began = time.monotonic()
@@ -225,13 +225,15 @@ class ManagedProcess:
         errors: str = "replace",
         max_line: int = 1 << 20,
     ) -> Lines:
-        """Iterate with ``async for`` over the lines of a captured stream while it runs, without their newline.
+        """Iterate by ``async for`` over the lines of a captured stream while it runs, without their newline.
 
-        As Process.lines(): from this call on nothing is lost, and a process that is faster than the reader waits.
+        As Process.lines(): from this call on nothing is lost, and a process that is faster than the reader
+        waits.
 
         Raises:
             ValueError: that stream is not captured.
-            RuntimeError: it was started by map(), whose processes are for those who want them when they are done.
+            RuntimeError: it was started by map(), whose processes are for those who want them when they are
+                done.
         """
         number = _STREAMS.get(stream)
         if number is None:
@@ -282,7 +284,7 @@ class Stopping:
 
 
 async def verdict(processes: list[ManagedProcess], until: float) -> CancelledError | None:
-    """Wait until nothing is left of them, or they are known to be unkillable. Returns what came in between."""
+    """Wait until nothing is left of them, or they are unkillable. Returns what came in between."""
     cancelled = None
     for process in processes:
         while process.error is None and (left := until - time.monotonic()) > 0:

@@ -33,11 +33,11 @@ class ProcessManager:
     """Starts processes by name, keeps their deadlines, ends them for certain, and knows how each ended.
 
     The twin of fastproc.ProcessManager: the same methods, of which those that would block are awaited. It
-    belongs to the loop that is first used with it. An async context manager: leaving the block ends everything. A
-    loop that ends as asyncio.run() ends it, ends what its managers have left.
+    belongs to the loop that is first used with it. An async context manager: leaving the block ends
+    everything. A loop that ends as asyncio.run() ends it, ends what its managers have left.
 
-    Whoever is cancelled while he waits for processes takes them with him: they are stopped with grace, and the
-    cancellation is raised after that. asyncio.shield() prevents it, and a `timeout` stops nobody.
+    Whoever is cancelled while he waits for processes takes them with him: they are stopped with grace, and
+    the cancellation is raised after that. asyncio.shield() prevents it, and a `timeout` stops nobody.
 
     Args:
         max_processes, grace, kill_timeout, containment, die_with_parent, reap_orphans, name: as in
@@ -116,8 +116,8 @@ class ProcessManager:
     ) -> ManagedProcess:
         """Start a program and call it `task_id`. On return it runs; the loop has run meanwhile.
 
-        `on_exit` is called in the loop. To be cancelled here calls the start off, or stops what it has made. All
-        else is as in fastproc.ProcessManager.start_process().
+        `on_exit` is called in the loop. To be cancelled here calls the start off, or stops what it has made.
+        All else is as in fastproc.ProcessManager.start_process().
         """
         process = self._make(task_id, Command.coerce(command, options), cancel)
         flight = process._flight
@@ -131,7 +131,7 @@ class ProcessManager:
     async def start_many(
         self, items: Iterable[tuple[TaskId, Command | Sequence[Arg]]]
     ) -> list[ManagedProcess | SpawnError]:
-        """Start many programs in one go. The list has a ManagedProcess or a SpawnError for each item, in order.
+        """Start many programs in one go. The list has a ManagedProcess or a SpawnError for each, in order.
 
         Raises:
             DuplicateTask, TooManyProcesses, ManagerClosed, TypeError, ValueError: as in start_process(), for
@@ -164,8 +164,8 @@ class ProcessManager:
         """Carry out many commands, so many at a time, and yield each ManagedProcess when it is done.
 
         As fastproc.ProcessManager.map(). Its end, also an early one, stops what runs: when the iterator is
-        closed. That is at once in ``async with contextlib.aclosing(manager.map(...)) as ended:``, and else when
-        asyncio comes to it.
+        closed. That is at once in ``async with contextlib.aclosing(manager.map(...)) as ended:``, and else
+        when asyncio comes to it.
         """
         return self._map(commands, bound_of(concurrency, self._roster.max_processes), ordered)
 
@@ -382,7 +382,7 @@ class ProcessManager:
 
 
 class _Observer:
-    """Hands events on to the loop. Called in a thread of the engine; after the end of the loop there as well."""
+    """Hands events on to the loop. Called in a thread of the engine; without a loop they are told there."""
 
     __slots__ = ("_on_event", "loop")
 

@@ -1,4 +1,4 @@
-"""From the keyword arguments of subprocess.Popen, and ours, to a Command. Pure, but for looking at descriptors."""
+"""From the keyword arguments of subprocess.Popen, and ours, to those of Command."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Any
 from .._native.tap import Extras
 from ..command import Arg, Command
 
-# What Popen takes, and what of it means "as always". Only the others have a meaning that is not the same here.
+# What Popen takes, and what of it means "as always". Only the others have a meaning that is not the same
+# here.
 _AS_ALWAYS: dict[str, object] = {
     "bufsize": 0,
     "close_fds": True,
@@ -31,7 +32,7 @@ _INSTEAD = (
 
 
 def split(options: dict[str, Any]) -> tuple[dict[str, Any], Extras, int]:
-    """Take from `options` what only Popen knows; returns the options of Command, the rest, and the size of pipes.
+    """Take out what only Popen knows; returns the options of Command, the rest, and the size of pipes.
 
     Raises:
         TypeError, ValueError: an option that cannot be had, or a wrong value.
@@ -54,7 +55,7 @@ def split(options: dict[str, Any]) -> tuple[dict[str, Any], Extras, int]:
         elif name == "process_group":
             if value != 0:
                 raise ValueError(
-                    f"process_group={value!r}: a process leads a group of its own (0), or none with start_new=None"
+                    f"process_group={value!r}: it leads a group of its own (0), or none with start_new=None"
                 )
             said["start_new"] = "group"
         elif name == "restore_signals":
@@ -125,7 +126,7 @@ def inheritable_descriptors() -> list[int]:
 def shell_args(cmd: str | bytes, options: dict[str, Any]) -> list[Arg]:
     """What has `cmd` carried out by a shell. `executable` names another shell than /bin/sh."""
     if not isinstance(cmd, (str, bytes)):
-        raise ValueError("cmd must be a string")
+        raise ValueError("cmd must be a string")  # noqa: TRY004 - as asyncio does
     return [options.pop("executable", None) or "/bin/sh", "-c", cmd]
 
 

@@ -10,7 +10,7 @@ from typing import Any, Self
 
 from .._engine.child import Child
 from .._engine.loops import PLAIN, Flight, mail_of, stop_shielded
-from .._native.records import REASON_TERMINATED, STATE_EXITED
+from .._native.records import CODE, REASON_TERMINATED, STATE_EXITED
 from .._native.tap import Tap
 from ..cancel import CancelToken
 from ..command import PIPE, Arg, Command
@@ -25,8 +25,8 @@ _LIMIT = 2**16
 class Process:
     """A started program, with the attributes and methods of asyncio.subprocess.Process.
 
-    Made by create_subprocess_exec() and create_subprocess_shell(). An async context manager: leaving the block
-    ends it and all that it has started. Belongs to the thread of its loop.
+    Made by create_subprocess_exec() and create_subprocess_shell(). An async context manager: leaving the
+    block ends it and all that it has started. Belongs to the thread of its loop.
 
     Attributes:
         stdin: a StreamWriter, or None.
@@ -52,11 +52,18 @@ class Process:
         status = self.status
         return None if status is None else status.returncode
 
+    def _returncode(self) -> int | None:
+        """The same, when it is known that it has ended; without making a status."""
+        record = self._flight.record
+        if record is None or record[CODE] < 0:
+            return self.returncode
+        return record[CODE]
+
     @property
     def status(self) -> ExitStatus | None:
         """How it ended, in full; None while it runs."""
         child = self._flight.child
-        if child._status is None and not self._flight.over:
+        if self._flight.status is None and not self._flight.over:
             child._roster.check_usable()
             child._roster.hear(child, child._handle.known())
         return child._status
@@ -67,16 +74,16 @@ class Process:
     # ---- its end ----
 
     async def wait(self, timeout: float | None = None) -> int | None:
-        """Wait for its exit, and return its returncode. Not for the end of its output, which others may hold open.
+        """Wait for its exit, and return its returncode. Not for its output, which others may hold open.
 
-        To be cancelled here stops it, with grace, and all that it has started; the cancellation is raised after
-        that. With `timeout` nothing is done to it.
+        To be cancelled here stops it, with grace, and all that it has started; the cancellation is raised
+        after that. With `timeout` nothing is done to it.
 
         Raises:
             WaitTimeout: it has not ended within `timeout` seconds. A TimeoutError.
         """
         flight = self._flight
-        if flight.child._status is None:
+        if not flight.reached(STATE_EXITED):
             if timeout is None:
                 # All that until_or_stopped() does, in one coroutine less.
                 try:
@@ -86,16 +93,17 @@ class Process:
                     raise
             elif not await flight.until_or_stopped(STATE_EXITED, max(timeout, 0.0)):
                 raise WaitTimeout(f"process {self.pid}", timeout)
-        status = flight.child._status
-        return None if status is None else status.returncode
+        return self._returncode()
 
     async def communicate(
-        self, input: bytes | bytearray | memoryview | None = None
+        self,
+        input: bytes | bytearray | memoryview | None = None,  # noqa: A002 - its name in asyncio
     ) -> tuple[bytes | None, bytes | None]:
         """Feed `input` to it, read all that it writes, and wait for its exit. Returns its two outputs.
 
         If somebody else holds its output open, that is waited for until nothing has come for 0.1 s, and no
-        longer than 2 s after its exit. To be cancelled here stops it, as in wait(). What had come until then is not
+        longer than 2 s after its exit. To be cancelled here stops it, as in wait(). What had come until then
+        is not
         lost: communicate() may be called again.
         """
         try:
@@ -131,7 +139,7 @@ class Process:
         await self.stop()
 
     async def stop(self) -> ExitStatus | None:
-        """End it and all that it has started, with grace, and wait until nothing is left. Harmless if it has ended.
+        """End it and all that it has started, with grace, and wait until nothing is left. Harmless later.
 
         To be cancelled here changes nothing, and is raised after that.
         """
@@ -139,7 +147,7 @@ class Process:
             cancelled = await stop_shielded([self._flight], REASON_TERMINATED)
             if cancelled is not None:
                 raise cancelled
-        return self._flight.child._status
+        return self.status
 
     # ---- signals ----
 
@@ -180,7 +188,7 @@ async def create_subprocess_exec(
     cancel: CancelToken | None = None,
     **options: Any,
 ) -> Process:
-    """Start a program; it runs on return, and the loop has run meanwhile. Signature and meaning as in asyncio.
+    """Start a program; it runs on return. The loop has run meanwhile. Signature and meaning as in asyncio.
 
     Args:
         program, args: str, bytes or PathLike; a program without a slash is looked for in PATH.

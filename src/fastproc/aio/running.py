@@ -28,7 +28,7 @@ async def run(
     args: str | bytes | Arg | Sequence[Arg],
     *,
     stdin: Any = None,
-    input: Any = None,
+    input: Any = None,  # noqa: A002 - its name in subprocess.run()
     stdout: Any = None,
     stderr: Any = None,
     capture_output: bool = False,
@@ -45,26 +45,27 @@ async def run(
 ) -> CompletedProcess[Any]:
     """Start a program, wait for its end, and say what came of it: subprocess.run() in an event loop.
 
-    One start and one piece of news: output is collected and input is fed by the engine, whatever the loop does. If
-    somebody else holds the output open after the exit, that is waited for until nothing has come for 0.1 s, and
-    no longer than 2 s.
+    One start and one piece of news: output is collected and input is fed by the engine, whatever the loop
+    does. If somebody else holds the output open after the exit, that is waited for until nothing has come for
+    0.1 s, and no longer than 2 s.
 
     To be cancelled here stops it and all that it has started, with grace, before the cancellation is raised.
 
     Args:
         args: a list of arguments, or one program; with `shell` a command line.
-        stdin, input, stdout, stderr, capture_output, check, encoding, errors, text: as in subprocess.run(). Here
-            text can be had, since all of it is there before it is decoded.
-        timeout: seconds from its start until it and all that it has started are ended: killed, or with `grace`
-            asked first. Kept by the engine, also while the loop is held up.
-        grace: seconds from SIGTERM to SIGKILL. Unless said, 0 at the time-out, as in subprocess.run(), and 5 when
-            this is cancelled.
+        stdin, input, stdout, stderr, capture_output, check, encoding, errors, text: as in subprocess.run().
+            Here text can be had, since all of it is there before it is decoded.
+        timeout: seconds from its start until it and all that it has started are ended: killed, or with
+            `grace` asked first. Kept by the engine, also while the loop is held up.
+        grace: seconds from SIGTERM to SIGKILL. Unless said, 0 at the time-out, as in subprocess.run(), and 5
+            when this is cancelled.
         cancel: stops it when cancelled.
-        **options: those of create_subprocess_exec(). With `max_output` only so much of each stream is kept, its
+        **options: those of create_subprocess_exec(). With `max_output` only so much of a stream is kept, its
             beginning and its end.
 
     Raises:
-        TimeoutExpired: after `timeout`, or `idle_timeout` without a byte on a captured stream; with what had come.
+        TimeoutExpired: after `timeout`, or `idle_timeout` without a byte on a captured stream; with what had
+            come.
         CalledProcessError: with `check`, if the returncode is not 0.
         SpawnError, TypeError, ValueError: as in create_subprocess_exec().
     """
@@ -80,7 +81,7 @@ async def run(
     except asyncio.CancelledError:
         await stop_shielded([flight], REASON_CANCELLED, _CANCEL_GRACE if grace is None else None)
         raise
-    return _result(words, flight.child, codec, timeout, check)
+    return _result(words, flight, codec, timeout, check)
 
 
 Codec = tuple[str | None, str | None, bool | None]
@@ -89,7 +90,7 @@ Codec = tuple[str | None, str | None, bool | None]
 def _asked(
     args: Any,
     stdin: Any,
-    input: Any,
+    fed: Any,
     stdout: Any,
     stderr: Any,
     capture_output: bool,
@@ -99,7 +100,7 @@ def _asked(
     options: dict[str, Any],
     codec: Codec,
 ) -> tuple[Any, Command, Any, Codec | None]:
-    if input is not None and stdin is not None:
+    if fed is not None and stdin is not None:
         raise ValueError("stdin and input arguments may not both be used.")
     if capture_output:
         if stdout is not None or stderr is not None:
@@ -110,12 +111,12 @@ def _asked(
         words = [options.pop("executable", None) or "/bin/sh", "-c", *words]
     said, extras, _pipe_bytes = split(options)
     if any(codec):
-        if isinstance(input, str):
-            input = _encoded(input, codec)
-        elif input is not None:
-            raise TypeError(f"input must be str in text mode, not {type(input).__name__}")
-    if input is not None:
-        said["input"] = input
+        if isinstance(fed, str):
+            fed = _encoded(fed, codec)
+        elif fed is not None:
+            raise TypeError(f"input must be str in text mode, not {type(fed).__name__}")
+    if fed is not None:
+        said["input"] = fed
     elif stdin is not None:
         # Nobody could write to it: as in subprocess.run() it is at its end.
         said["input" if stdin == PIPE else "stdin"] = b"" if stdin == PIPE else stdin
@@ -147,7 +148,7 @@ async def _to_its_end(flight: Flight) -> None:
         Tap(handle, number).follow(True)
     while not flight.over and not all(_has_ended(flight, number) for number in streams):
         await flight.news()
-    status = flight.child._status
+    status = flight.status
     if status is not None and status.reason in (ExitReason.TIMEOUT, ExitReason.IDLE_TIMEOUT):
         # All of it has been killed. Soon nothing will be left.
         await flight.until(STATE_DONE, _CLEAR_SECONDS)
@@ -159,10 +160,11 @@ def _has_ended(flight: Flight, number: int) -> bool:
 
 
 def _result(
-    args: Any, child: Child, codec: Codec | None, timeout: float | None, check: bool
+    args: Any, flight: Flight, codec: Codec | None, timeout: float | None, check: bool
 ) -> CompletedProcess[Any]:
-    status = child._status
+    status = flight.status
     assert status is not None
+    child = flight.child
     out, err = (
         None if child._handle.output(number) is None else _decoded(child._handle.output_bytes(number), codec)
         for number in (1, 2)

@@ -1,9 +1,9 @@
 """The streams of a process in an event loop, with the names and the manners of asyncio.streams.
 
-What a process writes is read by the engine, which keeps up to a quarter of a megabyte for us and lets the process
-wait when that is full; news in the mailbox of the loop say that there is more. So a reader has no descriptor and no
-transport, and nothing of it can be left open. A writer has a descriptor, and asks the loop for help only when the
-pipe is full.
+What a process writes is read by the engine, which keeps up to a quarter of a megabyte for us and lets the
+process wait when that is full; news in the mailbox of the loop say that there is more. So a reader has no
+descriptor and no transport, and nothing of it can be left open. A writer has a descriptor, and asks the loop
+for help only when the pipe is full.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ _F_SETPIPE_SZ = 1031
 class StreamReader(asyncio.StreamReader):
     """Reads one stream of a process. Its methods are those of asyncio.StreamReader.
 
-    A line, or what readuntil() looks for, may be of any length: there is no LimitOverrunError. `limit` is how much
+    A line, or what readuntil() looks for, may be of any length: there is no LimitOverrunError. `limit` is how
+    much
     is fetched ahead of a reader who does not read: twice as much at most, and what the engine keeps.
 
     Belongs to its loop's thread, and to one coroutine at a time.
@@ -61,7 +62,7 @@ class StreamReader(asyncio.StreamReader):
     # ---- from the engine ----
 
     def fetch(self) -> None:
-        """Take what there is, as far as there is room. Called when there are news, and when there is room again."""
+        """Take what there is, as far as there is room. Called at news, and when there is room again."""
         if self._again is not None:
             self._again.cancel()
             self._again = None
@@ -204,7 +205,7 @@ class StreamReader(asyncio.StreamReader):
         return self._take(n)
 
     async def readline(self) -> bytes:
-        """A line with its newline, however long it is; without it at the end of the stream. b"" behind the end."""
+        """A line with its newline, however long; without it at the end of the stream. b"" behind the end."""
         try:
             return await self.readuntil(b"\n")
         except IncompleteReadError as error:
@@ -245,10 +246,10 @@ class StreamReader(asyncio.StreamReader):
 
 
 class PipeTransport(asyncio.WriteTransport):
-    """Our end of the standard input of a process. What the pipe does not take waits here, and the loop goes on.
+    """Our end of the standard input of a process. What the pipe does not take waits here.
 
-    Its descriptor is closed by close(), when the process is gone, or when this object is: never by the loop, and
-    nothing has to be said to a loop that is closed.
+    Its descriptor is closed by close(), when the process is gone, or when this object is: never by the loop,
+    and nothing has to be said to a loop that is closed.
     """
 
     def __init__(self, fd: int, loop: AbstractEventLoop) -> None:
@@ -429,8 +430,8 @@ class Lent:
 class Pipe:
     """A pipe to the standard input of a process that is about to be started.
 
-    `theirs` has to be there until that has happened: a start that is queued names the descriptor, and takes it when
-    its turn comes.
+    `theirs` has to be there until that has happened: a start that is queued names the descriptor, and takes
+    it when its turn comes.
     """
 
     __slots__ = ("ours", "theirs")
@@ -447,8 +448,8 @@ class Pipe:
 class StreamWriter(asyncio.StreamWriter):
     """Writes to the standard input of a process. Its methods are those of asyncio.StreamWriter.
 
-    write() never blocks; drain() waits while much is unwritten, and may be cancelled. One that is forgotten is
-    closed, without a warning.
+    write() never blocks; drain() waits while much is unwritten, and may be cancelled. One that is forgotten
+    is closed, without a warning.
     """
 
     _transport: PipeTransport
