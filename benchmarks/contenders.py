@@ -12,14 +12,15 @@ import os
 import subprocess
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
 from harness import Contender, NotDone, workshop
 
 import fastproc
+from fastproc import aio
 
 CHILD_CODE = 7
 CLONE3, CLONE3_FLAT, POSIX_SPAWN, FORK, PIN = 0, 1, 2, 3, 1 << 8  # enum limit_how of limit.c
@@ -182,15 +183,20 @@ def popen_in_threads(threads: int) -> Iterator[Contender]:
         yield Timed(f"subprocess.Popen in {threads} threads", lambda n: pool.map(one, range(n)))
 
 
+Create = Callable[..., Awaitable[aio.Process | asyncio.subprocess.Process]]
+
+
 @contextmanager
-def in_asyncio(tasks: int) -> Iterator[Contender]:
-    """The event loop with so many tasks, each starting one child after the other."""
+def in_a_loop(
+    name: str, create: Create, tasks: int, factory: Callable[[], asyncio.AbstractEventLoop] | None = None
+) -> Iterator[Contender]:
+    """An event loop with so many tasks, each starting one child after the other."""
     path = workshop.child
 
     async def one_by_one(todo: Iterator[int]) -> list[Status]:
         statuses: list[Status] = []
         for _ in todo:
-            child = await asyncio.create_subprocess_exec(path)
+            child = await create(path)
             statuses.append(await child.wait())
         return statuses
 
@@ -199,5 +205,43 @@ def in_asyncio(tasks: int) -> Iterator[Contender]:
         done = await asyncio.gather(*(one_by_one(todo) for _ in range(tasks)))
         return [status for statuses in done for status in statuses]
 
+    with asyncio.Runner(loop_factory=factory) as runner:
+        yield Timed(f"{name}, {tasks} tasks", lambda n: runner.run(all_of_them(n)))
+
+
+def in_asyncio(tasks: int) -> AbstractContextManager[Contender]:
+    """That of the standard library, which has a thread for each child before Python 3.12."""
+    return in_a_loop("asyncio", asyncio.create_subprocess_exec, tasks)
+
+
+def in_fastproc_aio(tasks: int) -> AbstractContextManager[Contender]:
+    """fastproc.aio, in the same loop."""
+    return in_a_loop("fastproc.aio", aio.create_subprocess_exec, tasks)
+
+
+@contextmanager
+def collecting(name: str, collect: Callable[[str], Awaitable[bytes]], tasks: int) -> Iterator[Contender]:
+    """So many tasks, each of which has one child after the other write something, and reads it."""
+
+    async def one_by_one(todo: Iterator[int]) -> list[Status]:
+        return [CHILD_CODE if await collect("/bin/echo") == b"7\n" else None for _ in todo]
+
+    async def all_of_them(n: int) -> list[Status]:
+        todo = iter(range(n))
+        done = await asyncio.gather(*(one_by_one(todo) for _ in range(tasks)))
+        return [status for statuses in done for status in statuses]
+
     with asyncio.Runner() as runner:
-        yield Timed(f"asyncio, {tasks} tasks", lambda n: runner.run(all_of_them(n)))
+        yield Timed(f"{name}, {tasks} tasks", lambda n: runner.run(all_of_them(n)))
+
+
+async def communicate(create: Create, path: str) -> bytes:
+    """What it writes, by its reader."""
+    child = await create(path, "7", stdout=subprocess.PIPE)
+    out, _ = await child.communicate()
+    return out or b""
+
+
+async def run_in_loop(path: str) -> bytes:
+    """What it writes, in one await."""
+    return bytes((await aio.run([path, "7"], stdout=subprocess.PIPE)).stdout)

@@ -463,6 +463,13 @@ static void look_again(fp_proc *proc, int64_t now) {
     widen_gap(proc, now, proc->lost ? LOST_GAP_US : MOST_EXIT_GAP_US);
 }
 
+/* A captured stream has brought something, or has ended. */
+static void tell_followers(fp_proc *proc) {
+    const fp_flow *flow = proc->flow;
+    if (flow->streams[0].followed || flow->streams[1].followed)
+        fp_mailbox_post(proc->mailbox, proc, FP_NEWS_OUTPUT);
+}
+
 /* It has exited: is it over? True if it was, and `proc` may be gone. */
 static bool settle(fp_supervisor *supervisor, fp_proc *proc, int64_t now) {
     fp_flow *flow = proc->flow;
@@ -491,6 +498,7 @@ static bool settle(fp_supervisor *supervisor, fp_proc *proc, int64_t now) {
         if (over) {
             unwatch_flow(supervisor, proc);
             fp_flow_end(flow);
+            tell_followers(proc);
         }
     }
     if (!proc->empty || (flow && fp_flow_open(flow)))
@@ -611,6 +619,7 @@ static void look_after_unwatched(fp_supervisor *supervisor, fp_proc *proc, int64
         if (!stream->paused)
             watch_stream(supervisor, proc, which);
     }
+    tell_followers(proc);
     if (!flow->in_epoll) {
         feed_anywhere(supervisor, proc);
         watch_input(supervisor, proc);

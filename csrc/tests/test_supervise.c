@@ -658,6 +658,47 @@ static void input_goes_through(void) {
     free(output);
 }
 
+/* Followed from birth: nothing is lost to who comes late, and the end is told though somebody holds the pipe. */
+static void who_is_followed_from_birth_waits_for_us(void) {
+    enum { SIZE = 600000 };
+    fp_mailbox *mailbox;
+    uint64_t offset = 0, heard = 0;
+    char buffer[5000];
+    bool told = false;
+    CHECK_EQ(fp_mailbox_new(&mailbox), 0);
+    const fp_spec *spec =
+        SHELL("head -c 600000 /dev/zero | tr '\\0' x; sleep 100 & exit 0", CAPTURED, .mailbox = mailbox, .token = 77,
+              .head_bytes = 1000, .tail_bytes = 3000, .flags = FP_FOLLOW_STDOUT | FP_FOLLOW_STDERR | FP_KEEP_LEFTOVERS);
+    fp_proc *proc;
+    CHECK_EQ(fp_spawn_many(us.of, 2, &spec, 1, 0, &proc), 0);
+    CHECK_EQ(fp_procs_wait_started(&proc, 1, LONG), 0);
+    nap(50 * MS); /* for as much as it can write unread */
+    int64_t r;
+    while ((r = fp_proc_read(proc, 1, &offset, buffer, sizeof buffer, LONG)) > 0) {
+        heard += (uint64_t)r;
+        for (int64_t i = 0; i < r; i++)
+            CHECK_EQ(buffer[i], 'x');
+    }
+    CHECK_EQ(r, 0);
+    CHECK_EQ(heard, SIZE);
+    CHECK_EQ(offset, SIZE);
+    CHECK_EQ(fp_proc_wait(proc, FP_STATE_EXITED, LONG, NULL), 0);
+    /* The reader was told of the end before this: by a news that came with it or after the exit. */
+    for (int64_t until = now_ns() + LONG; !told && now_ns() < until;) {
+        fp_news news;
+        fp_output output;
+        if (fp_mailbox_take(mailbox, &news, 1, LONG) != 1)
+            continue;
+        CHECK_EQ(news.token, 77);
+        CHECK_EQ(fp_proc_output(proc, 1, &output), 0);
+        told = news.what & FP_NEWS_OUTPUT && output.ended && !output.complete;
+    }
+    CHECK(told);
+    CHECK_EQ(fp_proc_stop(proc, FP_REASON_TERMINATED, -1, 0), 0);
+    ended(proc);
+    mailbox = fp_mailbox_free(mailbox);
+}
+
 /* A reader who follows hears each byte, whatever is kept. */
 static void a_follower_hears_all_with(uint64_t head, uint64_t tail) {
     enum { SIZE = 600000 };
@@ -1661,6 +1702,7 @@ int main(void) {
     WATCHED(news_tell_the_whole_story);
     WATCHED(an_escalation_is_news);
     WATCHED(input_goes_through);
+    WATCHED(who_is_followed_from_birth_waits_for_us);
     WATCHED(a_follower_hears_all);
     WATCHED(a_follower_may_lose_interest);
     WATCHED(reading_has_an_end_in_time);

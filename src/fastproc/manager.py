@@ -136,11 +136,7 @@ class ProcessManager:
         """
         roster = self._roster
         processes = [Process(roster, task_id, Command.coerce(command, {})) for task_id, command in items]
-        names = set()
-        for process in processes:
-            if process.task_id in names:
-                raise DuplicateTask(process.task_id)
-            names.add(process.task_id)
+        check_names(process.task_id for process in processes)
         roster.start_many(processes)
         return [process if process.error is None else process.error for process in processes]
 
@@ -162,27 +158,25 @@ class ProcessManager:
             concurrency: how many run at a time; None for one per CPU. Never more than `max_processes`.
             ordered: in the order of `commands` instead of that of their ends.
         """
-        if concurrency is None:
-            concurrency = len(os.sched_getaffinity(0))
-        elif isinstance(concurrency, bool) or not isinstance(concurrency, int):
-            raise TypeError(f"concurrency must be a whole number or None, not {concurrency!r}")
-        if concurrency < 1:
-            raise ValueError(f"concurrency must be at least 1, not {concurrency}")
-        limit = self._roster.max_processes
-        bound = concurrency if limit is None else min(concurrency, limit)
+        bound = bound_of(concurrency, self._roster.max_processes)
         # The rest runs when the first one is asked for.
         return self._map(iter(commands), bound, ordered)
 
     def _map(
         self, commands: Iterator[Command | Sequence[Arg]], concurrency: int, ordered: bool
     ) -> Iterator[Process]:
+        yield from self._feed(commands, concurrency, ordered).finished()
+
+    def _feed(
+        self, commands: Iterator[Command | Sequence[Arg]], concurrency: int, ordered: bool
+    ) -> Feed[Process]:
         roster = self._roster
         prefix = f"map-{next(self._maps)}"
         processes = (
             Process(roster, f"{prefix}-{number}", Command.coerce(command, {}))
             for number, command in enumerate(commands, 1)
         )
-        yield from Feed(roster, processes, concurrency=concurrency, ordered=ordered).finished()
+        return Feed(roster, processes, concurrency=concurrency, ordered=ordered)
 
     # ---- stopping ----
 
@@ -396,6 +390,26 @@ def _subject(process: Process) -> Subject:
         unkillable=process._flags & UNKILLABLE != 0,
         output_leaking=ended and process.command.captures and not process.output_complete,
     )
+
+
+def check_names(task_ids: Iterable[TaskId]) -> None:
+    """Raise DuplicateTask if one is there twice."""
+    names = set()
+    for task_id in task_ids:
+        if task_id in names:
+            raise DuplicateTask(task_id)
+        names.add(task_id)
+
+
+def bound_of(concurrency: int | None, limit: int | None) -> int:
+    """How many commands of a map() run at a time."""
+    if concurrency is None:
+        concurrency = len(os.sched_getaffinity(0))
+    elif isinstance(concurrency, bool) or not isinstance(concurrency, int):
+        raise TypeError(f"concurrency must be a whole number or None, not {concurrency!r}")
+    if concurrency < 1:
+        raise ValueError(f"concurrency must be at least 1, not {concurrency}")
+    return concurrency if limit is None else min(concurrency, limit)
 
 
 def _seconds(name: str, value: float) -> float:

@@ -18,9 +18,11 @@ _BYTES_AT_MOST = 64 << 20
 class Finished:
     """The last ones, bounded by number and by bytes of output. Called with the roster's lock held."""
 
-    __slots__ = ("_by_task", "_bytes", "_in_order", "unheard")
+    __slots__ = ("_by_task", "_bytes", "_count_at_most", "_in_order", "unheard")
 
-    def __init__(self) -> None:
+    def __init__(self, count_at_most: int = _COUNT_AT_MOST) -> None:
+        """With `count_at_most` 0 nobody ever asks."""
+        self._count_at_most = count_at_most
         # Those of whose end nobody has heard yet who waits, by token.
         self.unheard: dict[int, Child] = {}
         self._by_task: dict[TaskId, Child] = {}
@@ -29,12 +31,14 @@ class Finished:
 
     def add(self, child: Child, output_bytes: int) -> None:
         """Remember `child`, which has ended and keeps that much output."""
+        if not self._count_at_most:
+            return
         self._by_task[child.task_id] = child
         self._in_order.append((child, output_bytes))
         self._bytes += output_bytes
         if not child._flags & HEARD:
             self.unheard[child._token] = child
-        while self._bytes > _BYTES_AT_MOST or len(self._in_order) > _COUNT_AT_MOST:
+        while self._bytes > _BYTES_AT_MOST or len(self._in_order) > self._count_at_most:
             oldest, size = self._in_order.popleft()
             self._bytes -= size
             self.unheard.pop(oldest._token, None)

@@ -61,6 +61,8 @@ BIRTH_SECONDS = 1.0
 BIRTH_STEP_SECONDS = 0.001
 _COUNTS_PER_BATCH = 512
 _LINGER_NS = nanoseconds(1.0)
+# Of all managers: an event loop reads the news of several from one mailbox.
+_tokens = itertools.count(1)
 
 
 class Feed(Protocol):
@@ -104,7 +106,6 @@ class Roster:
         self.finished = Finished()
         self.feeds: set[Feed] = set()
         self._generation = fork.generation
-        self._tokens = itertools.count(1)
         self._starts = 0
         self._containment = containment
         self._die_with_parent = die_with_parent
@@ -331,7 +332,7 @@ class Roster:
                 raise TooManyProcesses(limit)
             if active.setdefault(child.task_id, child) is not child:
                 raise DuplicateTask(child.task_id)
-            child._token = token = next(self._tokens)
+            child._token = token = next(_tokens)
             child._starter = threading.get_ident()
             self._by_token[token] = child
             if len(active) == 1:
@@ -354,9 +355,28 @@ class Roster:
             if self.closed:
                 raise ManagerClosed
             for child in children:
-                child._token = token = next(self._tokens)
+                child._token = token = next(_tokens)
                 self._by_token[token] = child
             self._listen()
+
+    def admit_named(self, children: Sequence[Child]) -> None:
+        """Give processes of a feed their names and tokens before they are started: all of them, or none."""
+        try:
+            if len(children) == 1:
+                self._admit_one(children[0])
+            else:
+                self._admit_all(children)
+        except BaseException:
+            for child in children:
+                self.drop(child)
+            raise
+
+    def admit_nameless(self, children: Sequence[Child]) -> None:
+        """Give processes their tokens; whoever reads the news of them enters these by himself."""
+        if self.closed:
+            raise ManagerClosed
+        for child in children:
+            child._token = next(_tokens)
 
     def drop(self, child: Child) -> None:
         """Forget a process that has not been started after all."""

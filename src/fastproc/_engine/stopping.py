@@ -31,20 +31,25 @@ def stop_one(roster: Roster, child: Child, grace: float | None) -> StopResult:
     One that has ended by itself first keeps its true status.
     """
     began = time.monotonic()
+    grace = tell_to_end(child, grace)
+    _await_verdict(roster, [child], began + verdict_seconds(roster, grace))
+    return result_of(child, began)
+
+
+def tell_to_end(child: Child, grace: float | None) -> float:
+    """Begin to stop it, without waiting; `grace` None is that of its command. Returns which it is."""
     if grace is None:
-        grace = child.command.grace if child.command.given("grace") else roster.grace
         child._handle.stop(REASON_TERMINATED, 0)
-    else:
-        child._handle.stop(REASON_TERMINATED, grace_ns(grace))
-    _await_verdict(roster, [child], began + max(grace, 0.0) + roster.kill_timeout + _VERDICT_SECONDS)
-    return _result(child, began)
+        return grace_of(child)
+    child._handle.stop(REASON_TERMINATED, grace_ns(grace))
+    return grace
 
 
 def end_some(roster: Roster, children: list[Child]) -> list[tuple[Child, ExitRecord]]:
     """Stop these, each with its grace, and wait for the verdict, which is to be entered. Takes no lock."""
     if not children:
         return []
-    grace = max(child.command.grace if child.command.given("grace") else roster.grace for child in children)
+    grace = max(map(grace_of, children))
     stop_many([child._handle for child in children], REASON_TERMINATED, 0)
     until = time.monotonic() + grace + roster.kill_timeout + _VERDICT_SECONDS
     judged = []
@@ -65,14 +70,27 @@ def stop_all(roster: Roster, timeout: float) -> StopReport:
     children: list[Child] = []
     try:
         _begin_to_stop_all(roster, timeout, began, children)
-        judged = _await_verdict(
-            roster, children, began + max(timeout, 0.0) + roster.kill_timeout + _VERDICT_SECONDS
-        )
+        judged = _await_verdict(roster, children, began + verdict_seconds(roster, timeout))
     except KeyboardInterrupt:
         stop_many([child._handle for child in children], REASON_TERMINATED, -1)
         _await_verdict(roster, children, time.monotonic() + roster.kill_timeout + _VERDICT_SECONDS)
         raise
-    results = [_result(child, began) for child in judged]
+    return report_of(judged, began)
+
+
+def verdict_seconds(roster: Roster, grace: float) -> float:
+    """By then the library has given its verdict about what was told to end."""
+    return max(grace, 0.0) + roster.kill_timeout + _VERDICT_SECONDS
+
+
+def grace_of(child: Child) -> float:
+    """That of its command, or else of its roster."""
+    return child.command.grace if child.command.given("grace") else child._roster.grace
+
+
+def report_of(judged: Iterable[Child], began: float) -> StopReport:
+    """What has come of ending these."""
+    results = [result_of(child, began) for child in judged]
     return StopReport(
         results=results,
         survivors=[pid for result in results for pid in result.survivors],
@@ -88,28 +106,33 @@ def _begin_to_stop_all(roster: Roster, timeout: float, began: float, ret_childre
     """
     roster.drain()
     told: set[int] = set()
-    while True:
-        fresh = []
-        unborn = False
-        with roster.lock:
-            fed = [child for feed in tuple(roster.feeds) for child in feed.halt()]
-            for child in (*roster.active.values(), *fed):
-                if child._token in told:
-                    continue
-                if child._handle.proc is None:
-                    child._flags |= DOOMED
-                    unborn |= child._starter != threading.get_ident()
-                else:
-                    told.add(child._token)
-                    fresh.append(child)
-        ret_children += fresh
-        if fresh:
-            left = max(0.0, began + timeout - time.monotonic())
-            stop_many([child._handle for child in fresh], REASON_TERMINATED, grace_ns(left))
-        if not unborn or time.monotonic() > began + BIRTH_SECONDS:
+    while tell_all_to_end(roster, began + timeout, told, ret_children):
+        if time.monotonic() > began + BIRTH_SECONDS:
             return
         # As in Roster.find().
         time.sleep(BIRTH_STEP_SECONDS)
+
+
+def tell_all_to_end(roster: Roster, until: float, told: set[int], ret_children: list[Child]) -> bool:
+    """Tell all that have not been `told`; whether there are starts under way in other threads."""
+    fresh = []
+    unborn = False
+    with roster.lock:
+        fed = [child for feed in tuple(roster.feeds) for child in feed.halt()]
+        for child in (*roster.active.values(), *fed):
+            if child._token in told:
+                continue
+            if child._handle.proc is None:
+                child._flags |= DOOMED
+                unborn |= child._starter != threading.get_ident()
+            else:
+                told.add(child._token)
+                fresh.append(child)
+    ret_children += fresh
+    if fresh:
+        left = max(0.0, until - time.monotonic())
+        stop_many([child._handle for child in fresh], REASON_TERMINATED, grace_ns(left))
+    return unborn
 
 
 def _await_verdict(roster: Roster, children: Iterable[Child], until: float) -> list[Child]:
@@ -127,7 +150,8 @@ def _await_verdict(roster: Roster, children: Iterable[Child], until: float) -> l
     return judged
 
 
-def _result(child: Child, began: float) -> StopResult:
+def result_of(child: Child, began: float) -> StopResult:
+    """What has come of ending it."""
     proof, survivors = child._handle.report()
     flags = child._handle.known()[FLAGS]
     return StopResult(

@@ -92,6 +92,11 @@ class Specs:
                     apply(spec, command, keep)
         return spec
 
+    def begin_as_asyncio_does(self) -> None:
+        """What a command does not say is as in asyncio: standard input is ours, what is left over runs on."""
+        self._common.stdio[0].kind = lib.FP_STDIO_INHERIT
+        self._common.flags |= lib.FP_KEEP_LEFTOVERS
+
     def give_back(self, spec: Any, command: Command) -> None:
         """The start is over: a spec in which nothing special was said may serve again."""
         if len(command.__dict__) <= 3 and not spec.deadline_ns:
@@ -258,8 +263,8 @@ def _containment(spec: Any, command: Command, _keep: Keep) -> None:
 
 
 def _leftovers(spec: Any, command: Command, _keep: Keep) -> None:
-    if command.leftovers == "keep":
-        spec.flags |= lib.FP_KEEP_LEFTOVERS
+    spec.flags &= ~lib.FP_KEEP_LEFTOVERS
+    spec.flags |= lib.FP_KEEP_LEFTOVERS if command.leftovers == "keep" else 0
 
 
 def _die_with_parent(spec: Any, command: Command, _keep: Keep) -> None:

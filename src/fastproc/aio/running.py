@@ -1,0 +1,194 @@
+"""run(): a program from its start to its end, in one await."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import sys
+from collections.abc import Sequence
+from subprocess import CalledProcessError, CompletedProcess, TimeoutExpired
+from typing import Any
+
+from .._engine.child import Child
+from .._engine.loops import Flight, mail_of, stop_shielded
+from .._native.records import REASON_CANCELLED, STATE_DONE, STATE_EXITED
+from .._native.tap import Tap
+from ..cancel import CancelToken
+from ..command import PIPE, Arg, Command
+from ..status import ExitReason
+from .options import split
+
+# All that is written is kept: it is for the caller to say max_output.
+_ALL = 1 << 60
+_CANCEL_GRACE = 5.0
+_CLEAR_SECONDS = 1.0
+
+
+async def run(
+    args: str | bytes | Arg | Sequence[Arg],
+    *,
+    stdin: Any = None,
+    input: Any = None,  # noqa: A002 - its name in subprocess.run()
+    stdout: Any = None,
+    stderr: Any = None,
+    capture_output: bool = False,
+    shell: bool = False,
+    timeout: float | None = None,
+    check: bool = False,
+    encoding: str | None = None,
+    errors: str | None = None,
+    text: bool | None = None,
+    universal_newlines: bool | None = None,
+    grace: float | None = None,
+    cancel: CancelToken | None = None,
+    **options: Any,
+) -> CompletedProcess[Any]:
+    """Start a program, wait for its end, and say what came of it: subprocess.run() in an event loop.
+
+    One start and one piece of news: output is collected and input is fed by the engine, whatever the loop
+    does. If somebody else holds the output open after the exit, that is waited for until nothing has come for
+    0.1 s, and no longer than 2 s.
+
+    To be cancelled here stops it and all that it has started, with grace, before the cancellation is raised.
+
+    Args:
+        args: a list of arguments, or one program; with `shell` a command line.
+        stdin, input, stdout, stderr, capture_output, check, encoding, errors, text: as in subprocess.run().
+            Here text can be had, since all of it is there before it is decoded.
+        timeout: seconds from its start until it and all that it has started are ended: killed, or with
+            `grace` asked first. Kept by the engine, also while the loop is held up.
+        grace: seconds from SIGTERM to SIGKILL. Unless said, 0 at the time-out, as in subprocess.run(), and 5
+            when this is cancelled.
+        cancel: stops it when cancelled.
+        **options: those of create_subprocess_exec(). With `max_output` only so much of a stream is kept, its
+            beginning and its end.
+
+    Raises:
+        TimeoutExpired: after `timeout`, or `idle_timeout` without a byte on a captured stream; with what had
+            come.
+        CalledProcessError: with `check`, if the returncode is not 0.
+        SpawnError, TypeError, ValueError: as in create_subprocess_exec().
+    """
+    words, command, extras, codec = _asked(
+        args, stdin, input, stdout, stderr, capture_output, shell, timeout, grace, options,
+        (encoding, errors, text or universal_newlines),
+    )  # fmt: skip
+    feed = mail_of(asyncio.get_running_loop()).loose
+    sys.audit("subprocess.Popen", command.args[0], command.args, command.cwd, command.env)
+    flight = Flight(feed, Child(feed.roster, 0, command), extras, cancel)
+    try:
+        await _to_its_end(flight)
+    except asyncio.CancelledError:
+        await stop_shielded([flight], REASON_CANCELLED, _CANCEL_GRACE if grace is None else None)
+        raise
+    return _result(words, flight, codec, timeout, check)
+
+
+Codec = tuple[str | None, str | None, bool | None]
+
+
+def _asked(
+    args: Any,
+    stdin: Any,
+    fed: Any,
+    stdout: Any,
+    stderr: Any,
+    capture_output: bool,
+    shell: bool,
+    timeout: float | None,
+    grace: float | None,
+    options: dict[str, Any],
+    codec: Codec,
+) -> tuple[Any, Command, Any, Codec | None]:
+    if fed is not None and stdin is not None:
+        raise ValueError("stdin and input arguments may not both be used.")
+    if capture_output:
+        if stdout is not None or stderr is not None:
+            raise ValueError("stdout and stderr arguments may not be used with capture_output.")
+        stdout = stderr = PIPE
+    words = [args] if isinstance(args, (str, bytes)) or hasattr(args, "__fspath__") else list(args)
+    if shell:
+        words = [options.pop("executable", None) or "/bin/sh", "-c", *words]
+    said, extras, _pipe_bytes = split(options)
+    if any(codec):
+        if isinstance(fed, str):
+            fed = _encoded(fed, codec)
+        elif fed is not None:
+            raise TypeError(f"input must be str in text mode, not {type(fed).__name__}")
+    if fed is not None:
+        said["input"] = fed
+    elif stdin is not None:
+        # Nobody could write to it: as in subprocess.run() it is at its end.
+        said["input" if stdin == PIPE else "stdin"] = b"" if stdin == PIPE else stdin
+    if stdout is not None:
+        said["stdout"] = stdout
+    if stderr is not None:
+        said["stderr"] = stderr
+    if PIPE in (stdout, stderr):
+        said.setdefault("max_output", _ALL)
+        said["max_output"] = said["max_output"] or _ALL
+    if timeout is not None:
+        # As in subprocess.run(): what has no time left is started all the same, and stopped.
+        said["timeout"] = max(timeout, 0.0)
+    said["grace"] = 0.0 if grace is None else grace
+    command = Command.coerce(words, said)
+    return args, command, extras._replace(quiet=True), codec if any(codec) else None
+
+
+async def _to_its_end(flight: Flight) -> None:
+    """Until it has ended, and its output as well."""
+    flight.feed.queue(flight)
+    await flight.until(STATE_EXITED)
+    handle = flight.child._handle
+    if flight.child.error is not None:
+        raise flight.child.error
+    streams = [number for number in (1, 2) if not flight.over and handle.output(number) is not None]
+    for number in streams:
+        # Somebody else holds it open. Of what is followed we are told when it ends.
+        Tap(handle, number).follow(True)
+    while not flight.over and not all(_has_ended(flight, number) for number in streams):
+        await flight.news()
+    status = flight.status
+    if status is not None and status.reason in (ExitReason.TIMEOUT, ExitReason.IDLE_TIMEOUT):
+        # All of it has been killed. Soon nothing will be left.
+        await flight.until(STATE_DONE, _CLEAR_SECONDS)
+
+
+def _has_ended(flight: Flight, number: int) -> bool:
+    output = flight.child._handle.output(number)
+    return output is None or output[2]
+
+
+def _result(
+    args: Any, flight: Flight, codec: Codec | None, timeout: float | None, check: bool
+) -> CompletedProcess[Any]:
+    status = flight.status
+    assert status is not None
+    child = flight.child
+    out, err = (
+        None if child._handle.output(number) is None else _decoded(child._handle.output_bytes(number), codec)
+        for number in (1, 2)
+    )
+    if status.reason is ExitReason.TIMEOUT:
+        raise TimeoutExpired(args, timeout or 0.0, out, err)
+    if status.reason is ExitReason.IDLE_TIMEOUT:
+        raise TimeoutExpired(args, child.command.idle_timeout or 0.0, out, err)
+    if check and status.returncode != 0:
+        raise CalledProcessError(status.returncode, args, out, err)  # type: ignore[arg-type]
+    return CompletedProcess(args, status.returncode, out, err)  # type: ignore[arg-type]
+
+
+def _decoded(output: bytes, codec: Codec | None) -> str | bytes:
+    if codec is None:
+        return output
+    # As subprocess does: universal newlines, and the encoding of the locale if none is named.
+    with io.TextIOWrapper(io.BytesIO(output), encoding=codec[0] or "locale", errors=codec[1]) as reader:
+        return reader.read()
+
+
+def _encoded(text: str, codec: Codec) -> bytes:
+    buffer = io.BytesIO()
+    with io.TextIOWrapper(buffer, encoding=codec[0] or "locale", errors=codec[1], newline="\n") as writer:
+        writer.write(text)
+        writer.flush()
+        return buffer.getvalue()
