@@ -13,7 +13,19 @@ from typing import Any
 
 import contenders
 from contenders import InLoop, OneByOne, Status, Timed, face
-from harness import Answer, NotDone, Plan, Rounds, Row, main, measure, pinned, those_there, workshop
+from harness import (
+    Answer,
+    Contender,
+    NotDone,
+    Plan,
+    Rounds,
+    Row,
+    main,
+    measure,
+    pinned,
+    those_there,
+    workshop,
+)
 
 import fastproc
 
@@ -119,7 +131,7 @@ def one_at_a_time(plan: Plan, rounds: Rounds) -> list[Row]:
             ]
             + [(mine_check, lambda: by_check_output(mine_check, face("fastproc.check_output")))],
         )
-        everyone = [limit, check, one_stream, both, process, loop, *there.values()]
+        everyone: list[Contender] = [limit, check, one_stream, both, process, loop, *there.values()]
         measure(everyone, plan.pick(200, 60), plan.rounds, rounds)
     return [
         rounds.ratio(

@@ -9,7 +9,19 @@ from __future__ import annotations
 from contextlib import ExitStack
 
 import contenders
-from harness import Answer, Curve, Picture, Plan, Rounds, Row, main, measure, quartiles, those_there
+from harness import (
+    Answer,
+    Contender,
+    Curve,
+    Picture,
+    Plan,
+    Rounds,
+    Row,
+    main,
+    measure,
+    quartiles,
+    those_there,
+)
 
 import fastproc
 
@@ -23,7 +35,7 @@ def at(alive: int, n: int, plan: Plan, absent: dict[str, str]) -> Rounds:
     rounds = Rounds()
     with ExitStack() as stack:
         manager = stack.enter_context(fastproc.ProcessManager())
-        playing = {
+        playing: dict[str, Contender] = {
             LIMIT: contenders.c_window(alive),
             OURS: contenders.fastproc_map(manager, alive=alive),
             POPEN: stack.enter_context(contenders.popen_in_threads(alive)),

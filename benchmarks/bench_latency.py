@@ -11,7 +11,20 @@ from contextlib import ExitStack
 from typing import Protocol
 
 import contenders
-from harness import Answer, Curve, NotDone, Picture, Plan, Rounds, Row, main, percentile, pinned, those_there
+from harness import (
+    Answer,
+    Contender,
+    Curve,
+    NotDone,
+    Picture,
+    Plan,
+    Rounds,
+    Row,
+    main,
+    percentile,
+    pinned,
+    those_there,
+)
 
 import fastproc
 
@@ -20,11 +33,8 @@ PERCENTS = (50.0, 90.0, 99.0, 99.9)
 POINTS = 120
 
 
-class Sampler(Protocol):
+class Sampler(Contender, Protocol):
     """A contender that tells the seconds of each child."""
-
-    @property
-    def name(self) -> str: ...
 
     @property
     def differs(self) -> str: ...
@@ -70,7 +80,7 @@ def question(plan: Plan) -> Answer:
             contenders.popen(),
             stack.enter_context(contenders.in_asyncio(1)),
         ]
-        there = those_there(
+        there: dict[str, Sampler] = those_there(
             rounds,
             [
                 ("fastproc.run", contenders.run),
@@ -80,7 +90,7 @@ def question(plan: Plan) -> Answer:
                 ),
             ],
         )
-        samplers += [sampler for sampler in there.values() if hasattr(sampler, "each")]
+        samplers += there.values()
         differs = {sampler.name: sampler.differs for sampler in samplers}
         samples = take_turns(samplers, plan.pick(60, 6), rounds)
     rows = []

@@ -12,7 +12,7 @@ import sys
 from contextlib import ExitStack
 
 import contenders
-from harness import Answer, Plan, Rounds, Row, main, measure, those_there
+from harness import Answer, Contender, Plan, Rounds, Row, main, measure, those_there
 from peers import Peers
 from surroundings import Program, true_program
 
@@ -38,7 +38,7 @@ def small_programs(plan: Plan, rounds: Rounds) -> list[Row]:
         loop = stack.enter_context(contenders.in_asyncio(RUNNING))
         window = contenders.popen_window(RUNNING)
         face = f"fastproc.aio, {RUNNING} tasks"
-        there = those_there(
+        there: dict[str, Contender] = those_there(
             rounds,
             [
                 (face, lambda: stack.enter_context(contenders.in_aio(RUNNING))),
@@ -47,7 +47,7 @@ def small_programs(plan: Plan, rounds: Rounds) -> list[Row]:
                 *peers.wanted,
             ],
         )
-        everyone = [*limits, *ours, window, threads, loop, *there.values()]
+        everyone: list[Contender] = [*limits, *ours, window, threads, loop, *there.values()]
         measure(everyone, plan.pick(1500, 400), plan.rounds, rounds)
     best = [limit.name for limit in limits]
     rows = [rounds.ratio(name, *best) for name in best]

@@ -178,7 +178,8 @@ def picture_of(growth: Growth, taken: dict[int, Rounds]) -> Picture:
 def question(plan: Plan) -> Answer:
     """One growth after the other; rows and a picture for each."""
     more_open_files(max(GROWTHS[0].full) + 1000)
-    rows, pictures, kept = [], [], {}
+    rows, pictures = [], []
+    kept: dict[str, list[float]] = {}
     with pinned(), fastproc.ProcessManager() as manager:
         playing: dict[str, Contender] = {
             OURS: contenders.start_process(manager),

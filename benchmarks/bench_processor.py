@@ -8,6 +8,7 @@ temporary one: what fsync(2) costs there is the file system's.
 
 from __future__ import annotations
 
+import functools
 import gc
 import json
 import os
@@ -124,12 +125,11 @@ def question(plan: Plan) -> Answer:
     face("fastproc.processor.Processor")
     rounds = Rounds()
     ways: dict[str, Callable[[int], tuple[float, float]]] = {
-        f"Processor, {durability}": lambda n, durability=durability: with_processor(durability, n)
+        f"Processor, {durability}": functools.partial(with_processor, durability)
         for durability in DURABILITIES
     }
     ways |= {
-        f"{BY_HAND}, {durability}": lambda n, durability=durability: by_hand(durability, n)
-        for durability in ("none", "full")
+        f"{BY_HAND}, {durability}": functools.partial(by_hand, durability) for durability in ("none", "full")
     }
     n = plan.pick(200, 60)
     names = list(ways)

@@ -12,8 +12,8 @@ import gc
 import os
 import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 
 from harness import (
     Announcements,
@@ -103,19 +103,20 @@ def question(plan: Plan) -> Answer:
     ending = plan.pick(ENDING, 100)
     more_open_files(2 * many + 1000)
     rounds = Rounds()
+    parents: list[tuple[Callable[[int], AbstractContextManager[None]], dict[str, Callable[[], float]]]] = [
+        (alive_by_manager, {OURS: lambda: by_manager(ending)}),
+        (
+            alive_by_c,
+            {
+                BY_PID: lambda: by_c(ending, whoever=False),
+                BY_ANY: lambda: by_c(ending, whoever=True),
+            },
+        ),
+    ]
     with pinned():
         for turn in range(plan.pick(5, 3)):
             for count in (FEW, many) if turn % 2 else (many, FEW):
-                for among, ways in (
-                    (alive_by_manager, {OURS: lambda: by_manager(ending)}),
-                    (
-                        alive_by_c,
-                        {
-                            BY_PID: lambda: by_c(ending, whoever=False),
-                            BY_ANY: lambda: by_c(ending, whoever=True),
-                        },
-                    ),
-                ):
+                for among, ways in parents:
                     with among(count):
                         for name, once in ways.items():
                             for _ in range(3):

@@ -10,7 +10,7 @@ import sys
 from contextlib import ExitStack
 
 import contenders
-from harness import Answer, Plan, Rounds, main, measure, pinned, those_there
+from harness import Answer, Contender, Plan, Rounds, main, measure, pinned, those_there
 from peers import Peers
 
 import fastproc
@@ -32,7 +32,7 @@ def question(plan: Plan) -> Answer:
         ours = contenders.start_process(manager)
         session = contenders.start_in_session(manager)
         their_run = contenders.subprocess_run()
-        others = [
+        others: list[Contender] = [
             contenders.start_same_command(manager),
             contenders.c_vfork(),
             contenders.c_posix_spawn(),
@@ -42,7 +42,7 @@ def question(plan: Plan) -> Answer:
             their_run,
             stack.enter_context(contenders.in_asyncio(1)),
         ]
-        there = those_there(
+        there: dict[str, Contender] = those_there(
             rounds,
             [
                 ("fastproc.run", contenders.run),
@@ -53,7 +53,7 @@ def question(plan: Plan) -> Answer:
                 *peers.wanted,
             ],
         )
-        everyone = [limit, clean, ours, session, *others, *there.values()]
+        everyone: list[Contender] = [limit, clean, ours, session, *others, *there.values()]
         measure(everyone, plan.pick(400, 120), plan.rounds, rounds)
     rows = [
         rounds.ratio(limit.name, limit.name),

@@ -22,7 +22,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import contenders
-from harness import Answer, NotDone, Plan, Rounds, Row, main, percentile, pinned, workshop
+from harness import Answer, NotDone, NotThere, Plan, Rounds, Row, main, percentile, pinned, workshop
 
 import fastproc
 
@@ -219,7 +219,7 @@ def question(plan: Plan) -> Answer:
                 return code
 
             onces[FACE] = ways.in_loop(by_face)
-        except contenders.NotThere as why:
+        except NotThere as why:
             rounds.not_there[FACE] = str(why)
         names = [C, *onces]
         for turn in range(plan.pick(25, 7) + 1):

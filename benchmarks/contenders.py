@@ -25,7 +25,17 @@ from pathlib import Path
 from typing import Any
 
 from harness import NotDone, NotThere, workshop
-from surroundings import CLEAN, CLONE3, CLONE3_FLAT, FORK, PIN, POSIX_SPAWN, VFORK, Program
+from surroundings import (
+    CHILD_CODE,
+    CLEAN,
+    CLONE3,
+    CLONE3_FLAT,
+    FORK,
+    PIN,
+    POSIX_SPAWN,
+    VFORK,
+    Program,
+)
 
 import fastproc
 
@@ -57,7 +67,7 @@ class Timed:
     name: str
     job: Callable[[int], Iterable[Status]]
     differs: str = ""
-    code: int = 7
+    code: int = CHILD_CODE
     slow: int = 1
 
     def __call__(self, n: int) -> float:
@@ -75,7 +85,7 @@ class OneByOne:
     name: str
     one: Callable[[], Status]
     differs: str = ""
-    code: int = 7
+    code: int = CHILD_CODE
     slow: int = 1
 
     def __call__(self, n: int) -> float:
@@ -109,7 +119,7 @@ class InLoop:
     one: Callable[[], Awaitable[Status]]
     tasks: int
     differs: str = EVENT_LOOP
-    code: int = 7
+    code: int = CHILD_CODE
     slow: int = 1
 
     def __call__(self, n: int) -> float:
@@ -340,7 +350,7 @@ def popen_window(width: int) -> Timed:
 
 @contextmanager
 def in_threads(
-    name: str, one: Callable[[], Status], threads: int, differs: str = "", code: int = 7
+    name: str, one: Callable[[], Status], threads: int, differs: str = "", code: int = CHILD_CODE
 ) -> Iterator[Timed]:
     """A pool of threads, each doing one after the other."""
     with ThreadPoolExecutor(threads) as pool:
@@ -438,7 +448,7 @@ def _shell_tool(name: str, args: list[str], wanted: int) -> Timed:
         done = subprocess.run(args, input=b"announce\n" * n, stdout=subprocess.PIPE, check=False)
         if done.returncode != wanted:
             raise NotDone(f"{name}: {done.returncode} instead of {wanted}")
-        return [7] * len(done.stdout)
+        return [CHILD_CODE] * len(done.stdout)
 
     return Timed(name, job, COUNTS_BYTES)
 

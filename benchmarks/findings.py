@@ -93,7 +93,8 @@ class Answer:
 
 def answer_to_json(answer: Answer) -> dict[str, Any]:
     """An answer as plain values, with as many digits as mean something."""
-    return _rounded(dataclasses.asdict(answer))
+    plain: dict[str, Any] = _rounded(dataclasses.asdict(answer))
+    return plain
 
 
 def answer_from_json(said: Mapping[str, Any]) -> Answer:

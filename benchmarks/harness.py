@@ -15,11 +15,12 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import math
 import statistics
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 # What the questions need besides is handed on, so that one import does.
 from findings import Answer as Answer, Curve as Curve, Picture as Picture, Row as Row, answer_to_json
@@ -55,6 +56,9 @@ class Contender(Protocol):
     def __call__(self, n: int) -> float:
         """Start and reap `n` children, prove it, and return how many seconds that took. Raises NotDone."""
         ...
+
+
+ContenderT = TypeVar("ContenderT", bound=Contender)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,13 +179,14 @@ def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
 
 def percentile(ordered: Sequence[float], percent: float) -> float:
     """The least of these ascending values that so many percent of them do not exceed."""
-    index = -int(-len(ordered) * percent // 100) - 1
+    # 99.9 percent of 1000 are 999: what is left of the fraction is no value of its own.
+    index = math.ceil(len(ordered) * percent / 100 - 1e-6) - 1
     return ordered[min(max(index, 0), len(ordered) - 1)]
 
 
 def those_there(
-    rounds: Rounds, wanted: Iterable[tuple[str, Callable[[], Contender]]]
-) -> dict[str, Contender]:
+    rounds: Rounds, wanted: Iterable[tuple[str, Callable[[], ContenderT]]]
+) -> dict[str, ContenderT]:
     """Make the contenders that can be made; enter the others in `rounds` with the reason.
 
     The names are those by which the question asks, mostly the contender's own.

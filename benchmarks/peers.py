@@ -10,6 +10,7 @@ the statuses and says how many seconds it took:
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import os
 import subprocess
@@ -232,7 +233,7 @@ class Peers:
     @property
     def wanted(self) -> list[tuple[str, Callable[[], Peer]]]:
         """For those_there()."""
-        return [(title, lambda peer=peer: _when_ready(peer)) for title, peer in self._peers.items()]
+        return [(title, functools.partial(_when_ready, peer)) for title, peer in self._peers.items()]
 
     def _start(self, name: str) -> subprocess.Popen[str]:
         program = self._program

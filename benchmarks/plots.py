@@ -55,7 +55,7 @@ _ROLES = (
 )
 
 FONT = "system-ui, -apple-system, 'Segoe UI', 'Helvetica Neue', Arial, sans-serif"
-WIDTH, HEIGHT = 6.6, 4.0
+WIDTH, HEIGHT = 5.8, 3.7
 """Of one picture, in inches of 72 units."""
 LABEL_GAP = 13.0
 """Units between two labels at the ends of curves."""
@@ -82,10 +82,10 @@ def svg(pictures: Sequence[Picture], *, columns: int = 1, alone: bool = False) -
 
     rows = math.ceil(len(pictures) / columns)
     with mpl.rc_context(_style()):
-        figure = Figure(figsize=(WIDTH * columns, HEIGHT * rows), layout="none")
+        figure = Figure(figsize=(WIDTH * columns, HEIGHT * rows))
         for index, picture in enumerate(pictures):
             column, row = index % columns, index // columns
-            left, bottom, width, height = 0.105, 0.145, 0.62, 0.715
+            left, bottom, width, height = 0.11, 0.15, 0.61, 0.695
             box = (
                 (column + left) / columns,
                 (rows - 1 - row + bottom) / rows,
@@ -98,7 +98,7 @@ def svg(pictures: Sequence[Picture], *, columns: int = 1, alone: bool = False) -
     return _finish(out.getvalue(), pictures, alone=alone)
 
 
-def _style() -> dict[str, Any]:
+def _style() -> Any:
     return {
         "svg.fonttype": "none",
         "svg.hashsalt": "fastproc",
@@ -141,9 +141,10 @@ def _draw(axes: Any, picture: Picture) -> None:
 
 
 def _scale(axes: Any, picture: Picture) -> None:
-    from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
+    from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter, NullLocator
 
     thousands = FuncFormatter(lambda value, _position: f"{value:,.0f}")
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     if picture.log_x:
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(FixedLocator(sorted({x for curve in picture.curves for x in curve.x})))

@@ -32,7 +32,7 @@ th, td { padding: 5px 14px 5px 0; border-bottom: 1px solid var(--grid); vertical
 td.number, th.number { text-align: right; white-space: nowrap; }
 td.note { color: var(--muted); font-size: 12.5px; }
 td.strip { padding-top: 0; padding-bottom: 0; }
-.pill { white-space: nowrap; display: inline-block; border-radius: 9px; padding: 0 9px; font-size: 12px; font-weight: 600; }
+.pill { display: inline-block; padding: 0 9px; border-radius: 9px; font: 600 12px FONT; white-space: nowrap; }
 .met { color: var(--asyncio); border: 1px solid var(--asyncio); }
 .missed { color: var(--popen); border: 1px solid var(--popen); }
 .absent { color: var(--muted); border: 1px solid var(--grid); }

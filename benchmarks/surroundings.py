@@ -201,12 +201,17 @@ def small_environment() -> None:
 
 
 def more_open_files(wanted: int) -> None:
-    """Raise the limit of open descriptors as far as needed."""
+    """Raise the limit of open descriptors as far as needed. Raises NotThere if that is not allowed."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if hard != resource.RLIM_INFINITY and hard < wanted:
-        raise SystemExit(f"{wanted} descriptors are needed, and the hard limit is {hard}: see ulimit -Hn")
-    if soft != resource.RLIM_INFINITY and soft < wanted:
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return
+    if hard != resource.RLIM_INFINITY:
+        hard = max(hard, wanted)
+    try:
+        # Beyond the hard limit only root may go, see setrlimit(2).
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    except (ValueError, OSError):
+        raise NotThere(f"{wanted} descriptors are needed, and no more are allowed: see ulimit -Hn") from None
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -52,6 +53,12 @@ def test_the_median_has_half_of_the_values_on_either_side() -> None:
 def test_a_percentile_is_a_value_that_was_measured(percent: float, value: int) -> None:
     """The least that so many of a hundred do not exceed."""
     assert percentile(range(1, 101), percent) == value
+
+
+def test_a_fraction_of_a_value_is_not_rounded_up() -> None:
+    """In floating point 99.9 percent of 1000 are a little more than 999."""
+    assert percentile(range(1, 1001), 99.9) == 999
+    assert percentile([5.0], 50) == 5.0
 
 
 def test_ratios_are_taken_within_a_round() -> None:
@@ -152,6 +159,10 @@ def test_a_single_child_that_ends_otherwise_is_noticed() -> None:
         contender.each(6)
 
 
+needs_compiler = pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
+
+
+@needs_compiler
 def test_the_loop_in_c_looks_at_every_status() -> None:
     """The child ends with 7; C is told to expect 8."""
     workshop_child = workshop.child
@@ -166,6 +177,7 @@ def test_the_loop_in_c_looks_at_every_status() -> None:
         wrong.each(3)
 
 
+@needs_compiler
 def test_a_program_that_is_missing_is_no_fast_one() -> None:
     """C says so instead of returning a time."""
     with pytest.raises(NotDone, match="No such file"):

@@ -89,7 +89,8 @@ def test_an_answer_survives_being_kept() -> None:
     again = answer_from_json(json.loads(json.dumps(answer_to_json(ANSWER))))
 
     assert list(again.rows) == list(ANSWER.rows)
-    assert again.pictures == [PICTURE]
+    assert answer_to_json(again) == answer_to_json(ANSWER)
+    assert again.pictures[0].curves[0] == PICTURE.curves[0]
     assert again.rounds == {"ours": [1.0, 2.0]}
 
 
