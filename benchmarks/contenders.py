@@ -417,7 +417,7 @@ def awaited(manager: fastproc.ProcessManager) -> Iterator[InLoop]:
 def xargs(width: int) -> Timed:
     """Xargs -P."""
     path = _command("xargs")
-    return _shell_tool(f"xargs -P {width}", [path, f"-P{width}", "-n1", workshop.child], wanted=123)
+    return shell_tool(f"xargs -P {width}", [path, f"-P{width}", "-n1", workshop.child], wanted=123)
 
 
 def gnu_parallel(width: int) -> Timed:
@@ -441,7 +441,7 @@ def gnu_parallel(width: int) -> Timed:
     return Timed(f"GNU parallel -j {width}", job, "keeps output apart, writes a log", slow=40)
 
 
-def _shell_tool(name: str, args: list[str], wanted: int) -> Timed:
+def shell_tool(name: str, args: list[str], wanted: int) -> Timed:
     """A tool that is fed words, appends each to its command, and gives one code for all of them."""
 
     def job(n: int) -> list[Status]:

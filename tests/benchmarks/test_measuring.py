@@ -7,8 +7,9 @@ import shutil
 from collections.abc import Callable, Iterator
 
 import pytest
-from contenders import InC, OneByOne, Timed, face
+from contenders import InC, OneByOne, Timed, face, shell_tool, xargs
 from harness import Contender, Rounds, measure, percentile, quartiles, those_there
+from peers import Peers
 from surroundings import CLONE3, NotDone, NotThere, Program, workshop
 
 
@@ -124,7 +125,12 @@ def repeating(n: int) -> list[int]:
     return [7] * (n + 1)
 
 
-@pytest.mark.parametrize("lie", [losing, inventing, repeating])
+def adding(n: int) -> list[int]:
+    """All that were wanted, and one of somebody else."""
+    return [7] * n + [0]
+
+
+@pytest.mark.parametrize("lie", [losing, inventing, repeating, adding])
 def test_a_contender_that_lies_gets_no_number(lie: Callable[[int], list[int]]) -> None:
     """It is refused with the reason, and the others are measured as if it had not been there."""
     rounds = measure([Timed("liar", lie), Timed("honest", lambda n: [7] * n)], n=20, rounds=3)
@@ -218,3 +224,30 @@ def test_what_differs_follows_a_contender_into_its_rows() -> None:
     assert rounds.ratio("theirs", "ours").differs == "no deadline"
     assert rounds.faster("ours", "theirs", what="faster").differs == "no deadline"
     assert rounds.ratio("ours", "theirs").differs == ""
+
+
+@needs_compiler
+def test_a_peer_in_its_own_process_is_believed_no_more_than_others() -> None:
+    """It counts the statuses there; told to expect another code, it is refused here."""
+    right, wrong = Program(workshop.child, 7), Program(workshop.child, 8)
+    rounds = Rounds()
+
+    with Peers(program=right, names=["psutil"]) as honest:
+        measure(those_there(rounds, honest.wanted).values(), n=3, rounds=1, into=rounds)
+    assert rounds.seconds["psutil"][0] > 0
+
+    with Peers(program=wrong, names=["psutil"]) as mistaken:
+        measure(those_there(rounds, mistaken.wanted).values(), n=3, rounds=1, into=rounds)
+    assert "0 of 1 children are known to have exited with 8" in rounds.refused["psutil"]
+    assert rounds.ratio("psutil", "psutil").value is None
+
+
+@needs_compiler
+@pytest.mark.skipif(shutil.which("xargs") is None, reason="needs xargs")
+def test_xargs_is_proven_by_what_its_children_write() -> None:
+    """One byte each; a tool that starts fewer than it was told is refused."""
+    assert xargs(2)(12) > 0
+
+    lazy = shell_tool("lazy", ["sh", "-c", "head -n 3 | tr -d '\\n' | head -c 3; exit 123"], wanted=123)
+    with pytest.raises(NotDone, match="3 of 12 children"):
+        lazy(12)
