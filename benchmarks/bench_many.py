@@ -8,7 +8,9 @@ exits, and with a real one, true(1), where the program itself is most of the cos
 from __future__ import annotations
 
 import os
+import resource
 import sys
+import time
 from contextlib import ExitStack
 
 import contenders
@@ -49,6 +51,13 @@ def small_programs(plan: Plan, rounds: Rounds) -> list[Row]:
         )
         everyone: list[Contender] = [*limits, *ours, window, threads, loop, *there.values()]
         measure(everyone, plan.pick(1500, 400), plan.rounds, rounds)
+        judged: list[Contender] = [limits[1], *ours, threads]
+        shares = [
+            row
+            for one in judged
+            if one.name not in rounds.refused
+            for row in where_it_goes(one, plan.pick(1500, 400))
+        ]
     best = [limit.name for limit in limits]
     rows = [rounds.ratio(name, *best) for name in best]
     rows += [rounds.ratio(one.name, *best, goal=GOAL) for one in ours]
@@ -65,7 +74,26 @@ def small_programs(plan: Plan, rounds: Rounds) -> list[Row]:
     rows.append(rounds.faster(face, loop.name, what=f"{face}, faster than asyncio", goal=GOAL_FACE))
     others = [window.name, threads.name, loop.name, *there, *rounds.not_there]
     rows += [rounds.ratio(name, *best) for name in dict.fromkeys(others)]
-    return rows
+    return rows + shares
+
+
+def where_it_goes(contender: Contender, n: int) -> list[Row]:
+    """CPU time of the children, of the calling thread and of our other threads, for each child."""
+    before = _clocks()
+    contender(n)
+    children, calling, others = (1e6 * (now - then) / n for now, then in zip(_clocks(), before, strict=True))
+    name = contender.name.partition(", wait")[0]
+    note = f"calling thread {calling:.1f} us, other threads {others:.1f} us"
+    return [
+        Row(what=f"{name}, CPU time of the children", value=children, unit="us"),
+        Row(what=f"{name}, CPU time of ours for each", value=calling + others, unit="us", note=note),
+    ]
+
+
+def _clocks() -> tuple[float, float, float]:
+    reaped = resource.getrusage(resource.RUSAGE_CHILDREN)
+    calling = time.thread_time()
+    return reaped.ru_utime + reaped.ru_stime, calling, time.process_time() - calling
 
 
 def real_programs(plan: Plan, rounds: Rounds, program: Program) -> list[Row]:

@@ -109,11 +109,11 @@ def grow(growth: Growth, playing: dict[str, Contender], plan: Plan) -> dict[int,
     """In each round every contender in a parent of every size."""
     sizes = growth.sizes(plan)
     taken = {size: Rounds() for size in sizes}
-    for turn in range(plan.pick(7, 3)):
+    for turn in range(plan.pick(7, 5)):
         first = turn % len(sizes)
         for size in (*sizes[first:], *sizes[:first]):
             with growth.hold(size):
-                once = measure(list(playing.values()), plan.pick(60, 30), 1)
+                once = measure(list(playing.values()), plan.pick(60, 15), 1)
             for name, contender in playing.items():
                 if contender.name in once.seconds:
                     taken[size].add(name, once.seconds[contender.name][0])

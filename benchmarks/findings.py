@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import platform
 import subprocess
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -139,8 +141,17 @@ def machine(directory: Path) -> dict[str, Any]:
         "fastproc": metadata.version("fastproc"),
         "commit": _commit(directory),
         "load": [round(load, 2) for load in os.getloadavg()],
+        "capabilities": _capabilities(),
         "others": {name: version for name in OTHERS if (version := _version(name))},
     }
+
+
+def _capabilities() -> dict[str, Any]:
+    """What fastproc may use here, in a process of its own: asking for it makes things that stay."""
+    code = "import fastproc, json; print(json.dumps(dict(fastproc.capabilities())))"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    found: dict[str, Any] = json.loads(said.stdout) if said.returncode == 0 else {}
+    return found
 
 
 def _cpu_model() -> str:
@@ -170,7 +181,9 @@ def _commit(directory: Path) -> str:
 def machine_in_words(where: Mapping[str, Any]) -> str:
     """The machine in one sentence."""
     load = where["load"][0]
+    cgroups = "a cgroup for each child" if where.get("capabilities", {}).get("cgroup") else "no cgroups"
     return (
         f"{where['cpus']} CPUs ({where['cpu']}), Linux {where['kernel']}, {where['libc']}, "
-        f"{where['python']}, fastproc {where['fastproc']} at {where['commit']}, load {load} at the start"
+        f"{where['python']}, fastproc {where['fastproc']} at {where['commit']}, {cgroups}, "
+        f"load {load} at the start"
     )

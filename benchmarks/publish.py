@@ -32,7 +32,12 @@ HEADLINES = (
     ("spawn", "fastproc.run", "`run()`, one at a time, against the bare loop of clone3 and waitid in C"),
     ("spawn", "fastproc.run, against subprocess.run", "`run()` against `subprocess.run`"),
     ("spawn", "ProcessManager.start_process, wait", "`start_process` and `wait`, against the same loop in C"),
-    ("parent", "ProcessManager, 15,000 open descriptors against 20", "the same with 15,000 open descriptors"),
+    ("spawn", "subprocess.Popen, wait", "`subprocess.Popen` and `wait`, against the same loop in C"),
+    (
+        "parent",
+        "ProcessManager, 15,000 open descriptors against 20",
+        "`start_process` with 15,000 open descriptors, against 20",
+    ),
     (
         "parent",
         "ProcessManager, faster than Popen there (open descriptors)",
