@@ -40,7 +40,8 @@ OURS, BY_PID, BY_ANY = "ProcessManager", "C: waitid(P_PID)", "C: waitid(P_ALL)"
 def alive_by_manager(count: int) -> Iterator[None]:
     """So many living children of ours."""
     with Announcements() as ready, fastproc.ProcessManager() as manager:
-        command = fastproc.Command([workshop.child, "live"], stdout=ready.fd)
+        # Without a cgroup each takes one descriptor, its pidfd, and 10,000 are within the usual limits.
+        command = fastproc.Command([workshop.child, "live"], stdout=ready.fd, containment="session")
         manager.start_many((f"live-{i}", command) for i in range(count))
         ready.await_all(count)
         yield
@@ -101,7 +102,7 @@ def question(plan: Plan) -> Answer:
     """Turns in a parent with few living children and in one with many."""
     many = plan.pick(10_000, 3_000)
     ending = plan.pick(ENDING, 100)
-    more_open_files(2 * many + 1000)
+    more_open_files(many + 4 * ending + 1000)
     rounds = Rounds()
     parents: list[tuple[Callable[[int], AbstractContextManager[None]], dict[str, Callable[[], float]]]] = [
         (alive_by_manager, {OURS: lambda: by_manager(ending)}),

@@ -1,7 +1,7 @@
 """All benchmarks, one after the other, each in a process of its own; a table, a report, a list of goals.
 
     python benchmarks/run.py [--quick] [--only spawn,many] [--gate]
-    python benchmarks/run.py --show results/sample.json
+    python benchmarks/run.py --show results/sample.json [--against results/an-older-one.json]
 
 The values of every round are kept beside the machine they were taken on in results/, as JSON, and drawn in
 results/report.html, a page that needs nothing else.
@@ -24,7 +24,7 @@ import report
 from findings import Answer, answer_from_json, answer_to_json, machine, machine_in_words
 from harness import HERE, arguments, plan_of, table
 from surroundings import SHARED_WORKSHOP
-from tables import table_of_goals
+from tables import table_of_changes, table_of_goals
 
 FIRST = (
     "spawn",
@@ -116,6 +116,7 @@ def main() -> int:
     parser.add_argument("--only", metavar="NAMES", help=f"some of {','.join(there)}")
     parser.add_argument("--gate", action="store_true", help="exit with 1 if a ratio of gates.toml is lost")
     parser.add_argument("--show", metavar="FILE", type=Path, help="measure nothing, show what was kept")
+    parser.add_argument("--against", metavar="FILE", type=Path, help="show what has changed since this run")
     options = parser.parse_args()
     chosen = options.only.split(",") if options.only else there
     if unknown := [name for name in chosen if name not in there]:
@@ -139,6 +140,8 @@ def main() -> int:
     REPORT.parent.mkdir(exist_ok=True)
     REPORT.write_text(report.page(where, quick, answers), encoding="utf-8")
     print(f"\n{table_of_goals(answers)}\nvalues in {kept}, report in {REPORT}")
+    if options.against:
+        print(f"\n{table_of_changes(read(options.against)[2], answers)}")
     broken = gates.broken(answers) if options.gate else []
     for words in broken:
         print(f"GATE: {words}")

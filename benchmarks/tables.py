@@ -106,3 +106,37 @@ def table_of_goals(answers: Mapping[str, Answer]) -> str:
         f"{met} of {len(counted)} goals met" + (f", {absent} of what is not there yet" if absent else "")
     )
     return "\n".join(lines)
+
+
+def table_of_changes(before: Mapping[str, Answer], after: Mapping[str, Answer]) -> str:
+    """Every row that both runs have, from one to the other; marked where the quartiles lie apart.
+
+    Two runs differ by the machine's mood as well: only ratios of one round stand that, and not all of them.
+    """
+    pairs = [
+        (question, old, new)
+        for question, answer in after.items()
+        if question in before
+        for new in answer.rows
+        for old in before[question].rows
+        if old.what == new.what and old.value and new.value
+    ]
+    width = max([NARROWEST, *(len(new.what) for _question, _old, new in pairs)])
+    lines = ["Changes", "-------"]
+    for question, old, new in pairs:
+        assert old.value is not None
+        assert new.value is not None
+        change = new.value / old.value - 1
+        mark = "*" if _apart(old, new) else " "
+        lines.append(
+            f"{mark} {new.what:<{width}}{number(old.value, old.unit):>11} -> "
+            f"{number(new.value, new.unit):>10}  "
+            f"{change:+8.1%}  {question}"
+        )
+    return "\n".join(lines)
+
+
+def _apart(old: Row, new: Row) -> bool:
+    if old.low is None or old.high is None or new.low is None or new.high is None:
+        return False
+    return new.low > old.high or new.high < old.low

@@ -16,7 +16,7 @@ from findings import Answer, Curve, Picture, Row, answer_from_json, answer_to_js
 from publish import between, headlines
 from run import keep, questions, read
 from surroundings import HERE
-from tables import goal_of, goals, table, table_of_goals, verdict
+from tables import goal_of, goals, table, table_of_changes, table_of_goals, verdict
 
 ROOT = HERE.parent
 SAMPLE = HERE / "results" / "sample.json"
@@ -132,6 +132,33 @@ def test_the_list_of_goals_counts() -> None:
 
     assert text.splitlines()[-1] == "1 of 4 goals met, 1 of what is not there yet"
     assert len(goals({"spawn": ANSWER})) == 5
+
+
+def test_changes_are_marked_where_the_quartiles_lie_apart() -> None:
+    """What both runs have is compared, the rest left out."""
+    before = Answer(
+        title="t",
+        rows=[
+            Row(what="better", value=2.0, low=1.9, high=2.1),
+            Row(what="as before", value=2.0, low=1.5, high=2.5),
+            Row(what="gone", value=1.0),
+        ],
+    )
+    after = Answer(
+        title="t",
+        rows=[
+            Row(what="better", value=1.0, low=0.9, high=1.1),
+            Row(what="as before", value=1.8, low=1.7, high=1.9),
+            Row(what="new", value=1.0),
+        ],
+    )
+
+    lines = table_of_changes({"q": before}, {"q": after, "other": after}).splitlines()[2:]
+
+    assert [line.split() for line in lines] == [
+        ["*", "better", "x", "2.00", "->", "x", "1.00", "-50.0%", "q"],
+        ["as", "before", "x", "2.00", "->", "x", "1.80", "-10.0%", "q"],
+    ]
 
 
 def gate(row: str, **bounds: float) -> gates.Gate:
