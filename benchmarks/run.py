@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,8 +72,10 @@ def ask(question: str, options: Sequence[str], workshop: str) -> Answer | None:
     return answer_from_json(json.loads(done.stdout.splitlines()[-1])) if done.returncode == 0 else None
 
 
-def ask_all(chosen: Sequence[str], options: Sequence[str]) -> dict[str, Answer]:
-    """Print each answer when it is there, and return those that there are."""
+def ask_all(
+    chosen: Sequence[str], options: Sequence[str], keep: Callable[[Mapping[str, Answer]], object]
+) -> dict[str, Answer]:
+    """Print and keep each answer when it is there, and return those that there are."""
     answers: dict[str, Answer] = {}
     with tempfile.TemporaryDirectory(prefix="fastproc-bench-") as workshop:
         for question in chosen:
@@ -84,19 +86,19 @@ def ask_all(chosen: Sequence[str], options: Sequence[str]) -> dict[str, Answer]:
                 print(f"\n{question}: no answer, see above", flush=True)
                 continue
             answers[question] = answer
+            # Whoever gives up waiting for the rest has these.
+            keep(answers)
             print(f"\n{table([answer])}\n  ({question}, {took:.0f} s)", flush=True)
     return answers
 
 
-def keep(where: Mapping[str, Any], quick: bool, answers: Mapping[str, Answer]) -> Path:
-    """Write the values down; returns where."""
-    RESULTS.mkdir(exist_ok=True)
-    target = RESULTS / f"{time.strftime('%Y%m%d-%H%M%S')}.json"
+def keep(target: Path, where: Mapping[str, Any], quick: bool, answers: Mapping[str, Answer]) -> None:
+    """Write the values down."""
+    target.parent.mkdir(exist_ok=True)
     values = {question: answer_to_json(answer) for question, answer in answers.items()}
     text = json.dumps({"machine": where, "quick": quick, "answers": values})
     # One line for each question: small, and a change of one of them is seen.
     target.write_text(text.replace('}, "', '},\n"') + "\n", encoding="utf-8")
-    return target
 
 
 def read(path: Path) -> tuple[dict[str, Any], bool, dict[str, Answer]]:
@@ -133,9 +135,9 @@ def main() -> int:
         where, quick = machine(HERE), plan.quick
         print(machine_in_words(where), flush=True)
         passed_on = ["--rounds", str(plan.rounds), *(["--quick"] if quick else [])]
-        answers = ask_all(chosen, passed_on)
+        kept = RESULTS / f"{time.strftime('%Y%m%d-%H%M%S')}.json"
+        answers = ask_all(chosen, passed_on, lambda so_far: keep(kept, where, quick, so_far))
         unanswered = [name for name in chosen if name not in answers]
-        kept = keep(where, quick, answers)
 
     REPORT.parent.mkdir(exist_ok=True)
     REPORT.write_text(report.page(where, quick, answers), encoding="utf-8")

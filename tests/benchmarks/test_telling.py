@@ -94,11 +94,12 @@ def test_an_answer_survives_being_kept() -> None:
     assert again.rounds == {"ours": [1.0, 2.0]}
 
 
-def test_a_run_can_be_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_can_be_read_again(tmp_path: Path) -> None:
     """The file has machine, kind and answers."""
-    monkeypatch.setattr("run.RESULTS", tmp_path)
+    kept = tmp_path / "results" / "run.json"
 
-    where, quick, answers = read(keep(MACHINE, True, {"spawn": ANSWER}))
+    keep(kept, MACHINE, True, {"spawn": ANSWER})
+    where, quick, answers = read(kept)
 
     assert (where, quick) == (MACHINE, True)
     assert answers["spawn"].rows == list(ANSWER.rows)
