@@ -181,9 +181,10 @@ def _commit(directory: Path) -> str:
 def machine_in_words(where: Mapping[str, Any]) -> str:
     """The machine in one sentence."""
     load = where["load"][0]
-    cgroups = "a cgroup for each child" if where.get("capabilities", {}).get("cgroup") else "no cgroups"
+    words = {True: "a cgroup for each child, ", False: "no cgroups, ", None: ""}
+    cgroups = words[where.get("capabilities", {}).get("cgroup")]
     return (
         f"{where['cpus']} CPUs ({where['cpu']}), Linux {where['kernel']}, {where['libc']}, "
-        f"{where['python']}, fastproc {where['fastproc']} at {where['commit']}, {cgroups}, "
-        f"load {load} at the start"
+        f"{where['python']}, fastproc {where['fastproc']} at {where['commit']}, "
+        f"{cgroups}load {load} at the start"
     )

@@ -12,7 +12,7 @@ from xml.etree import ElementTree as ET
 import gates
 import pytest
 import report
-from findings import Answer, Curve, Picture, Row, answer_from_json, answer_to_json
+from findings import Answer, Curve, Picture, Row, answer_from_json, answer_to_json, machine_in_words
 from publish import between, headlines
 from run import keep, questions, read
 from surroundings import HERE
@@ -103,6 +103,13 @@ def test_a_run_can_be_read_again(tmp_path: Path) -> None:
 
     assert (where, quick) == (MACHINE, True)
     assert answers["spawn"].rows == list(ANSWER.rows)
+
+
+def test_what_was_not_recorded_is_not_said_of_the_machine() -> None:
+    """An older run does not know whether there were cgroups."""
+    assert "cgroup" not in machine_in_words(MACHINE)
+    assert "no cgroups" in machine_in_words({**MACHINE, "capabilities": {"cgroup": False}})
+    assert "a cgroup for each child" in machine_in_words({**MACHINE, "capabilities": {"cgroup": True}})
 
 
 def test_verdicts() -> None:
