@@ -14,11 +14,12 @@ space := $(empty) $(empty)
 recipe := pyproject.toml setup.py
 native := $(wildcard csrc/include/*.h csrc/src/*.[ch]) csrc/Makefile csrc/fastproc.map csrc/fastproc.pc.in \
     src/fastproc/_native/_build.py
-c_files := $(wildcard csrc/include/*.h csrc/src/*.[ch] csrc/tests/*.[ch] examples/*.c tests/programs/*.c)
+c_files := $(wildcard csrc/include/*.h csrc/src/*.[ch] csrc/tests/*.[ch] examples/*.c tests/programs/*.c \
+    benchmarks/*.[ch])
 
-.PHONY: help dev demo test check format test-c bench bench-quick soak clean
+.PHONY: help dev demo test check format test-c bench bench-quick bench-gate bench-publish soak clean
 help: ## this list
-	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' Makefile | expand -t 14
+	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' Makefile | expand -t 15
 
 dev: $(venv)/.stamp-dev $(venv)/.stamp-native ## a virtual environment in .venv with everything for work on the project
 
@@ -52,11 +53,17 @@ test-c: ## the C tests; SAN=address,undefined,thread runs them under these sanit
 	    $(MAKE) -s --no-print-directory -C csrc test SAN=$$san || exit 1; \
 	done
 
-bench: $(venv)/.stamp-bench $(venv)/.stamp-native ## measure speed against subprocess, asyncio and a bare loop in C
+bench: $(venv)/.stamp-bench $(venv)/.stamp-native ## measure speed against a bare loop in C and against what others use; minutes
 	$(bin)/python benchmarks/run.py
 
 bench-quick: $(venv)/.stamp-bench $(venv)/.stamp-native ## the same in a minute, less exact
 	$(bin)/python benchmarks/run.py --quick
+
+bench-gate: $(venv)/.stamp-bench $(venv)/.stamp-native ## the same in a minute; fails if a ratio of benchmarks/gates.toml is lost
+	$(bin)/python benchmarks/run.py --quick --gate
+
+bench-publish: $(venv)/.stamp-bench $(venv)/.stamp-native ## take the newest full run of `make bench` into README.md and docs/
+	$(bin)/python benchmarks/publish.py
 
 soak: $(venv)/.stamp-native ## the slow tests: hundreds of thousands of starts, thousands alive at once
 	$(bin)/python -m pytest -m slow --timeout=3600 -s $(PYTEST_ARGS)
@@ -79,9 +86,10 @@ $(venv)/.stamp-install: $(recipe) | $(bin)/python
 $(venv)/.stamp-dev: $(venv)/.stamp-install
 	$(bin)/python -m pip install -q --no-build-isolation -e '.[dev]'
 	@touch $@
+# Contenders and pictures are asked for, not needed: without them the table says who is not there.
 $(venv)/.stamp-bench: $(venv)/.stamp-install
-	$(bin)/python -m pip install -q --no-build-isolation -e '.[bench]'
-	@touch $@
+	@$(bin)/python -m pip install -q --no-build-isolation -e '.[bench]' && touch $@ \
+	    || echo "the extra 'bench' could not be installed: some contenders and the pictures will be missing"
 $(venv)/.stamp-native: $(venv)/.stamp-install $(native)
 	$(bin)/python setup.py -q build_ext --inplace
 	@touch $@

@@ -1,8 +1,9 @@
 """How much of our memory does a living child cost, and what does it cost while nothing happens?
 
 Resident memory of this process before and after 5,000 children were started, all counted: the object in C,
-the Process, its name in the manager. Then two seconds of idleness, in which no CPU time may be used. Each
-contender has a process of its own, because memory that was given back is used again.
+the Process, its name in the manager; and the same of a C program that uses the library alone. Then a
+second of idleness, in which no CPU time may be used. Each contender has a process of its own, because memory
+that was given back is used again.
 """
 
 from __future__ import annotations
@@ -12,17 +13,30 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 
-from harness import Announcements, Answer, NotDone, Plan, Row, main, more_open_files, resident_bytes, workshop
+from harness import (
+    Announcements,
+    Answer,
+    NotDone,
+    Plan,
+    Row,
+    main,
+    more_open_files,
+    resident_bytes,
+    workshop,
+)
 
 import fastproc
 
 CHILDREN = 5_000
 WARM_UP = 200
-GOAL_BYTES = 2048
-IDLE_SECONDS = 2.0
+GOAL_BYTES = 1024
+GOAL_BYTES_IN_C = 256
+IDLE_SECONDS = 1.0
 # What reading two clocks and sleeping costs, well under any work done per child.
-GOAL_IDLE_MS = 2.0
+GOAL_IDLE_MS = 1.0
+LESS = "keeps no pidfd, no deadline and no containment"
 
 
 def with_fastproc() -> tuple[float, float]:
@@ -92,27 +106,42 @@ def in_a_fresh_process(contender: str) -> tuple[float, float]:
     return grown, idle
 
 
+def in_c() -> float:
+    """What the library alone costs a C program."""
+    command = [workshop.live, workshop.child, str(CHILDREN)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise NotDone(f"live.c: {done.stderr}")
+    return float(done.stdout)
+
+
 def question(_plan: Plan) -> Answer:
     """One measurement each: memory does not vary with the load of the machine."""
-    ours, ours_idle = in_a_fresh_process("fastproc")
-    theirs, theirs_idle = in_a_fresh_process("popen")
+    more_open_files(CHILDREN * 2 + 1000)
+    measured = {contender: in_a_fresh_process(contender) for contender in WAYS}
     rows = [
-        Row(what="ProcessManager, memory a child", value=ours, unit="B", goal=GOAL_BYTES),
-        Row(what="subprocess.Popen, memory a child", value=theirs, unit="B"),
+        Row(what="ProcessManager, memory a child", value=measured["fastproc"][0], unit="B", goal=GOAL_BYTES),
+        Row(what="libfastproc in C, memory a child", value=in_c(), unit="B", goal=GOAL_BYTES_IN_C),
+        Row(what="subprocess.Popen, memory a child", value=measured["popen"][0], unit="B", differs=LESS),
         Row(
             what=f"ProcessManager, CPU time in {IDLE_SECONDS:g} s",
-            value=ours_idle,
+            value=measured["fastproc"][1],
             unit="ms",
             goal=GOAL_IDLE_MS,
         ),
-        Row(what=f"subprocess.Popen, CPU time in {IDLE_SECONDS:g} s", value=theirs_idle, unit="ms"),
+        Row(what=f"subprocess.Popen, CPU time in {IDLE_SECONDS:g} s", value=measured["popen"][1], unit="ms"),
     ]
     return Answer(title=f"{CHILDREN:,} living children", rows=rows)
 
 
+WAYS: dict[str, Callable[[], tuple[float, float]]] = {
+    "fastproc": with_fastproc,
+    "popen": with_popen,
+}
+
 if __name__ == "__main__":
-    if sys.argv[1:2] in (["fastproc"], ["popen"]):
+    if sys.argv[1:2] and sys.argv[1] in WAYS:
         more_open_files(CHILDREN * 2 + 1000)
-        json.dump(with_fastproc() if sys.argv[1] == "fastproc" else with_popen(), sys.stdout)
+        json.dump(WAYS[sys.argv[1]](), sys.stdout)
     else:
         main(__doc__, question)

@@ -3,9 +3,17 @@
  * so that measuring its start measures the starting: a dynamic true(1) spends
  * most of its 0.7 ms in the loader, whoever starts it.
  *
- *   child         exits at once with code 7, a status that nobody invents
- *   child live    writes a byte to standard output, then waits to be ended
- *   child stub    the same, but ignores SIGTERM
+ *   child           exits at once with code 7, a status that nobody invents
+ *   child announce  writes a byte to standard output first
+ *   child text      writes 64 bytes to standard output first
+ *   child okay      the same, and exits with code 0
+ *   child bulk N    writes N pieces of 64 KiB to standard output first
+ *   child live      writes a byte to standard output, then waits to be ended
+ *   child stub      the same, but ignores SIGTERM
+ *   child forest N  the same, with N children of its own that do so too
+ *   child gate      waits until standard input ends, then exits
+ *   child wake      lets 1 ms pass, writes the clock to standard output, exits
+ *   child ping      the same, and writes a byte to standard error in between
  *
  * What waits gives up after five minutes, should its benchmark have died.
  */
@@ -13,8 +21,9 @@
 #include <stddef.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
+#include <time.h>
 
-enum { CODE = 7, GIVE_UP_SECONDS = 300 };
+enum { CODE = 7, GIVE_UP_SECONDS = 300, TEXT_BYTES = 64, PIECE_BYTES = 65536 };
 
 #if defined(__x86_64__)
 __asm__(".globl _start\n"
@@ -63,18 +72,90 @@ struct kernel_action {
     unsigned long mask;
 };
 
-__attribute__((noreturn, used)) void run(long argc, char **argv) {
-    if (argc > 1) {
-        struct itimerval end = {.it_value.tv_sec = GIVE_UP_SECONDS};
-        call(SYS_setitimer, ITIMER_REAL, (long)&end, 0, 0);
-        if (argv[1][0] == 's') {
-            struct kernel_action ignore = {.handler = (void *)SIG_IGN};
-            call(SYS_rt_sigaction, SIGTERM, (long)&ignore, 0, sizeof ignore.mask);
-        }
-        call(SYS_write, 1, (long)"r", 1, 0);
-        for (;;)
-            call(SYS_ppoll, 0, 0, 0, 0);
-    }
+static char piece[PIECE_BYTES];
+
+__attribute__((noreturn)) static void end_with(int code) {
     for (;;)
-        call(SYS_exit_group, CODE, 0, 0, 0);
+        call(SYS_exit_group, code, 0, 0, 0);
+}
+
+__attribute__((noreturn)) static void end(void) {
+    end_with(CODE);
+}
+
+__attribute__((noreturn)) static void live(void) {
+    struct itimerval give_up = {.it_value.tv_sec = GIVE_UP_SECONDS};
+    call(SYS_setitimer, ITIMER_REAL, (long)&give_up, 0, 0);
+    call(SYS_write, 1, (long)"r", 1, 0);
+    for (;;)
+        call(SYS_ppoll, 0, 0, 0, 0);
+}
+
+static long number(const char *digits) {
+    long value = 0;
+    while (*digits)
+        value = value * 10 + (*digits++ - '0');
+    return value;
+}
+
+static void write_pieces(long n) {
+    for (long i = 0; i < n; i++)
+        for (long done = 0; done < PIECE_BYTES;) {
+            long r = call(SYS_write, 1, (long)piece, PIECE_BYTES - done, 0);
+            if (r <= 0)
+                return;
+            done += r;
+        }
+}
+
+__attribute__((noreturn)) static void forest(long n) {
+    for (long i = 0; i < n; i++)
+        if (call(SYS_clone, SIGCHLD, 0, 0, 0) == 0)
+            live();
+    live();
+}
+
+__attribute__((noreturn)) static void wake(long ping) {
+    struct timespec nap = {.tv_nsec = 1000000}, now;
+    call(SYS_nanosleep, (long)&nap, 0, 0, 0);
+    call(SYS_clock_gettime, CLOCK_MONOTONIC, (long)&now, 0, 0);
+    long stamp = now.tv_sec * 1000000000 + now.tv_nsec;
+    call(SYS_write, 1, (long)&stamp, sizeof stamp, 0);
+    if (ping)
+        call(SYS_write, 2, (long)"r", 1, 0);
+    end();
+}
+
+__attribute__((noreturn, used)) void run(long argc, char **argv) {
+    struct kernel_action ignore = {.handler = (void *)SIG_IGN};
+    switch (argc > 1 ? argv[1][0] : 0) {
+    case 'a':
+        call(SYS_write, 1, (long)"r", 1, 0);
+        break;
+    case 't':
+        call(SYS_write, 1, (long)piece, TEXT_BYTES, 0);
+        break;
+    case 'o':
+        call(SYS_write, 1, (long)piece, TEXT_BYTES, 0);
+        end_with(0);
+    case 'b':
+        write_pieces(argc > 2 ? number(argv[2]) : 1);
+        break;
+    case 'g':
+        call(SYS_read, 0, (long)piece, 1, 0);
+        break;
+    case 'w':
+    case 'p':
+        wake(argv[1][0] == 'p');
+    case 's':
+        call(SYS_rt_sigaction, SIGTERM, (long)&ignore, 0, sizeof ignore.mask);
+        live();
+    case 'l':
+        live();
+    case 'f':
+        forest(argc > 2 ? number(argv[2]) : 1);
+    default:
+        break;
+    }
+    end();
 }

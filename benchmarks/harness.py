@@ -1,50 +1,54 @@
-"""How measurements are taken, judged and kept; the questions themselves are in the bench_*.py files.
+"""How measurements are taken and judged; the questions themselves are in the bench_*.py files.
 
 A measurement is of *rounds*. In each of them every contender does the same job once, the one that begins
 changing from round to round, so that what disturbs the machine disturbs all alike. Two contenders are
 compared within a round, and the median of these ratios is the result: it repeats within a few percent on
 machines where the times themselves differ by half. What is done one at a time is pinned to one CPU, because a
 wake-up across CPUs costs about as much as starting a small program, and lands on everybody at random.
+
+A contender that cannot take part is listed as not there; one that has not done its work is refused: both keep
+their line in the table, without a number.
 """
 
 from __future__ import annotations
 
 import argparse
-import ctypes
-import dataclasses
 import gc
 import json
-import mmap
-import os
-import platform
-import resource
+import math
 import statistics
-import subprocess
 import sys
-import tempfile
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
-from importlib import metadata
-from pathlib import Path
-from typing import Protocol, Self
+from typing import Protocol, TypeVar
 
-HERE = Path(__file__).resolve().parent
+# What the questions need besides is handed on, so that one import does.
+from findings import Answer as Answer, Curve as Curve, Picture as Picture, Row as Row, answer_to_json
+from surroundings import (
+    HERE as HERE,
+    Announcements as Announcements,
+    NotDone as NotDone,
+    NotThere as NotThere,
+    children_left as children_left,
+    more_open_files as more_open_files,
+    open_descriptors as open_descriptors,
+    pinned as pinned,
+    resident_bytes as resident_bytes,
+    resident_memory as resident_memory,
+    small_environment as small_environment,
+    workshop as workshop,
+)
+from tables import table as table
 
-CHILD_FLAGS = ("-O2", "-static", "-nostdlib", "-ffreestanding", "-fno-stack-protector", "-fno-pie", "-no-pie")
-# One small segment, as few pages as can be, and nothing that the kernel does not need.
-CHILD_LINK_FLAGS = ("-Wl,-z,noseparate-code,--build-id=none", "-s")
-LIMIT_FLAGS = ("-std=gnu17", "-O2", "-Wall", "-Wextra", "-pthread", "-shared", "-fPIC")
-
-
-class NotDone(Exception):
-    """A contender has not done its job: its time is worth nothing."""
+FULL_ROUNDS, QUICK_ROUNDS = 11, 5
 
 
 class Contender(Protocol):
-    """Somebody who starts children and waits for them."""
+    """Somebody who starts children and waits for them.
+
+    Two more attributes count where they are there: `differs`, what it gives less or more than fastproc does,
+    in words; and `slow`, by how much fewer children it is given because one takes so long.
+    """
 
     @property
     def name(self) -> str: ...
@@ -52,6 +56,9 @@ class Contender(Protocol):
     def __call__(self, n: int) -> float:
         """Start and reap `n` children, prove it, and return how many seconds that took. Raises NotDone."""
         ...
+
+
+ContenderT = TypeVar("ContenderT", bound=Contender)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,65 +73,100 @@ class Plan:
         return quick if self.quick else full
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
-    """One line of the table: a measured value and, perhaps, a goal that it must not exceed.
-
-    Attributes:
-        what: the contender or quantity.
-        value: a ratio, or a number of `unit`.
-        low, high: the quartiles, where the value is a median.
-        note: the same in absolute terms, or whatever helps to read it.
-    """
-
-    what: str
-    value: float
-    unit: str = "x"
-    goal: float | None = None
-    low: float | None = None
-    high: float | None = None
-    note: str = ""
-
-    @property
-    def met(self) -> bool | None:
-        """Whether the goal is met; None if there is none."""
-        return None if self.goal is None else self.value <= self.goal
-
-
 @dataclass(slots=True, kw_only=True)
 class Rounds:
-    """What was measured: for each contender its seconds a child, round by round."""
+    """What was measured: for each contender its seconds a child, round by round.
+
+    Attributes:
+        differs: what a contender gives less or more than fastproc, by its name.
+        refused: why a contender has no number: it has not done its work.
+        not_there: why a contender has no number: it cannot take part here.
+    """
 
     seconds: dict[str, list[float]] = field(default_factory=dict)
+    differs: dict[str, str] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)
+    not_there: dict[str, str] = field(default_factory=dict)
 
     def add(self, name: str, seconds: float) -> None:
         """Enter the next round of one contender."""
         self.seconds.setdefault(name, []).append(seconds)
 
+    def refuse(self, name: str, why: str) -> None:
+        """A contender has lied or failed: whatever it has brought before is worth nothing either."""
+        self.seconds.pop(name, None)
+        self.refused[name] = why
+
     def micros(self, name: str) -> str:
         """The median of one contender and its quartiles, in words."""
         low, middle, high = quartiles([1e6 * seconds for seconds in self.seconds[name]])
-        return f"{middle:.1f} us ({low:.1f} to {high:.1f})"
+        return f"{_short(middle)} us ({_short(low)} to {_short(high)})"
+
+    def best(self, names: Iterable[str]) -> str:
+        """Whose median is the least. The least of each round would be luck's, not anybody's."""
+        return min(names, key=lambda name: statistics.median(self.seconds[name]))
 
     def ratio(
-        self, name: str, *against: str, what: str = "", goal: float | None = None, note: str = ""
+        self,
+        name: str,
+        *against: str,
+        what: str = "",
+        goal: float | None = None,
+        note: str = "",
+        differs: str = "",
     ) -> Row:
-        """One contender against the best of some others, compared within each round."""
-        best = [min(times) for times in zip(*(self.seconds[other] for other in against), strict=True)]
-        ratios = [mine / least for mine, least in zip(self.seconds[name], best, strict=True)]
-        low, middle, high = quartiles(ratios)
+        """How many times the best of `against` takes `name`, compared within each round."""
+        missing = self._without_number(name, *against, what=what or name, goal=goal)
+        if missing:
+            return missing
+        low, middle, high = quartiles(self._quotients(name, self.best(against)))
         return Row(
-            what=what or name, value=middle, goal=goal, low=low, high=high, note=note or self.micros(name)
+            what=what or name,
+            value=middle,
+            goal=goal,
+            low=low,
+            high=high,
+            note=note or self.micros(name),
+            differs=differs or self.differs.get(name, ""),
         )
 
+    def faster(
+        self, name: str, *than: str, what: str, goal: float | None = None, note: str = "", differs: str = ""
+    ) -> Row:
+        """How many times faster `name` is than the best of the others, compared within each round."""
+        missing = self._without_number(name, *than, what=what, goal=goal, at_least=True)
+        if missing:
+            return missing
+        other = self.best(than)
+        low, middle, high = quartiles(self._quotients(other, name))
+        words = note or f"{self.micros(name)} against {self.micros(other)}"
+        return Row(
+            what=what,
+            value=middle,
+            goal=goal,
+            at_least=True,
+            low=low,
+            high=high,
+            note=words,
+            differs=differs or self.differs.get(other, ""),
+        )
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
-    """All that one question has brought."""
+    def _quotients(self, name: str, other: str) -> list[float]:
+        pairs = zip(self.seconds[name], self.seconds[other], strict=True)
+        return [mine / theirs for mine, theirs in pairs]
 
-    title: str
-    rows: Sequence[Row]
-    rounds: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    def _without_number(
+        self, *names: str, what: str, goal: float | None, at_least: bool = False
+    ) -> Row | None:
+        for name in names:
+            if name in self.seconds:
+                continue
+            refused = self.refused.get(name)
+            why = f"refused: {refused}" if refused else self.not_there.get(name, f"{name}: not measured")
+            return Row(
+                what=what, value=None, goal=goal, at_least=at_least, note=why, refused=refused is not None
+            )
+        return None
 
 
 def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
@@ -135,17 +177,58 @@ def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
     return low, middle, high
 
 
-def measure(contenders: Sequence[Contender], n: int, rounds: int, into: Rounds | None = None) -> Rounds:
+def percentile(ordered: Sequence[float], percent: float) -> float:
+    """The least of these ascending values that so many percent of them do not exceed."""
+    # 99.9 percent of 1000 are 999: what is left of the fraction is no value of its own.
+    index = math.ceil(len(ordered) * percent / 100 - 1e-6) - 1
+    return ordered[min(max(index, 0), len(ordered) - 1)]
+
+
+def those_there(
+    rounds: Rounds, wanted: Iterable[tuple[str, Callable[[], ContenderT]]]
+) -> dict[str, ContenderT]:
+    """Make the contenders that can be made; enter the others in `rounds` with the reason.
+
+    The names are those by which the question asks, mostly the contender's own.
+    """
+    made = {}
+    for name, make in wanted:
+        try:
+            made[name] = make()
+        except NotThere as why:
+            rounds.not_there[name] = str(why)
+    return made
+
+
+def measure(contenders: Iterable[Contender], n: int, rounds: int, into: Rounds | None = None) -> Rounds:
     """Let each contender start `n` children in each of so many rounds, and each first a few to get warm."""
     result = Rounds() if into is None else into
-    for contender in contenders:
-        contender(max(1, n // 10))
+    playing = list(contenders)
+    for contender in list(playing):
+        if not _once(contender, max(1, n // 10), result, counts=False):
+            playing.remove(contender)
     for turn in range(rounds):
-        first = turn % len(contenders)
-        for contender in (*contenders[first:], *contenders[:first]):
+        first = turn % max(1, len(playing))
+        for contender in (*playing[first:], *playing[:first]):
             gc.collect()
-            result.add(contender.name, contender(n) / n)
+            if not _once(contender, n, result, counts=True):
+                playing.remove(contender)
     return result
+
+
+def _once(contender: Contender, n: int, into: Rounds, *, counts: bool) -> bool:
+    """One turn of one contender; False if it is refused."""
+    count = max(1, n // getattr(contender, "slow", 1))
+    try:
+        seconds = contender(count)
+    except NotDone as why:
+        into.refuse(contender.name, str(why))
+        return False
+    if counts:
+        into.add(contender.name, seconds / count)
+        if differs := getattr(contender, "differs", ""):
+            into.differs[contender.name] = differs
+    return True
 
 
 def median_of(rounds: int, once: Callable[[], float]) -> tuple[float, float, float]:
@@ -153,222 +236,8 @@ def median_of(rounds: int, once: Callable[[], float]) -> tuple[float, float, flo
     return quartiles([once() for _ in range(rounds)])
 
 
-# ---- the surroundings ----
-
-
-class Workshop:
-    """The programs of the benchmarks, compiled when first asked for; they go with the run."""
-
-    def __init__(self) -> None:
-        self._directory = tempfile.TemporaryDirectory(prefix="fastproc-bench-")
-
-    @cached_property
-    def child(self) -> str:
-        """The program to start: ends at once with code CHILD_CODE, see child.c."""
-        return self._compile("child", "child.c", *CHILD_FLAGS, after=CHILD_LINK_FLAGS)
-
-    @cached_property
-    def limit(self) -> Callable[[str, int, int, int], float]:
-        """The loop in C, see limit_loop() in limit.c."""
-        library = ctypes.CDLL(self._compile("limit.so", "limit.c", *LIMIT_FLAGS))
-        loop = library.limit_loop
-        loop.argtypes = [ctypes.c_char_p, ctypes.c_int, ctypes.c_int, ctypes.c_int]
-        loop.restype = ctypes.c_double
-
-        def limit(path: str, n: int, threads: int, how: int) -> float:
-            seconds = float(loop(os.fsencode(path), n, threads, how))
-            if seconds < 0:
-                raise NotDone(f"the loop in C: {os.strerror(int(-seconds))}")
-            return seconds
-
-        return limit
-
-    def _compile(self, name: str, source: str, *flags: str, after: Sequence[str] = ()) -> str:
-        target = os.path.join(self._directory.name, name)
-        command = [os.environ.get("CC", "cc"), *flags, "-o", target, str(HERE / source), *after]
-        try:
-            subprocess.run(command, check=True)
-        except FileNotFoundError:
-            raise SystemExit("the benchmarks need a C compiler: install gcc or clang, or set CC") from None
-        return target
-
-
-workshop = Workshop()
-
-
-@contextmanager
-def pinned() -> Iterator[int]:
-    """This thread, and the threads and processes that it starts meanwhile, on the last CPU we may use."""
-    before = os.sched_getaffinity(0)
-    cpu = max(before)
-    os.sched_setaffinity(0, {cpu})
-    try:
-        yield cpu
-    finally:
-        os.sched_setaffinity(0, before)
-
-
-def small_environment() -> None:
-    """Keep only what programs need: each variable costs every start 0.1 us, whoever starts it."""
-    kept = {name: os.environ[name] for name in ("HOME", "LANG", "PATH") if name in os.environ}
-    os.environ.clear()
-    os.environ.update(kept)
-
-
-def more_open_files(wanted: int) -> None:
-    """Raise the limit of open descriptors as far as needed."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if hard != resource.RLIM_INFINITY and hard < wanted:
-        raise SystemExit(f"{wanted} descriptors are needed, and the hard limit is {hard}: see ulimit -Hn")
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-
-
-@contextmanager
-def open_descriptors(count: int) -> Iterator[None]:
-    """Hold so many descriptors open, as a busy program does."""
-    more_open_files(count + 1000)
-    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-    held = [null]
-    try:
-        held.extend(os.dup(null) for _ in range(count))
-        yield
-    finally:
-        for fd in held:
-            os.close(fd)
-
-
-@contextmanager
-def resident_memory(size: int) -> Iterator[None]:
-    """Hold so many bytes resident, in small pages: the tables of these are what fork(2) has to copy."""
-    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    try:
-        if hasattr(mmap, "MADV_NOHUGEPAGE"):
-            memory.madvise(mmap.MADV_NOHUGEPAGE)
-        pages = range(0, size, mmap.PAGESIZE)
-        memory[:: mmap.PAGESIZE] = b"x" * len(pages)
-        yield
-    finally:
-        memory.close()
-
-
-def resident_bytes() -> int:
-    """How much of our memory is resident, exactly: /proc/self/statm lags behind, see proc(5)."""
-    with open("/proc/self/smaps_rollup", encoding="ascii") as rollup:
-        for line in rollup:
-            if line.startswith("Rss:"):
-                return int(line.split()[1]) * 1024
-    raise SystemExit("/proc/self/smaps_rollup does not say Rss")
-
-
-def children_left(program: str) -> list[int]:
-    """The processes that execute `program`, found without asking anybody who started them."""
-    left = []
-    for entry in os.listdir("/proc"):
-        if entry.isdigit():
-            try:
-                if os.readlink(f"/proc/{entry}/exe") == program:
-                    left.append(int(entry))
-            except OSError:
-                continue  # gone, a zombie, or not ours to look at
-    return left
-
-
-class Announcements:
-    """A pipe for the standard output of many children, each of which writes one byte when it is ready."""
-
-    def __init__(self) -> None:
-        self._read, self.fd = os.pipe2(os.O_CLOEXEC)
-
-    def await_all(self, count: int, timeout: float = 60.0) -> None:
-        """Block until so many have said that they are ready."""
-        until = time.monotonic() + timeout
-        os.set_blocking(self._read, False)
-        while count > 0:
-            try:
-                count -= len(os.read(self._read, 65536))
-            except BlockingIOError:
-                if time.monotonic() > until:
-                    raise NotDone(f"{count} children are not ready after {timeout:g} s") from None
-                time.sleep(0.002)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_exc: object) -> None:
-        os.close(self._read)
-        os.close(self.fd)
-
-
-# ---- what is kept ----
-
-
-def machine() -> dict[str, object]:
-    """What a result depends on besides the program."""
-    return {
-        "when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "kernel": platform.release(),
-        "architecture": platform.machine(),
-        "cpu": _cpu_model(),
-        "cpus": len(os.sched_getaffinity(0)),
-        "libc": " ".join(platform.libc_ver()),
-        "python": f"{platform.python_implementation()} {platform.python_version()}",
-        "fastproc": metadata.version("fastproc"),
-        "commit": _commit(),
-        "load": [round(load, 2) for load in os.getloadavg()],
-    }
-
-
-def _cpu_model() -> str:
-    with open("/proc/cpuinfo", encoding="utf-8") as lines:
-        for line in lines:
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or "unknown"
-
-
-def _commit() -> str:
-    command = ["git", "-C", str(HERE), "describe", "--always", "--dirty"]
-    try:
-        said = subprocess.run(command, capture_output=True, text=True, check=False)
-    except FileNotFoundError:
-        return "unknown"
-    return said.stdout.strip() if said.returncode == 0 else "unknown"
-
-
-def answer_to_json(answer: Answer) -> dict[str, object]:
-    """An answer as plain values."""
-    return dataclasses.asdict(answer)
-
-
-def answer_from_json(text: str) -> Answer:
-    """The answer that another process has written."""
-    said = json.loads(text)
-    return Answer(title=said["title"], rows=[Row(**row) for row in said["rows"]], rounds=said["rounds"])
-
-
-# ---- the table ----
-
-
-def table(answers: Iterable[Answer]) -> str:
-    """All rows under their questions: value, spread, goal, whether it is met."""
-    lines = []
-    for answer in answers:
-        lines += ["", answer.title, "-" * len(answer.title)]
-        for row in answer.rows:
-            value = _number(row.value, row.unit)
-            spread = "" if row.low is None or row.high is None else f"{row.low:.2f}..{row.high:.2f}"
-            goal = "" if row.goal is None else f"<= {_number(row.goal, row.unit)}"
-            verdict = {True: "met", False: "NOT MET", None: ""}[row.met]
-            line = f"  {row.what:<43}{value:>10} {spread:>12}  {goal:<10} {verdict:<8}{row.note}"
-            lines.append(line.rstrip())
-    return "\n".join(lines[1:])
-
-
-def _number(value: float, unit: str) -> str:
-    if unit == "x":
-        return f"x {value:.2f}"
-    return f"{value:.0f} {unit}" if value >= 100 else f"{value:.2f} {unit}"
+def _short(micros: float) -> str:
+    return f"{micros:,.0f}" if micros >= 1000 else f"{micros:.1f}"
 
 
 # ---- the command line of a bench_*.py ----
@@ -378,13 +247,16 @@ def arguments(description: str | None) -> argparse.ArgumentParser:
     """What every benchmark may be asked."""
     parser = argparse.ArgumentParser(description=(description or "").partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="fewer and smaller rounds: less exact")
-    parser.add_argument("--rounds", type=int, metavar="N", help="how many rounds; 15, or 5 with --quick")
+    rounds = f"how many rounds; {FULL_ROUNDS}, or {QUICK_ROUNDS} with --quick"
+    parser.add_argument("--rounds", type=int, metavar="N", help=rounds)
     return parser
 
 
 def plan_of(options: argparse.Namespace) -> Plan:
     """How much is measured when these options are given."""
-    return Plan(rounds=options.rounds or (5 if options.quick else 15), quick=options.quick)
+    return Plan(
+        rounds=options.rounds or (QUICK_ROUNDS if options.quick else FULL_ROUNDS), quick=options.quick
+    )
 
 
 def main(description: str | None, question: Callable[[Plan], Answer]) -> None:
@@ -393,7 +265,10 @@ def main(description: str | None, question: Callable[[Plan], Answer]) -> None:
     parser.add_argument("--json", action="store_true", help="print values instead of a table")
     options = parser.parse_args()
     small_environment()
-    answer = question(plan_of(options))
+    try:
+        answer = question(plan_of(options))
+    except NotThere as why:
+        answer = Answer(title=(description or "").partition("\n")[0], rows=[], absent=str(why))
     if options.json:
         json.dump(answer_to_json(answer), sys.stdout)
     else:

@@ -3,19 +3,23 @@
  * else is done: the yardstick that all ratios are taken against.
  *
  * A loop of clone3(2), execve(2) and waitid(2) on the pidfd, in one thread or in
- * several that share nothing; beside it what C programs usually do. The child must
- * be benchmarks/child.c: its exit code proves that each start was a start.
+ * several that share nothing, each with one child alive or with several; beside it
+ * what C programs usually do. The child is mostly benchmarks/child.c: its exit code
+ * proves that each start was a start. Other yardsticks are in yardsticks.c.
  *
  *   cc -O2 -pthread -o limit limit.c && ./limit ./child 2000 1
- *   cc -O2 -pthread -shared -fPIC -o limit.so limit.c     for ctypes, see harness.py
+ *   cc -O2 -pthread -shared -fPIC -o limit.so limit.c yardsticks.c     for ctypes, see surroundings.py
  *
- * limit_loop() keeps no state, so it may be measured in turn with anything
- * else in one process, under the same load and with the same open files.
+ * Nothing here keeps state, so it may be measured in turn with anything else in one
+ * process, under the same load and with the same open files.
  */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
 #endif
+#include "limit.h"
+
 #include <errno.h>
+#include <fcntl.h>
 #include <limits.h>
 #include <linux/sched.h>
 #include <pthread.h>
@@ -31,18 +35,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { CHILD_CODE = 7, THREADS_AT_MOST = 64 };
-
-/* How a child is made; more than one CPU is used as `threads` and LIMIT_PIN say. */
-enum limit_how {
-    LIMIT_CLONE3 = 0,      /* the least that does the job */
-    LIMIT_CLONE3_FLAT = 1, /* and does not copy the table of descriptors, see CLOSE_RANGE_UNSHARE in close_range(2) */
-    LIMIT_POSIX_SPAWN = 2,
-    LIMIT_FORK = 3,
-    LIMIT_PIN = 1 << 8 /* each thread, and so its children, on a CPU of its own */
-};
-
-double limit_loop(const char *path, int n, int threads, int how);
+enum { CHILD_CODE = 7, THREADS_AT_MOST = 64, WINDOW_AT_MOST = 1024, STACK_BYTES = 16384 };
 
 extern char **environ;
 
@@ -57,6 +50,8 @@ struct order {
     const char *path;
     char *const *argv;
     int how;
+    int stdout_fd;      /* to become the child's standard output, or -1 */
+    uint64_t mask;      /* of the caller, for the child of LIMIT_CLEAN */
     volatile int error; /* written by the child, which shares our memory until execve(2) */
 };
 
@@ -65,18 +60,23 @@ struct order {
  * in our memory, on a stack of its own.
  */
 #if defined(__x86_64__)
-static inline long raw3(long number, long a, long b, long c) {
+static inline long raw4(long number, long a, long b, long c, long d) {
+    register long fourth __asm__("r10") = d;
     long result;
-    __asm__ volatile("syscall" : "=a"(result) : "a"(number), "D"(a), "S"(b), "d"(c) : "rcx", "r11", "memory");
+    __asm__ volatile("syscall"
+                     : "=a"(result)
+                     : "a"(number), "D"(a), "S"(b), "d"(c), "r"(fourth)
+                     : "rcx", "r11", "memory");
     return result;
 }
 #elif defined(__aarch64__)
-static inline long raw3(long number, long a, long b, long c) {
+static inline long raw4(long number, long a, long b, long c, long d) {
     register long which __asm__("x8") = number;
     register long first __asm__("x0") = a;
     register long second __asm__("x1") = b;
     register long third __asm__("x2") = c;
-    __asm__ volatile("svc #0" : "+r"(first) : "r"(which), "r"(second), "r"(third) : "memory");
+    register long fourth __asm__("x3") = d;
+    __asm__ volatile("svc #0" : "+r"(first) : "r"(which), "r"(second), "r"(third), "r"(fourth) : "memory");
     return first;
 }
 #else
@@ -84,11 +84,22 @@ static inline long raw3(long number, long a, long b, long c) {
 #endif
 
 __attribute__((noreturn)) static void child_main(struct order *order) {
-    if ((order->how & ~LIMIT_PIN) == LIMIT_CLONE3_FLAT)
-        raw3(SYS_close_range, 3, UINT_MAX, UNSHARE_TABLE);
-    order->error = (int)-raw3(SYS_execve, (long)order->path, (long)order->argv, (long)environ);
+    int how = order->how & ~LIMIT_PIN;
+    if (order->stdout_fd >= 0)
+        raw4(SYS_dup3, order->stdout_fd, 1, 0, 0);
+    if (how == LIMIT_CLONE3_FLAT || how == LIMIT_CLEAN)
+        raw4(SYS_close_range, 3, UINT_MAX, UNSHARE_TABLE, 0);
+    if (how == LIMIT_CLEAN) {
+        raw4(SYS_setsid, 0, 0, 0, 0);
+        long null = raw4(SYS_openat, AT_FDCWD, (long)"/dev/null", O_RDONLY, 0);
+        raw4(SYS_dup3, null, 0, 0, 0);
+        raw4(SYS_close, null, 0, 0, 0);
+        uint64_t none = 0;
+        raw4(SYS_rt_sigprocmask, SIG_SETMASK, (long)&none, 0, sizeof none);
+    }
+    order->error = (int)-raw4(SYS_execve, (long)order->path, (long)order->argv, (long)environ, 0);
     for (;;)
-        raw3(SYS_exit_group, 127, 0, 0);
+        raw4(SYS_exit_group, 127, 0, 0, 0);
 }
 
 /* clone3(2) for a child that starts in child_main() on another stack; returns its pid or -errno. */
@@ -123,85 +134,150 @@ static long clone3_call(struct clone_args *args, struct order *order) {
 #endif
 }
 
-/* Wait and look what came; 0 or -errno. A code other than the child's own is -EBADMSG. */
-static int reap(idtype_t type, id_t id) {
+/* Wait and look what came; 0 or -errno. A code other than the expected one is -EBADMSG. */
+static int reap(idtype_t type, id_t id, int code) {
     siginfo_t end;
     do {
         if (waitid(type, id, &end, WEXITED) == 0)
-            return end.si_code == CLD_EXITED && end.si_status == CHILD_CODE ? 0 : -EBADMSG;
+            return end.si_code == CLD_EXITED && end.si_status == code ? 0 : -EBADMSG;
     } while (errno == EINTR);
     return -errno;
 }
 
-static int one_by_clone3(struct order *order, void *stack, size_t stack_bytes) {
-    int pidfd = -1;
+/* Start a child; 0 and its pidfd, or -errno. */
+static int start_by_clone3(struct order *order, void *stack, int *ret_pidfd) {
+    int pidfd = -1, how = order->how & ~LIMIT_PIN;
     struct clone_args args = {
         .flags = CLONE_VM | CLONE_VFORK | CLONE_PIDFD | CLONE_CLEAR_SIGHAND,
         .pidfd = (uintptr_t)&pidfd,
         .exit_signal = SIGCHLD,
         .stack = (uintptr_t)stack,
-        .stack_size = stack_bytes,
+        .stack_size = STACK_BYTES,
     };
-    if ((order->how & ~LIMIT_PIN) == LIMIT_CLONE3_FLAT)
+    /* A descriptor that is moved before the table is the child's own would move in ours. */
+    if ((how == LIMIT_CLONE3_FLAT || how == LIMIT_CLEAN) && order->stdout_fd < 0)
         args.flags |= CLONE_FILES;
     order->error = 0;
+    uint64_t every = ~UINT64_C(0);
+    if (how == LIMIT_CLEAN)
+        raw4(SYS_rt_sigprocmask, SIG_SETMASK, (long)&every, (long)&order->mask, sizeof every);
     long pid = clone3_call(&args, order);
+    if (how == LIMIT_CLEAN)
+        raw4(SYS_rt_sigprocmask, SIG_SETMASK, (long)&order->mask, 0, sizeof every);
     if (pid < 0)
         return (int)pid;
-    int r = reap(P_PIDFD, (id_t)pidfd);
-    close(pidfd);
-    return order->error > 0 ? -order->error : r;
+    if (order->error > 0) {
+        reap(P_PIDFD, (id_t)pidfd, 127);
+        close(pidfd);
+        return -order->error;
+    }
+    *ret_pidfd = pidfd;
+    return 0;
 }
 
-static int one_by_posix_spawn(const struct order *order) {
+/* Reap and forget it; 0 or -errno. */
+static int finish(int pidfd, int code) {
+    int r = reap(P_PIDFD, (id_t)pidfd, code);
+    close(pidfd);
+    return r;
+}
+
+int limit_start(const char *path, char *const *argv, int how, int stdout_fd, int *ret_pidfd) {
+    _Alignas(16) char stack[STACK_BYTES];
+    struct order order = {.path = path, .argv = argv, .how = how, .stdout_fd = stdout_fd};
+    return start_by_clone3(&order, stack, ret_pidfd);
+}
+
+int limit_finish(int pidfd, int code) {
+    return finish(pidfd, code);
+}
+
+static int one_by_posix_spawn(const struct order *order, int code) {
     pid_t pid;
     int error = posix_spawn(&pid, order->path, NULL, NULL, order->argv, environ);
-    return error ? -error : reap(P_PID, (id_t)pid);
+    return error ? -error : reap(P_PID, (id_t)pid, code);
 }
 
-static int one_by_fork(const struct order *order) {
-    pid_t pid = fork();
+static int one_by_fork(const struct order *order, int code) {
+    pid_t pid = (order->how & ~LIMIT_PIN) == LIMIT_VFORK ? vfork() : fork();
     if (pid < 0)
         return -errno;
     if (pid == 0) {
         execve(order->path, order->argv, environ);
         _exit(127);
     }
-    return reap(P_PID, (id_t)pid);
+    return reap(P_PID, (id_t)pid, code);
 }
 
 struct worker {
     pthread_t thread;
     const char *path;
+    int code;
     int n;
     int how;
+    int window; /* how many are alive at a time */
     int cpu;    /* to run on, or -1 */
+    double *each; /* where the seconds of each child go, or NULL */
     int result; /* 0 or -errno */
 };
 
+static double now(void) {
+    struct timespec time;
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return (double)time.tv_sec + 1e-9 * (double)time.tv_nsec;
+}
+
+/* Several alive at a time: the oldest is reaped before the next is started. */
+static int work_in_window(const struct worker *worker, struct order *order, void *stack) {
+    int alive[WINDOW_AT_MOST];
+    int r = 0, started = 0, finished = 0;
+    while (started < worker->n && r == 0) {
+        if (started - finished == worker->window)
+            r = finish(alive[finished++ % worker->window], worker->code);
+        if (r == 0)
+            r = start_by_clone3(order, stack, &alive[started % worker->window]);
+        started += r == 0;
+    }
+    while (finished < started) {
+        int last = finish(alive[finished++ % worker->window], worker->code);
+        r = r ? r : last;
+    }
+    return r;
+}
+
 static int work(const struct worker *worker) {
-    static const size_t stack_bytes = 16384;
     char *const argv[] = {(char *)worker->path, NULL};
-    struct order order = {.path = worker->path, .argv = argv, .how = worker->how};
-    int r = 0;
-    void *stack = aligned_alloc(16, stack_bytes);
+    struct order order = {.path = worker->path, .argv = argv, .how = worker->how, .stdout_fd = -1};
+    int r = 0, pidfd;
+    void *stack = aligned_alloc(16, STACK_BYTES);
     if (!stack)
         return -ENOMEM;
+    if (worker->window > 1) {
+        r = work_in_window(worker, &order, stack);
+        free(stack);
+        return r;
+    }
     for (int i = 0; i < worker->n && r == 0; i++) {
+        double start = worker->each ? now() : 0;
         switch (worker->how & ~LIMIT_PIN) {
         case LIMIT_CLONE3:
         case LIMIT_CLONE3_FLAT:
-            r = one_by_clone3(&order, stack, stack_bytes);
+        case LIMIT_CLEAN:
+            r = start_by_clone3(&order, stack, &pidfd);
+            r = r ? r : finish(pidfd, worker->code);
             break;
         case LIMIT_POSIX_SPAWN:
-            r = one_by_posix_spawn(&order);
+            r = one_by_posix_spawn(&order, worker->code);
             break;
         case LIMIT_FORK:
-            r = one_by_fork(&order);
+        case LIMIT_VFORK:
+            r = one_by_fork(&order, worker->code);
             break;
         default:
             r = -EINVAL;
         }
+        if (worker->each)
+            worker->each[i] = now() - start;
     }
     free(stack);
     return r;
@@ -231,26 +307,17 @@ static int cpu_of_turn(int turn) {
     return -1;
 }
 
-static double now(void) {
-    struct timespec time;
-    clock_gettime(CLOCK_MONOTONIC, &time);
-    return (double)time.tv_sec + 1e-9 * (double)time.tv_nsec;
-}
-
-/*
- * Start and reap `n` children, shared out among `threads`; one thread is the
- * caller's own. Returns the seconds it took, or -errno: a child that could not be
- * started, or whose code was not its own, ends the measurement.
- */
-double limit_loop(const char *path, int n, int threads, int how) {
-    if (n < 0 || threads < 1 || threads > THREADS_AT_MOST)
+double limit_loop(const char *path, int code, int n, int threads, int how, int window) {
+    if (n < 0 || threads < 1 || threads > THREADS_AT_MOST || window < 1 || window > WINDOW_AT_MOST)
         return -EINVAL;
     struct worker workers[THREADS_AT_MOST];
     for (int i = 0; i < threads; i++)
         workers[i] = (struct worker){
             .path = path,
+            .code = code,
             .n = n / threads + (i < n % threads),
             .how = how,
+            .window = window,
             .cpu = (how & LIMIT_PIN) ? cpu_of_turn(i) : -1,
         };
 
@@ -272,6 +339,11 @@ double limit_loop(const char *path, int n, int threads, int how) {
     return error ? -error : now() - start;
 }
 
+int limit_each(const char *path, int code, int n, int how, double *ret_seconds) {
+    struct worker worker = {.path = path, .code = code, .n = n, .how = how, .window = 1, .each = ret_seconds};
+    return work(&worker);
+}
+
 static int number(const char *text, int otherwise) {
     char *end;
     long value = text ? strtol(text, &end, 10) : otherwise;
@@ -283,10 +355,8 @@ int main(int argc, char **argv) {
         const char *name;
         int how;
     } ways[] = {
-        {"clone3", LIMIT_CLONE3},
-        {"clone3, flat", LIMIT_CLONE3_FLAT},
-        {"posix_spawn", LIMIT_POSIX_SPAWN},
-        {"fork", LIMIT_FORK},
+        {"clone3", LIMIT_CLONE3}, {"clone3, flat", LIMIT_CLONE3_FLAT}, {"clean", LIMIT_CLEAN},
+        {"vfork", LIMIT_VFORK},   {"posix_spawn", LIMIT_POSIX_SPAWN},  {"fork", LIMIT_FORK},
     };
     int n = number(argc > 2 ? argv[2] : NULL, 2000);
     int threads = number(argc > 3 ? argv[3] : NULL, 1);
@@ -296,7 +366,7 @@ int main(int argc, char **argv) {
     }
     for (size_t i = 0; i < sizeof ways / sizeof *ways; i++) {
         for (int pin = 0; pin <= 1; pin++) {
-            double seconds = limit_loop(argv[1], n, threads, ways[i].how | (pin ? LIMIT_PIN : 0));
+            double seconds = limit_loop(argv[1], CHILD_CODE, n, threads, ways[i].how | (pin ? LIMIT_PIN : 0), 1);
             if (seconds < 0) {
                 fprintf(stderr, "%s: %s\n", ways[i].name, strerror((int)-seconds));
                 return 1;

@@ -1,67 +1,156 @@
-"""All benchmarks, one after the other, each in a process of its own; one table of goals and results.
+"""All benchmarks, one after the other, each in a process of its own; a table, a report, a list of goals.
 
     python benchmarks/run.py [--quick] [--only spawn,many] [--gate]
+    python benchmarks/run.py --show results/sample.json [--against results/an-older-one.json]
 
-The values of every round are kept beside the machine they were taken on in results/, as JSON.
+The values of every round are kept beside the machine they were taken on in results/, as JSON, and drawn in
+results/report.html, a page that needs nothing else.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
-from harness import HERE, Answer, answer_from_json, answer_to_json, arguments, machine, plan_of, table
+import gates
+import report
+from findings import Answer, answer_from_json, answer_to_json, machine, machine_in_words
+from harness import HERE, arguments, plan_of, table
+from surroundings import SHARED_WORKSHOP
+from tables import table_of_changes, table_of_goals
 
-QUESTIONS = ("spawn", "parent", "many", "asyncio", "memory", "terminate_all")
+FIRST = (
+    "spawn",
+    "latency",
+    "wake",
+    "many",
+    "concurrency",
+    "asyncio",
+    "parent",
+    "options",
+    "capture",
+    "bulk",
+    "reap",
+    "group",
+    "terminate_all",
+    "busy",
+    "memory",
+    "processor",
+)
+"""The order of the table. Whatever else is named bench_*.py comes behind."""
+
 RESULTS = HERE / "results"
+REPORT = RESULTS / "report.html"
+PATIENCE = 600.0
+"""Seconds after which a benchmark is given up. The longest takes one minute."""
 
 
-def ask(question: str, options: list[str]) -> Answer | None:
+def questions() -> list[str]:
+    """The benchmarks that there are, in their order."""
+    there = {path.stem.removeprefix("bench_") for path in HERE.glob("bench_*.py")}
+    return [name for name in FIRST if name in there] + sorted(there.difference(FIRST))
+
+
+def ask(question: str, options: Sequence[str], workshop: str) -> Answer | None:
     """Run one benchmark; None, and its own words on standard error, if it could not be answered."""
     command = [sys.executable, str(HERE / f"bench_{question}.py"), "--json", *options]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
-    return answer_from_json(done.stdout) if done.returncode == 0 else None
+    environment = {**os.environ, SHARED_WORKSHOP: workshop}
+    try:
+        done = subprocess.run(
+            command, stdout=subprocess.PIPE, text=True, env=environment, timeout=PATIENCE, check=False
+        )
+    except subprocess.TimeoutExpired:
+        print(f"{question}: no answer within {PATIENCE:g} s", file=sys.stderr)
+        return None
+    # A peer may write on our standard output; the answer is the last line.
+    return answer_from_json(json.loads(done.stdout.splitlines()[-1])) if done.returncode == 0 else None
+
+
+def ask_all(
+    chosen: Sequence[str], options: Sequence[str], keep: Callable[[Mapping[str, Answer]], object]
+) -> dict[str, Answer]:
+    """Print and keep each answer when it is there, and return those that there are."""
+    answers: dict[str, Answer] = {}
+    with tempfile.TemporaryDirectory(prefix="fastproc-bench-") as workshop:
+        for question in chosen:
+            start = time.monotonic()
+            answer = ask(question, options, workshop)
+            took = time.monotonic() - start
+            if answer is None:
+                print(f"\n{question}: no answer, see above", flush=True)
+                continue
+            answers[question] = answer
+            # Whoever gives up waiting for the rest has these.
+            keep(answers)
+            print(f"\n{table([answer])}\n  ({question}, {took:.0f} s)", flush=True)
+    return answers
+
+
+def keep(target: Path, where: Mapping[str, Any], quick: bool, answers: Mapping[str, Answer]) -> None:
+    """Write the values down."""
+    target.parent.mkdir(exist_ok=True)
+    values = {question: answer_to_json(answer) for question, answer in answers.items()}
+    text = json.dumps({"machine": where, "quick": quick, "answers": values})
+    # One line for each question: small, and a change of one of them is seen.
+    target.write_text(text.replace('}, "', '},\n"') + "\n", encoding="utf-8")
+
+
+def read(path: Path) -> tuple[dict[str, Any], bool, dict[str, Answer]]:
+    """The machine, whether the run was a quick one, and the answers that were kept."""
+    kept = json.loads(path.read_text(encoding="utf-8"))
+    return (
+        kept["machine"],
+        kept["quick"],
+        {name: answer_from_json(said) for name, said in kept["answers"].items()},
+    )
 
 
 def main() -> int:
-    """Returns 1 if a question could not be answered or, with --gate, a goal was missed."""
+    """Returns 1 if a question could not be answered or, with --gate, a ratio has got worse."""
+    there = questions()
     parser = arguments(__doc__)
-    parser.add_argument("--only", metavar="NAMES", help=f"some of {','.join(QUESTIONS)}")
-    parser.add_argument("--gate", action="store_true", help="exit with 1 if a goal is not met")
+    parser.add_argument("--only", metavar="NAMES", help=f"some of {','.join(there)}")
+    parser.add_argument("--gate", action="store_true", help="exit with 1 if a ratio of gates.toml is lost")
+    parser.add_argument("--show", metavar="FILE", type=Path, help="measure nothing, show what was kept")
+    parser.add_argument("--against", metavar="FILE", type=Path, help="show what has changed since this run")
     options = parser.parse_args()
-    chosen = options.only.split(",") if options.only else list(QUESTIONS)
-    if unknown := [name for name in chosen if name not in QUESTIONS]:
+    chosen = options.only.split(",") if options.only else there
+    if unknown := [name for name in chosen if name not in there]:
         parser.error(f"no such question: {', '.join(unknown)}")
-    plan = plan_of(options)
-    passed_on = ["--rounds", str(plan.rounds), *(["--quick"] if plan.quick else [])]
 
-    where = machine()
-    print(", ".join(f"{name} {value}" for name, value in where.items() if name != "when"), flush=True)
-    answers: dict[str, Answer] = {}
-    unanswered = []
-    for question in chosen:
-        answer = ask(question, passed_on)
-        if answer is None:
-            unanswered.append(question)
-            print(f"\n{question}: no answer, see above", flush=True)
-            continue
-        answers[question] = answer
-        print(f"\n{table([answer])}", flush=True)
+    if options.show:
+        where, quick, answers = read(options.show)
+        answers = {name: answer for name, answer in answers.items() if not options.only or name in chosen}
+        print(machine_in_words(where))
+        print(table(answers.values()))
+        kept, unanswered = options.show, []
+    else:
+        plan = plan_of(options)
+        where, quick = machine(HERE), plan.quick
+        print(machine_in_words(where), flush=True)
+        passed_on = ["--rounds", str(plan.rounds), *(["--quick"] if quick else [])]
+        kept = RESULTS / f"{time.strftime('%Y%m%d-%H%M%S')}.json"
+        answers = ask_all(chosen, passed_on, lambda so_far: keep(kept, where, quick, so_far))
+        unanswered = [name for name in chosen if name not in answers]
 
-    RESULTS.mkdir(exist_ok=True)
-    target = RESULTS / f"{time.strftime('%Y%m%d-%H%M%S')}.json"
-    values = {question: answer_to_json(answer) for question, answer in answers.items()}
-    target.write_text(json.dumps({"machine": where, "quick": plan.quick, "answers": values}, indent=1) + "\n")
-
-    goals = [row for answer in answers.values() for row in answer.rows if row.goal is not None]
-    missed = [row.what for row in goals if not row.met]
-    met = len(goals) - len(missed)
-    print(f"\n{met} of {len(goals)} goals met; values in {target.relative_to(HERE.parent)}")
-    for what in missed:
-        print(f"  not met: {what}")
-    return 1 if unanswered or (options.gate and missed) else 0
+    REPORT.parent.mkdir(exist_ok=True)
+    REPORT.write_text(report.page(where, quick, answers), encoding="utf-8")
+    print(f"\n{table_of_goals(answers)}\nvalues in {kept}, report in {REPORT}")
+    if options.against:
+        print(f"\n{table_of_changes(read(options.against)[2], answers)}")
+    broken = gates.broken(answers) if options.gate else []
+    for words in broken:
+        print(f"GATE: {words}")
+    if options.gate and not broken:
+        print("no gate is broken")
+    return 1 if unanswered or broken else 0
 
 
 if __name__ == "__main__":
