@@ -100,6 +100,7 @@ typedef struct fp_birthplace {
     fp_slots *slots;         /* NULL: none, the table is copied */
     int cgroup_fd;           /* directory of the leaf, or -1 */
     _Atomic pid_t *born_pid; /* holds the pid while the birth lasts, 0 afterwards; may be NULL */
+    bool pidfd_optional;     /* rather no pidfd than no child, where no descriptor is free */
 } fp_birthplace;
 
 /* A child that has passed execve(2). All descriptors are the receiver's, close-on-exec. */
