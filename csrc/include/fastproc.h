@@ -526,7 +526,7 @@ typedef struct fp_result {
  * have ended and the program has, as communicate() of Python does.
  *
  * `*solo` must be NULL at first, and must be freed by the caller when it is
- * not NULL any more, also after an error: the output lies in it.
+ * not NULL on return, also after an error: the output lies in it.
  *   -EINTR      a signal handler ran in this thread; call again, with the same
  *               arguments, and it goes on, or stop it and give it up
  *   -ENOMEM     no memory for what it writes; it is running still
@@ -567,7 +567,8 @@ FP_API int fp_solo_signal(fp_solo *solo, int sig);
 FP_API int fp_solo_stop(fp_solo *solo, int64_t grace_ns, int64_t kill_timeout_ns, fp_exit *ret_exit);
 
 enum fp_talk_flag {
-    FP_TALK_TO_THE_END = 1 << 0 /* also after SIGKILL wait for the end of every stream, whoever holds it */
+    FP_TALK_TO_THE_END = 1 << 0, /* also after SIGKILL wait for the end of every stream, whoever holds it */
+    FP_TALK_AND_WAIT = 1 << 1    /* and then for the exit of the process */
 };
 
 /* A conversation through descriptors of the caller's. */
@@ -584,7 +585,7 @@ typedef struct fp_talk {
 /*
  * Feed and empty the pipes of a process until its outputs have ended; if it
  * was killed through fp_solo_signal(), not longer than 0.5 s after its end.
- * The pipes are made not to block meanwhile.
+ * The pipe of the input is made not to block meanwhile.
  *
  *   0           all is over
  *   1           the input is over, or nobody reads it: close that pipe, and call again without it

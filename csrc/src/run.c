@@ -35,6 +35,7 @@ enum {
 enum goal {
     GOAL_RUN,    /* ended, and so have its streams */
     GOAL_TALK,   /* its streams have ended */
+    GOAL_TALK_AND_EXIT, /* and so has it itself */
     GOAL_STOPPED /* nobody is left */
 };
 
@@ -91,7 +92,8 @@ static void feed(fp_solo *solo) {
 
 /* 0, or -ENOMEM. */
 static int empty(fp_solo *solo, fp_pile *pile) {
-    for (int i = 0; i < READS_AT_ONCE; i++) {
+    /* What is the caller's may block: once, for what poll(2) has announced. */
+    for (int i = 0; i < (pile->owned ? READS_AT_ONCE : 1); i++) {
         int64_t n = fp_pile_read(pile);
         if (n == -EAGAIN)
             return 0;
@@ -246,6 +248,8 @@ static bool is_reached(const fp_solo *solo, enum goal goal) {
     switch (goal) {
     case GOAL_TALK:
         return !streams_open(solo);
+    case GOAL_TALK_AND_EXIT:
+        return !streams_open(solo) && fp_solo_has_ended(solo);
     case GOAL_STOPPED:
         return solo->rung == FP_RUNG_EMPTY || solo->rung == FP_RUNG_GIVEN_UP;
     default:
@@ -256,7 +260,7 @@ static bool is_reached(const fp_solo *solo, enum goal goal) {
 
 /* In a talk anybody may kill it at any time; in a run only we do. */
 static bool exit_matters(const fp_solo *solo, enum goal goal) {
-    return !fp_solo_has_ended(solo) && (goal == GOAL_TALK || solo->rung != FP_RUNG_NONE || !streams_open(solo));
+    return !fp_solo_has_ended(solo) && (goal == GOAL_TALK || goal == GOAL_TALK_AND_EXIT || solo->rung != FP_RUNG_NONE || !streams_open(solo));
 }
 
 static bool is_timed(const fp_solo *solo) {
@@ -310,9 +314,9 @@ static int advance(fp_solo *solo, enum goal goal, int64_t until, bool to_the_end
             return 0;
         if (now >= until)
             return -ETIMEDOUT;
-        if (goal == GOAL_TALK && now >= talk_idle_at(solo))
+        if (goal != GOAL_RUN && now >= talk_idle_at(solo))
             return -ETIME;
-        if (goal == GOAL_RUN && !streams_open(solo) && !is_timed(solo)) {
+        if (goal != GOAL_TALK && !streams_open(solo) && !is_timed(solo) && until == FP_NEVER) {
             int r = fp_solo_reap(solo, true);
             if (r < 0)
                 return r;
@@ -329,7 +333,7 @@ static int advance(fp_solo *solo, enum goal goal, int64_t until, bool to_the_end
         if (is_climbing(solo))
             next = earliest(next, solo->look_ns);
         next = earliest(next, drain_until(solo));
-        if (goal == GOAL_TALK)
+        if (goal != GOAL_RUN)
             next = earliest(next, talk_idle_at(solo));
         if (looks_out && watch.exit < 0)
             next = earliest(next, after(now ? now : fp_now_ns(), BLIND_GAP));
@@ -396,9 +400,15 @@ int fp_run(const fp_spec *spec, fp_solo **solo, fp_result *ret_result, fp_failur
             feed(*solo);
     }
     int r = advance(*solo, GOAL_RUN, FP_NEVER, false, false);
-    if (r == 0)
-        describe(*solo, ret_result);
-    return r;
+    if (r < 0) {
+        fp_solo_note_identity(*solo);
+        return r;
+    }
+    describe(*solo, ret_result);
+    /* Nothing that anybody could want of it. */
+    if (fp_solo_has_ended(*solo) && (*solo)->piles[0].total == 0 && (*solo)->piles[1].total == 0)
+        *solo = fp_solo_free(*solo);
+    return 0;
 }
 
 static bool make_nonblocking(int fd) {
@@ -413,8 +423,6 @@ static void make_blocking(int fd) {
 }
 
 int fp_solo_talk(fp_solo *solo, const fp_talk *talk, fp_result *ret_result) {
-    bool changed[3] = {false};
-
     if (!solo || !talk || talk->size < sizeof *talk)
         return -EINVAL;
     for (int i = 0; i < 2; i++) {
@@ -429,13 +437,12 @@ int fp_solo_talk(fp_solo *solo, const fp_talk *talk, fp_result *ret_result) {
     solo->idle_ns = 0;
     solo->talk_idle_ns = talk->idle_timeout_ns;
     solo->last_byte_ns = fp_now_ns();
-    for (int i = 0; i < 3; i++)
-        changed[i] = make_nonblocking(talk->fds[i]);
+    bool changed = make_nonblocking(talk->fds[0]);
     int64_t until = talk->timeout_ns < 0 ? FP_NEVER : after(fp_now_ns(), talk->timeout_ns);
-    int r = advance(solo, GOAL_TALK, until, talk->flags & FP_TALK_TO_THE_END, true);
-    for (int i = 0; i < 3; i++)
-        if (changed[i])
-            make_blocking(talk->fds[i]);
+    enum goal goal = talk->flags & FP_TALK_AND_WAIT ? GOAL_TALK_AND_EXIT : GOAL_TALK;
+    int r = advance(solo, goal, until, talk->flags & FP_TALK_TO_THE_END, true);
+    if (changed)
+        make_blocking(talk->fds[0]);
     /* They are the caller's, who may close them as soon as we return. */
     bool over = solo->fed && talk->fds[0] >= 0 && r == 0;
     for (int i = 0; i < 2; i++)

@@ -35,9 +35,14 @@ static uint64_t inode_of(int fd) {
 }
 
 int fp_solo_checked_pidfd(fp_solo *solo) {
-    if (solo->pidfd >= 0 && inode_of(solo->pidfd) != solo->pidfd_inode)
+    if (solo->pidfd_inode && solo->pidfd >= 0 && inode_of(solo->pidfd) != solo->pidfd_inode)
         solo->pidfd = -1; /* the host has closed it: what has that number now is not ours to close */
     return solo->pidfd;
+}
+
+void fp_solo_note_identity(fp_solo *solo) {
+    if (!solo->pidfd_inode)
+        solo->pidfd_inode = inode_of(solo->pidfd);
 }
 
 static bool is_copy(const fp_solo *solo) {
@@ -297,7 +302,6 @@ static void give_leaf(fp_solo *solo) {
 static void adopt(fp_solo *solo, const fp_spec *spec, const fp_birth *birth) {
     solo->pid = birth->pid;
     solo->pidfd = birth->pidfd;
-    solo->pidfd_inode = inode_of(birth->pidfd);
     solo->started_ns = solo->last_byte_ns = birth->started_ns;
     solo->leads = spec->lead != FP_LEAD_NOTHING || (spec->flags & FP_JOIN_GROUP && spec->process_group == 0);
     solo->stop_signal = spec->stop_signal ? spec->stop_signal : SIGTERM;
@@ -353,7 +357,10 @@ out:
 int fp_solo_start(const fp_spec *spec, fp_solo **ret_solo, fp_failure *reterr_failure) {
     if (!spec || !ret_solo)
         return -EINVAL;
-    return fp_solo_bear(spec, spec->timeout_ns > 0, ret_solo, reterr_failure);
+    int r = fp_solo_bear(spec, spec->timeout_ns > 0, ret_solo, reterr_failure);
+    if (r >= 0)
+        fp_solo_note_identity(*ret_solo);
+    return r;
 }
 
 int fp_solo_adopt(int pid, int leads, fp_solo **ret_solo) {
@@ -368,7 +375,7 @@ int fp_solo_adopt(int pid, int leads, fp_solo **ret_solo) {
     solo->started_ns = solo->last_byte_ns = fp_now_ns();
     if (fp_can(FP_CAP_PIDFD))
         solo->pidfd = sys_above_2(sys_pidfd_open(pid, 0));
-    solo->pidfd_inode = inode_of(solo->pidfd);
+    fp_solo_note_identity(solo);
     *ret_solo = solo;
     return 0;
 }

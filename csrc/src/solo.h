@@ -85,7 +85,8 @@ struct fp_solo {
     pid_t owner;
     pid_t pid;
     _Atomic int pidfd;
-    uint64_t pidfd_inode; /* tells whether the host has closed it, and opened something else under its number */
+    uint64_t pidfd_inode; /* tells whether the host has closed it, and opened something else under its number;
+                             0: it has had no time to, in a run of one call */
     bool leads;           /* its pid is the number of a group of its own */
     _Atomic bool killed;  /* SIGKILL was sent through us: it ends, and who holds its pipes is not waited for */
 
@@ -129,6 +130,8 @@ struct fp_solo {
 
 /* Make it, in a leaf if `wants_leaf` and there is one. */
 int fp_solo_bear(const fp_spec *spec, bool wants_leaf, fp_solo **ret_solo, fp_failure *reterr_failure);
+/* From now on the host may do something between two calls. */
+void fp_solo_note_identity(fp_solo *solo);
 /*
  * Collect the exit if there is one. 1: the status is known, as far as it ever
  * will be; 0: not yet; -EINTR. `block`: wait for it, where the kernel can.

@@ -43,10 +43,9 @@ _free = lib.fp_solo_free
 _FREE = (lib.fp_solo_free,)
 _EINTR = -errno.EINTR
 _ETIMEDOUT = -errno.ETIMEDOUT
-# fp_exit: state, reason, code, signal; then, after the rest of it, the two fp_said.
-_END = struct.Struct("=4i")
+# fp_exit: state, reason, code, signal; then, after the rest of it, the two fp_said: total, (first), first bytes, pieces.
 _SAID_OFFSET = int(ffi.offsetof("fp_result", "said"))
-_SAID = struct.Struct("=Q8xQI2hQ8xQI2h")
+_RESULT = struct.Struct(f"=4i{_SAID_OFFSET - 16}xQ8xQI4xQ8xQI4x").unpack
 
 _RESTORED = 1 << (signal.SIGPIPE - 1) | 1 << (signal.SIGXFSZ - 1)
 _USUAL_FLAGS: Final[int] = lib.FP_KEEP_SIGNALS | lib.FP_KEEP_MASK | lib.FP_SEARCH_ON
@@ -74,6 +73,7 @@ class Berth:
         "result",
         "said",
         "spec",
+        "kinds",
         "streams",
         "usual",
     )
@@ -81,6 +81,7 @@ class Berth:
     def __init__(self) -> None:
         self.spec = _new("fp_spec *", _TEMPLATE[0])
         stdio = self.spec.stdio
+        self.kinds = (INHERIT, INHERIT, INHERIT)
         self.streams = tuple(ffi.addressof(stdio, index) for index in range(3))
         self.cell = _new("fp_solo **")
         self.result = _new("fp_result *")
@@ -260,6 +261,8 @@ def set_options(
         spec.gid = gid
     if groups is not None:
         flags |= lib.FP_SET_GROUPS
+        if any(group >= 2**32 - 1 for group in groups):
+            raise ValueError("invalid group id")
         array = _new("uint32_t[]", list(groups))
         into.keep.append(array)
         spec.groups = array
@@ -294,14 +297,8 @@ def set_input(into: Berth, data: Any) -> None:
 
 # ---- running ----
 
-
-class Ended(NamedTuple):
-    """What became of a run."""
-
-    returncode: int | None
-    reason: int
-    stdout: bytes
-    stderr: bytes
+Ended = tuple[int | None, int, bytes, bytes]
+"""What became of a run: returncode, reason, standard output and error."""
 
 
 def run(filled: Berth) -> Ended:
@@ -312,32 +309,32 @@ def run(filled: Berth) -> Ended:
     Raises:
         StartFailed: nothing is left of it.
     """
-    cell = filled.cell
-    result = filled.result
     while True:
-        answer = _run(filled.spec, cell, result, filled.failure)
+        answer = _run(filled.spec, filled.cell, filled.result, filled.failure)
         if answer == 0:
             break
         # Back in the interpreter, which runs the handler of the signal that woke us; that may raise.
         if answer != _EINTR:
-            if cell[0] == _NULL:
+            if filled.cell[0] == _NULL:
                 raise StartFailed(read_failure(filled.failure))
             check(answer)
-    end = filled.end
-    state, reason, code, number = _END.unpack_from(end)
-    out_bytes, out_first, out_pieces, _, _, err_bytes, err_first, err_pieces, _, _ = _SAID.unpack_from(
-        end, _SAID_OFFSET
+    state, reason, code, number, out_bytes, out_first, out_pieces, err_bytes, err_first, err_pieces = _RESULT(
+        filled.end
     )
-    stdout = _said(cell[0], 1, result, out_bytes, out_first, out_pieces) if out_bytes else b""
-    stderr = _said(cell[0], 2, result, err_bytes, err_first, err_pieces) if err_bytes else b""
-    if state == _RUNNING:
-        return Ended(None, reason, stdout, stderr)
-    _free(cell[0])
-    cell[0] = _NULL
-    return Ended(-number if number else code if code >= 0 else None, reason, stdout, stderr)
+    stdout = stderr = b""
+    if out_bytes or err_bytes:
+        cell = filled.cell
+        if out_bytes:
+            stdout = _said(cell[0], 1, filled.result, out_first, out_pieces)
+        if err_bytes:
+            stderr = _said(cell[0], 2, filled.result, err_first, err_pieces)
+        if state != _RUNNING:
+            _free(cell[0])
+            cell[0] = _NULL
+    return (-number if number else code if code >= 0 else None), reason, stdout, stderr
 
 
-def _said(proc: Any, stream: int, result: Any, total: int, first: int, pieces: int) -> bytes:
+def _said(proc: Any, stream: int, result: Any, first: int, pieces: int) -> bytes:
     if pieces == 1:
         return bytes(_buffer(result.said[stream - 1].first, first))
     cell = _new("const void **")
@@ -345,12 +342,13 @@ def _said(proc: Any, stream: int, result: Any, total: int, first: int, pieces: i
     for index in range(pieces):
         size = lib.fp_solo_piece(proc, stream, index, cell)
         parts.append(_buffer(cell[0], size))
-    data = b"".join(parts)
-    assert len(data) == total
-    return data
+    return b"".join(parts)
 
 
 OVER, INPUT_OVER, SILENT = range(3)
+_TALK_BYTES = ffi.sizeof("fp_talk")
+_TALK_FLAGS = lib.FP_TALK_AND_WAIT
+_talk = lib.fp_solo_talk
 
 
 class Solo:
@@ -410,11 +408,14 @@ class Solo:
         idle_timeout_ns: int = 0,
         to_the_end: bool = False,
     ) -> int | None:
-        """Feed and empty its pipes: OVER, INPUT_OVER, SILENT; None: not yet, at the time-out or for a signal."""
+        """Feed and empty its pipes, and wait for its exit.
+
+        OVER; INPUT_OVER: close that pipe and go on; SILENT; None: not yet, at the time-out or for a signal.
+        """
         talk = _new("fp_talk *")
-        talk.size = ffi.sizeof("fp_talk")
+        talk.size = _TALK_BYTES
         talk.fds = fds
-        talk.flags = lib.FP_TALK_TO_THE_END if to_the_end else 0
+        talk.flags = _TALK_FLAGS | (lib.FP_TALK_TO_THE_END if to_the_end else 0)
         if data is not None:
             talk.input = view = _from_buffer(data)
             talk.input_bytes = len(_buffer(view))
@@ -422,7 +423,7 @@ class Solo:
         if self._result is None:
             self._result = _new("fp_result *")
         talk.idle_timeout_ns = idle_timeout_ns
-        answer = lib.fp_solo_talk(self._proc, talk, self._result)
+        answer = _talk(self._proc, talk, self._result)
         if answer >= 0:
             return int(answer)
         if answer in (_ETIMEDOUT, _EINTR):
@@ -431,6 +432,10 @@ class Solo:
             return SILENT
         return check(answer)
 
+    def exit(self) -> ExitRecord:
+        """How it has ended, as the talk has found it."""
+        return read_exit(ffi.addressof(self._result, "exit"))
+
     def said(self, stream: int) -> bytes:
         """All that has come on a stream in the talks so far."""
         if self._result is None:
@@ -438,7 +443,7 @@ class Solo:
         said = self._result.said[stream - 1]
         if said.total_bytes == 0:
             return b""
-        return _said(self._proc, stream, self._result, said.total_bytes, said.first_bytes, said.n_pieces)
+        return _said(self._proc, stream, self._result, said.first_bytes, said.n_pieces)
 
     def ended(self, stream: int) -> bool:
         """Whether a stream has ended."""

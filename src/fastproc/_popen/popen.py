@@ -346,7 +346,8 @@ class Popen(subprocess.Popen[AnyStr]):
             raise
         finally:
             self._communication_started = True
-        self.wait(timeout=None if until is None else until - time.monotonic())
+        if self.returncode is None:
+            self.wait(timeout=None if until is None else until - time.monotonic())
         return stdout, stderr
 
     def _await_interrupted(self, until: float | None) -> None:
@@ -372,19 +373,22 @@ class Popen(subprocess.Popen[AnyStr]):
         if started is None or not self._are_pipes():
             return super()._communicate(input, endtime, orig_timeout)  # type: ignore[misc, no-any-return]
         if not self._communication_started:  # type: ignore[has-type]
-            self._taken = {1: b"", 2: b""}
             self._begin_talk(input)
         self._talk(started, endtime, orig_timeout)
-        results = []
-        for number, stream in ((1, self.stdout), (2, self.stderr)):
+        if self.returncode is None:
+            self._enter(started.exit())
+        text_mode = self.text_mode  # type: ignore[attr-defined]
+        results: list[Any] = [None, None]
+        for index, stream in enumerate((self.stdout, self.stderr)):
             if stream is None:
-                results.append(None)
                 continue
+            data = started.said(index + 1)
+            if not text_mode and type(stream) is io.BufferedReader and started.ended(index + 1):
+                # Its pipe has ended, so this asks for nothing but what it holds from what was read before.
+                ahead = stream.peek()
+                data = ahead + data if ahead else data
             stream.close()
-            data: Any = self._taken[number] + started.said(number)
-            if self.text_mode:  # type: ignore[attr-defined]
-                data = translated(data, stream.encoding, stream.errors)  # type: ignore[attr-defined]
-            results.append(data)
+            results[index] = translated(data, stream.encoding, stream.errors) if text_mode else data  # type: ignore[attr-defined]
         return results[0], results[1]
 
     def _begin_talk(self, data: Any) -> None:
@@ -396,12 +400,7 @@ class Popen(subprocess.Popen[AnyStr]):
                 pass
             if not data:
                 self._close_stdin()
-        self._save_input(data)  # type: ignore[attr-defined]
-        if self.text_mode:  # type: ignore[attr-defined]
-            return
-        for number, stream in ((1, self.stdout), (2, self.stderr)):
-            if isinstance(stream, io.BufferedReader):
-                self._taken[number] = _read_ahead(stream)
+            self._save_input(data)  # type: ignore[attr-defined]
 
     def _close_stdin(self) -> None:
         try:
@@ -441,7 +440,7 @@ class Popen(subprocess.Popen[AnyStr]):
     ) -> subprocess.TimeoutExpired:
         outputs: list[Any] = []
         for number, stream in ((1, self.stdout), (2, self.stderr)):
-            data: Any = None if stream is None else self._taken[number] + started.said(number)
+            data: Any = None if stream is None else started.said(number)
             if data is not None and self.text_mode and not differences.bytes_in_timeouts:  # type: ignore[attr-defined]
                 data = so_far(data, stream.encoding, stream.errors)  # type: ignore[union-attr]
             outputs.append(data if data or isinstance(data, str) else None)
@@ -456,8 +455,9 @@ class Popen(subprocess.Popen[AnyStr]):
         started = self._solo
         stream: Any = self.stdout if self.stdout is not None else self.stderr
         assert started is not None
-        self._taken = {1: b"", 2: b""}
         self._talk(started, None, None)
+        if self.returncode is None:
+            self._enter(started.exit())
         data = started.said(1) if stream is self.stdout else started.said(2)
         if data:
             file = os.memfd_create("output", os.MFD_CLOEXEC)
@@ -480,17 +480,6 @@ class Popen(subprocess.Popen[AnyStr]):
 
 def _open_descriptor(stream: Any) -> int:
     return -1 if stream is None or stream.closed else int(stream.fileno())
-
-
-def _read_ahead(stream: io.BufferedReader) -> bytes:
-    """What lies in the buffer of a stream, and no more than the pipe has ready behind it."""
-    fd = stream.fileno()
-    os.set_blocking(fd, False)
-    try:
-        waiting = len(stream.peek())
-        return stream.read1(waiting) if waiting else b""
-    finally:
-        os.set_blocking(fd, True)
 
 
 def _warn_of_preexec_fn() -> None:
