@@ -4,23 +4,21 @@
 
     subprocess.run(["make"], capture_output=True, text=True, timeout=600, check=True)
 
-All names of the standard module are here. Constants, results and exceptions are its own objects, ``Popen`` is a
-subclass of its class, and what is not said otherwise is as its documentation says. `run` and its relatives are
-one call into C: start, feed, read, reap. What is different on purpose is listed, with a switch for each that
-gives the old behaviour, in `differences`; see docs/reference/subprocess.md.
+All names of the standard module are here. Constants, results and exceptions are its own objects, ``Popen``
+is a subclass of its class, and what is not said otherwise is as its documentation says. `run` and its
+relatives are one call into C: start, feed, read, reap. What is different on purpose is listed, with a switch
+for each that gives the old behaviour, in `differences`; see docs/reference/subprocess.md.
 
-Six keywords are new in Popen and all that is built upon it: `limits`, `grace`, `idle_timeout`, `no_new_privs`,
-`cpu_affinity` and `nice`.
+Six keywords are new in Popen and in all that is built upon it: `limits`, `grace`, `idle_timeout`,
+`no_new_privs`, `cpu_affinity` and `nice`.
 """
 
+import contextlib
+import signal
 import subprocess as _standard
 import sys as _sys
-import time as _time
 import typing as _typing
-
-# What code finds in the standard module beside its public names is here as well: some programs, and its own
-# tests, look at it.
-from subprocess import (  # type: ignore[attr-defined]
+from subprocess import (
     DEVNULL,
     PIPE,
     STDOUT,
@@ -28,34 +26,6 @@ from subprocess import (  # type: ignore[attr-defined]
     CompletedProcess,
     SubprocessError,
     TimeoutExpired,
-    _active as _active,
-    _args_from_interpreter_flags as _args_from_interpreter_flags,
-    _can_fork_exec as _can_fork_exec,
-    _cleanup as _cleanup,
-    _fork_exec as _fork_exec,
-    _mswindows as _mswindows,
-    _optim_args_from_interpreter_flags as _optim_args_from_interpreter_flags,
-    _PopenSelector as _PopenSelector,
-    _text_encoding as _text_encoding,
-    _USE_POSIX_SPAWN as _USE_POSIX_SPAWN,
-    _USE_VFORK as _USE_VFORK,
-    _use_posix_spawn as _use_posix_spawn,
-    builtins as builtins,
-    contextlib as contextlib,
-    errno as errno,
-    fcntl as fcntl,
-    io as io,
-    list2cmdline as list2cmdline,
-    locale as locale,
-    os as os,
-    select as select,
-    selectors as selectors,
-    signal as signal,
-    sys as sys,
-    threading as threading,
-    time as time,
-    types as types,
-    warnings as warnings,
 )
 
 from ._native import solo as _solo
@@ -86,20 +56,22 @@ __all__ = [
     "run",
 ]
 
+# What programs, and the tests of the standard module, find in it beside its public names is here as well.
+globals().update({name: value for name, value in vars(_standard).items() if name not in globals()})
+
 _Any = _typing.Any
 _OurPopen = Popen
 _StandardPopen = _standard.Popen
+_active: list[_Any] = vars(_standard)["_active"]
+_cleanup: _Any = vars(_standard)["_cleanup"]
 
 # The keywords that a run in one call understands. `close_fds` and the like are rare enough for the long way.
-_IN_ONE_CALL = frozenset(
-    {
-        "stdin", "stdout", "stderr", "shell", "cwd", "env", "executable", "text", "encoding", "errors",
-        "universal_newlines", "args", *_arguments.EXTRAS,
-    }
-)  # fmt: skip
-_PLAIN_BYTES = (bytes, bytearray)
+_STREAMS = ("stdin", "stdout", "stderr")
+_TEXT = ("text", "encoding", "errors", "universal_newlines")
+_IN_ONE_CALL = frozenset({*_STREAMS, *_TEXT, *_arguments.EXTRAS, "shell", "cwd", "env", "executable", "args"})
+_STOPPED = (_solo.TIMED_OUT, _solo.WAS_SILENT)
 _SIGINT_PATIENCE_NS = 250_000_000
-_NULL_CELL = _solo.ffi.NULL
+_Text = tuple[str, str]
 
 
 class StatusUnknown(CalledProcessError):
@@ -119,8 +91,9 @@ def run(
 ) -> "CompletedProcess[_Any]":
     """Run a command to its end and return a CompletedProcess, as ``subprocess.run`` does.
 
-    A time-out stops the command and its descendants, as far as they can be found (in its cgroup, or else from
-    /proc), and returns within a second of it, whoever holds the pipes. With ``grace=`` they get SIGTERM first.
+    A time-out stops the command and its descendants, as far as they can be found (in its cgroup, or else
+    from /proc), and returns within a second of it, whoever holds the pipes. With ``grace=`` they get SIGTERM
+    first.
 
     Blocks the calling thread, and only it; Ctrl-C interrupts it.
 
@@ -141,7 +114,10 @@ def run(
         kwargs["stderr"] = PIPE
 
     popen = _popen_class()
-    if popen is _OurPopen and kwargs.keys() <= _IN_ONE_CALL and len(popenargs) + ("args" in kwargs) == 1:
+    short = (
+        popen is _OurPopen and kwargs.keys() <= _IN_ONE_CALL and (timeout is None or _can_time_out(timeout))
+    )
+    if short and len(popenargs) + ("args" in kwargs) == 1:
         done = _run_in_one_call(popenargs[0] if popenargs else kwargs["args"], kwargs, input, timeout)
         if done is not None:
             if check:
@@ -154,14 +130,15 @@ def run(
 
 
 def _check(done: "CompletedProcess[_Any]") -> None:
-    if done.returncode:
-        raise CalledProcessError(done.returncode, done.args, output=done.stdout, stderr=done.stderr)
-    if done.returncode is None and not isinstance(done.args, type(None)):
-        raise StatusUnknown(None, done.args, output=done.stdout, stderr=done.stderr)  # type: ignore[arg-type]
+    returncode: int | None = done.returncode
+    if returncode:
+        raise CalledProcessError(returncode, done.args, output=done.stdout, stderr=done.stderr)
+    if returncode is None:
+        raise StatusUnknown(-1, done.args, output=done.stdout, stderr=done.stderr)
 
 
 def _popen_class() -> _Any:
-    """The class to start with: ours, or what somebody has put in its place, here or in the standard module."""
+    """What to start with: our class, or what somebody has put in its place, here or in the standard module."""
     standard = _standard.Popen
     return Popen if standard is _StandardPopen or standard is _OurPopen else standard
 
@@ -172,125 +149,101 @@ def _popen_class() -> _Any:
 def _run_in_one_call(
     args: _Any, kwargs: dict[str, _Any], data: _Any, timeout: float | None
 ) -> "CompletedProcess[_Any] | None":
-    """The short way. None if something is asked for that goes the long way; then nothing has been started."""
-    get = kwargs.get
-    encoding, errors = get("encoding"), get("errors")
-    text_mode = encoding or errors or get("text") or get("universal_newlines")
-    if text_mode:
-        if encoding is None:
-            if _sys.flags.warn_default_encoding or ("text" in kwargs and "universal_newlines" in kwargs):
-                return None
-            encoding = _arguments.text_encoding()
-        elif not _arguments.is_text_encoding(encoding):
+    """The short way. None if only the long way knows what is asked for; nothing has been started then."""
+    text: _Any = None
+    extras = env = cwd = executable = shell = None
+    if kwargs:
+        text = _text_mode(kwargs)
+        if text is False:
             return None
-    if data is not None:
-        if not text_mode:
-            if not isinstance(data, _PLAIN_BYTES):
-                return None
-        elif isinstance(data, str):
-            data = data.encode(encoding, errors or "strict")
-        else:
-            return None
-    extras = None
-    if len(kwargs) > 3:
-        extras = _arguments.Extras.of({name: get(name) for name in _arguments.EXTRAS})
-    if timeout is not None and (differences.spared_descendants or differences.endless_pipes or timeout <= 0):
+        extras = _arguments.Extras.of({name: kwargs.get(name) for name in _arguments.EXTRAS})
+        env, cwd = kwargs.get("env"), kwargs.get("cwd")
+        executable, shell = kwargs.get("executable"), kwargs.get("shell")
+    if data is not None and (data := _encoded(data, text)) is None:
         return None
-
     filled = _solo.berth()
-    captures = _set_streams(filled, get("stdin"), get("stdout"), get("stderr"))
+    captures = _set_streams(filled, kwargs)
     if captures is None:
         return None
-    executable, cwd, env = get("executable"), get("cwd"), get("env")
-    arguments, program = _arguments.command_line(args, executable, get("shell"))
+    arguments, program = _arguments.command_line(args, executable, shell)
     _sys.audit("subprocess.Popen", program, arguments, cwd, env)
     _arguments.set_command(filled, arguments, program, cwd, env)
     if data:
         _solo.set_input(filled, data)
     if timeout is not None or extras is not None:
         _set_limits(filled, extras, timeout, bool(captures))
-    if _standard._active:  # type: ignore[attr-defined]
+    if _active:
         _cleanup()
 
     try:
-        ended = _solo.run(filled)
+        returncode, reason, out, err = _solo.run(filled)
     except _StartFailed as failed:
         raise _arguments.start_error(failed.failure, program, cwd) from None
     except BaseException as trouble:
         _give_up(filled, args, isinstance(trouble, KeyboardInterrupt))
         raise
-    returncode, reason, out, err = ended
-    if reason == _solo.TIMED_OUT or reason == _solo.WAS_SILENT:
-        if (left := _solo.rescue(filled)) is not None:
-            _active.append(_leftover(left, args))
-        if reason == _solo.TIMED_OUT:
-            expired: _Any = TimeoutExpired(args, timeout)  # type: ignore[arg-type]
-        else:
-            expired = IdleTimeoutExpired(args, get("idle_timeout"))
-        expired.output = _so_far(out, captures & 1, encoding, errors) if text_mode else out or None
-        expired.stderr = _so_far(err, captures & 2, encoding, errors) if text_mode else err or None
-        raise expired
-    pid = 0
+    if reason in _STOPPED:
+        raise _expired(filled, args, timeout, extras, (out, err), captures, text)
     if returncode is None:
-        pid = filled.result.exit.pid
+        returncode = _unknown(filled.result.exit.pid, args)
     _solo.give_back(filled)
-    if returncode is None:
-        if differences.invented_status:
-            returncode = 0
-        else:
-            _arguments.warn_of_lost_status(pid, args)
-    stdout: _Any = None
-    stderr: _Any = None
-    if captures & 1:
-        stdout = _arguments.translated(out, encoding, errors) if text_mode else out
-    if captures & 2:
-        stderr = _arguments.translated(err, encoding, errors) if text_mode else err
+    stdout: _Any = out if captures & 1 else None
+    stderr: _Any = err if captures & 2 else None
+    if text:
+        stdout = None if stdout is None else _arguments.translated(stdout, *text)
+        stderr = None if stderr is None else _arguments.translated(stderr, *text)
     return CompletedProcess(args, returncode, stdout, stderr)  # type: ignore[arg-type]
 
 
-def _set_streams(filled: _solo.Berth, stdin: _Any, stdout: _Any, stderr: _Any) -> int | None:
+def _text_mode(kwargs: dict[str, _Any]) -> _Text | bool | None:
+    """Encoding and errors; None for bytes, False if the long way has to judge."""
+    get = kwargs.get
+    encoding, errors = get("encoding"), get("errors")
+    if not (encoding or errors or get("text") or get("universal_newlines")):
+        return None
+    if encoding is None:
+        if _sys.flags.warn_default_encoding or ("text" in kwargs and "universal_newlines" in kwargs):
+            return False
+        encoding = _arguments.text_encoding()
+    elif not _arguments.is_text_encoding(encoding):
+        return False
+    return encoding, errors or "strict"
+
+
+def _encoded(data: _Any, text: _Any) -> _Any:
+    """What is fed, as bytes. None if it does not fit the mode: the long way raises what is to be raised."""
+    if text:
+        return data.encode(*text) if isinstance(data, str) else None
+    return data if isinstance(data, (bytes, bytearray)) else None
+
+
+def _can_time_out(timeout: float) -> bool:
+    return timeout > 0 and not (differences.spared_descendants or differences.endless_pipes)
+
+
+def _set_streams(filled: _solo.Berth, kwargs: dict[str, _Any]) -> int | None:
     """Fill in the standard streams. Bits 0 and 1: output and error are captured; None: the long way knows."""
     captures = 0
-    first, second, third = filled.streams
-    if stdin is None:
-        first.kind = _solo.INHERIT
-    elif not _set_stream(first, stdin):
-        return None
-    if stdout is None:
-        second.kind = _solo.INHERIT
-    elif stdout == PIPE:
-        second.kind = _solo.CAPTURED
-        captures = 1
-    elif not _set_stream(second, stdout):
-        return None
-    if stderr is None:
-        third.kind = _solo.INHERIT
-    elif stderr == PIPE:
-        third.kind = _solo.CAPTURED
-        captures |= 2
-    elif stderr == STDOUT:
-        if stdout is None:
-            return None
-        third.kind = _solo.WITH_OUTPUT
-    elif not _set_stream(third, stderr):
-        return None
+    for number, stream in enumerate(filled.streams):
+        value = kwargs.get(_STREAMS[number]) if kwargs else None
+        if value is None:
+            stream.kind = _solo.INHERIT
+        elif value == PIPE:
+            stream.kind = _solo.CAPTURED
+            captures |= number
+        elif value == DEVNULL:
+            stream.kind = _solo.NULL_DEVICE
+        elif value == STDOUT:
+            if number != 2 or kwargs.get("stdout") is None:
+                return None
+            stream.kind = _solo.WITH_OUTPUT
+        else:
+            descriptor = value if isinstance(value, int) else value.fileno()
+            if descriptor < 0:
+                return None
+            stream.kind = _solo.DESCRIPTOR
+            stream.fd = descriptor
     return captures
-
-
-def _set_stream(stream: _Any, value: _Any) -> bool:
-    if value == PIPE:
-        stream.kind = _solo.CAPTURED
-        return True
-    if value == DEVNULL:
-        stream.kind = _solo.NULL_DEVICE
-        return True
-    if not isinstance(value, int):
-        value = value.fileno()
-    if value < 0:
-        return False
-    stream.kind = _solo.DESCRIPTOR
-    stream.fd = value
-    return True
 
 
 def _set_limits(
@@ -308,12 +261,37 @@ def _set_limits(
     _solo.set_timeouts(filled, _length_ns(timeout), _length_ns(idle))
 
 
-def _so_far(data: bytes, captured: int, encoding: str, errors: str | None) -> _Any:
-    if not captured:
-        return None
-    if differences.bytes_in_timeouts:
-        return data or None
-    return _arguments.so_far(data, encoding, errors)
+def _expired(
+    filled: _solo.Berth,
+    args: _Any,
+    timeout: float | None,
+    extras: _arguments.Extras | None,
+    outputs: tuple[bytes, bytes],
+    captures: int,
+    text: _Any,
+) -> TimeoutExpired:
+    """The exception for a run that was stopped, with what has come so far."""
+    if (left := _solo.rescue(filled)) is not None:
+        _active.append(_leftover(left, args))
+    expired: _Any
+    if filled.result.exit.reason == _solo.TIMED_OUT:
+        expired = TimeoutExpired(args, timeout)  # type: ignore[arg-type]
+    else:
+        expired = IdleTimeoutExpired(args, extras.idle_timeout)  # type: ignore[union-attr, arg-type]
+    expired.output, expired.stderr = (
+        None if not captures & bit
+        else _arguments.so_far(data, *text) if text and not differences.bytes_in_timeouts
+        else data or None
+        for bit, data in zip((1, 2), outputs, strict=True)
+    )  # fmt: skip
+    return expired  # type: ignore[no-any-return]
+
+
+def _unknown(pid: int, args: _Any) -> int | None:
+    if differences.invented_status:
+        return 0
+    _arguments.warn_of_lost_status(pid, args)
+    return None
 
 
 def _give_up(filled: _solo.Berth, args: _Any, interrupted: bool) -> None:
@@ -348,9 +326,7 @@ def _run_with(
 ) -> "CompletedProcess[_Any]":
     """A Popen, a conversation with it, and its end: as the standard module does it."""
     if popen is _OurPopen and (timeout is not None or kwargs.get("idle_timeout") is not None):
-        process = popen.__new__(popen)
-        process._timed = not differences.spared_descendants
-        process.__init__(*popenargs, **kwargs)
+        process = _timed_popen(popenargs, kwargs)
     else:
         process = popen(*popenargs, **kwargs)
     with process:
@@ -360,11 +336,19 @@ def _run_with(
             _end(process)
             raise
         except:
-            # Also KeyboardInterrupt, for which communicate() has waited a moment; __exit__ waits for the rest.
+            # Also KeyboardInterrupt, for which communicate() has waited a moment. __exit__ waits for it.
             process.kill()
             raise
-        returncode = process.poll()
+        returncode: _Any = process.poll()
     return CompletedProcess(process.args, returncode, stdout, stderr)
+
+
+def _timed_popen(popenargs: tuple[_Any, ...], kwargs: dict[str, _Any]) -> _Any:
+    """One that gets a cgroup for its descendants, where one can be had."""
+    process: _Any = _OurPopen.__new__(_OurPopen)
+    process._timed = not differences.spared_descendants
+    process.__init__(*popenargs, **kwargs)
+    return process
 
 
 def _end(process: _Any) -> None:
@@ -373,10 +357,9 @@ def _end(process: _Any) -> None:
         process.kill()
         process.wait()
         return
-    try:
+    # Who hangs in the kernel even then is reaped when that lets him go.
+    with contextlib.suppress(TimeoutExpired):
         process.stop(kill_timeout=_solo.KILL_TIMEOUT_NS / 1e9)
-    except TimeoutExpired:
-        pass  # somebody hangs in the kernel, and is reaped when that lets him go
 
 
 # ---- what is built upon it ----
@@ -390,9 +373,7 @@ def call(*popenargs: _Any, timeout: float | None = None, **kwargs: _Any) -> int:
         done = run(*popenargs, timeout=timeout, **kwargs)
         return done.returncode
     if popen is _OurPopen and timeout is not None:
-        process = popen.__new__(popen)
-        process._timed = not differences.spared_descendants
-        process.__init__(*popenargs, **kwargs)
+        process = _timed_popen(popenargs, kwargs)
     else:
         process = popen(*popenargs, **kwargs)
     with process:
@@ -410,12 +391,13 @@ def call(*popenargs: _Any, timeout: float | None = None, **kwargs: _Any) -> int:
 def check_call(*popenargs: _Any, **kwargs: _Any) -> int:
     """Run a command and return 0, or raise CalledProcessError, as ``subprocess.check_call`` does."""
     returncode = call(*popenargs, **kwargs)
-    _check(CompletedProcess(popenargs[0] if popenargs else kwargs.get("args"), returncode))
+    cmd: _Any = popenargs[0] if popenargs else kwargs.get("args")
+    _check(CompletedProcess(cmd, returncode))
     return 0
 
 
 def check_output(*popenargs: _Any, timeout: float | None = None, **kwargs: _Any) -> _Any:
-    """Run a command and return its output, or raise CalledProcessError, as ``subprocess.check_output`` does."""
+    """Run a command and return its output, or raise, as ``subprocess.check_output`` does."""
     for keyword in ("stdout", "check"):
         if keyword in kwargs:
             raise ValueError(f"{keyword} argument not allowed, it will be overridden.")
@@ -427,9 +409,11 @@ def check_output(*popenargs: _Any, timeout: float | None = None, **kwargs: _Any)
 
 
 def getstatusoutput(cmd: _Any, *, encoding: str | None = None, errors: str | None = None) -> tuple[int, str]:
-    """Run a command in a shell, and return its returncode and output, as ``subprocess.getstatusoutput`` does."""
+    """Run a command in a shell and return (returncode, output), as ``subprocess.getstatusoutput`` does."""
     try:
-        output: str = check_output(cmd, shell=True, text=True, stderr=STDOUT, encoding=encoding, errors=errors)
+        output: str = check_output(
+            cmd, shell=True, text=True, stderr=STDOUT, encoding=encoding, errors=errors
+        )
         returncode = 0
     except CalledProcessError as error:
         output = error.output

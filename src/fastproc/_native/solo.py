@@ -1,4 +1,4 @@
-"""Processes without a supervisor: started, run to their end, waited for and signalled by the calling thread."""
+"""Processes without a supervisor: run to their end, waited for and signalled by the calling thread."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _free = lib.fp_solo_free
 _FREE = (lib.fp_solo_free,)
 _EINTR = -errno.EINTR
 _ETIMEDOUT = -errno.ETIMEDOUT
-# fp_exit: state, reason, code, signal; then, after the rest of it, the two fp_said: total, (first), first bytes, pieces.
+# fp_exit: state, reason, code, signal; behind the rest of it two fp_said: total, first bytes, pieces.
 _SAID_OFFSET = int(ffi.offsetof("fp_result", "said"))
 _RESULT = struct.Struct(f"=4i{_SAID_OFFSET - 16}xQ8xQI4xQ8xQI4x").unpack
 
@@ -70,10 +70,10 @@ class Berth:
         "end",
         "failure",
         "keep",
+        "kinds",
         "result",
         "said",
         "spec",
-        "kinds",
         "streams",
         "usual",
     )
@@ -124,7 +124,7 @@ _kept = _Kept(None, None, None)
 
 
 def _own_environment() -> _Kept:
-    """os.environ, packed; again only when it has changed. Safe from any thread: one value is replaced by another."""
+    """os.environ, packed; again only when it has changed. Any thread: one value is replaced by another."""
     global _kept
     kept = _kept
     source: dict[bytes, bytes] | None = getattr(os.environ, "_data", None)

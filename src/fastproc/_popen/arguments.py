@@ -91,7 +91,7 @@ def kept_descriptors(pass_fds: Iterable[Any]) -> list[int]:
 
 
 def start_error(failure: FailureRecord, executable: Any, cwd: Any) -> OSError:
-    """The exception for a start that has failed: that of subprocess, and ours for what only we can do."""
+    """The exception for a failed start: that of subprocess, and ours for what only we can do."""
     error, number, detail = failure
     stage = stage_name(number)
     if stage in _OUR_STAGES:
@@ -108,7 +108,7 @@ def start_error(failure: FailureRecord, executable: Any, cwd: Any) -> OSError:
 
 
 def text_encoding() -> str:
-    """The encoding of text mode where none is named; warns as subprocess does, of the caller outside of us."""
+    """That of text mode where none is named. Warns as subprocess does, of the caller outside of us."""
     if sys.flags.warn_default_encoding:
         warnings.warn("'encoding' argument not specified.", EncodingWarning, _frames_of_ours() + 1)
     return "utf-8" if sys.flags.utf8_mode else locale.getencoding()
@@ -139,7 +139,7 @@ def translated(data: bytes, encoding: str, errors: str | None) -> str:
 
 
 def so_far(data: bytes, encoding: str, errors: str | None) -> str:
-    """The text of an output that was cut off: half a character at its end is left out, a wrong one is replaced."""
+    """An output that was cut off: half a character at its end is left out, a wrong one is replaced."""
     try:
         text = codecs.getincrementaldecoder(encoding)(errors or "strict").decode(data)
     except UnicodeError:
@@ -153,8 +153,8 @@ def so_far(data: bytes, encoding: str, errors: str | None) -> str:
 def warn_of_lost_status(pid: int, args: Any) -> None:
     """There is no returncode, and nothing to take for one."""
     warnings.warn(
-        f"the exit status of process {pid} ({args!r}) was taken by other code of this program, and the kernel "
-        "cannot tell it any more: its returncode is None",
+        f"the exit status of process {pid} ({args!r}) was taken by other code of this program, and the "
+        "kernel cannot tell it any more: its returncode is None",
         RuntimeWarning,
         _frames_of_ours() + 1,
     )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import subprocess
 import sys
 import time
 import warnings
-from typing import Any, AnyStr
+from typing import TYPE_CHECKING, Any, AnyStr
 
 from .._native import solo
 from .._native.clock import grace_ns, length_ns, nanoseconds, timeout_ns
@@ -51,7 +52,7 @@ class Popen(subprocess.Popen[AnyStr]):
 
     Args:
         limits: a ``fastproc.Limits``, set before the program is executed.
-        grace: seconds from SIGTERM to SIGKILL in stop(), and for run() after a time-out. None: SIGKILL at once.
+        grace: seconds from SIGTERM to SIGKILL in stop(), and for run() after a time-out. None: no SIGTERM.
         idle_timeout: communicate() raises IdleTimeoutExpired when no byte comes for so many seconds on a
             captured stream. As with its `timeout`, the child runs on.
         no_new_privs: neither it nor its descendants gain privileges by execve(2), see PR_SET_NO_NEW_PRIVS.
@@ -65,10 +66,19 @@ class Popen(subprocess.Popen[AnyStr]):
     """
 
     _solo: solo.Solo | None = None
-    _lost = False
+    _lost: bool = False
     _extras: Extras | None = None
     _timed = False
     _record: ExitRecord | None = None
+
+    if TYPE_CHECKING:
+        # Of the standard class, which keeps them to itself.
+        text_mode: Any
+        _input: Any
+        _save_input: Any
+        _close_pipe_fds: Any
+        _communication_started: bool
+        _sigint_wait_secs: float
 
     def __init__(
         self,
@@ -107,8 +117,14 @@ class Popen(subprocess.Popen[AnyStr]):
         nice: Any = None,
     ) -> None:
         # Most have none of these, and a start is a matter of microseconds.
-        if limits is not None or grace is not None or idle_timeout is not None or no_new_privs \
-                or cpu_affinity is not None or nice is not None:
+        if (
+            limits is not None
+            or grace is not None
+            or idle_timeout is not None
+            or no_new_privs
+            or cpu_affinity is not None
+            or nice is not None
+        ):
             self._extras = Extras.of(
                 {
                     "limits": limits,
@@ -121,11 +137,13 @@ class Popen(subprocess.Popen[AnyStr]):
             )
             if self._extras is not None and self._extras.names and preexec_fn is not None:
                 raise ValueError(
-                    f"preexec_fn cannot be combined with {', '.join(self._extras.names)}: with preexec_fn the "
-                    "standard library makes the child, which does not know these"
+                    f"preexec_fn cannot be combined with {', '.join(self._extras.names)}: it makes the "
+                    "standard library start the child, which does not know these"
                 )
-            if idle_timeout is not None and stdout != PIPE and stderr != PIPE:
-                raise ValueError("idle_timeout counts from the last byte: it needs stdout=PIPE or stderr=PIPE")
+            if idle_timeout is not None and PIPE not in (stdout, stderr):
+                raise ValueError(
+                    "idle_timeout counts from the last byte: it needs stdout=PIPE or stderr=PIPE"
+                )
         if sys.flags.warn_default_encoding and encoding is None and (errors or text or universal_newlines):
             encoding = text_encoding()
         super().__init__(
@@ -188,11 +206,13 @@ class Popen(subprocess.Popen[AnyStr]):
         """Start the program; called by the constructor of the standard class."""
         if preexec_fn is not None:
             _warn_of_preexec_fn()
+            # fmt: off
             super()._execute_child(  # type: ignore[misc]
-                args, executable, preexec_fn, close_fds, pass_fds, cwd, env, startupinfo, creationflags, shell,
-                p2cread, p2cwrite, c2pread, c2pwrite, errread, errwrite, restore_signals, gid, gids, uid, umask,
-                start_new_session, process_group,
-            )  # fmt: skip
+                args, executable, preexec_fn, close_fds, pass_fds, cwd, env, startupinfo, creationflags,
+                shell, p2cread, p2cwrite, c2pread, c2pwrite, errread, errwrite, restore_signals, gid, gids,
+                uid, umask, start_new_session, process_group,
+            )
+            # fmt: on
             if self.returncode is None:
                 self._solo = solo.adopt(self.pid, leads=bool(start_new_session) or process_group == 0)
             return
@@ -230,7 +250,7 @@ class Popen(subprocess.Popen[AnyStr]):
             raise start_error(failed.failure, executable, cwd) from None
         self.pid = started.pid
         self._child_created = True
-        self._close_pipe_fds(p2cread, p2cwrite, c2pread, c2pwrite, errread, errwrite)  # type: ignore[attr-defined]
+        self._close_pipe_fds(p2cread, p2cwrite, c2pread, c2pwrite, errread, errwrite)
         solo.give_back(filled)
 
     # ---- its end ----
@@ -285,7 +305,7 @@ class Popen(subprocess.Popen[AnyStr]):
     def __del__(self, _maxsize: int = sys.maxsize, _warn: Any = warnings.warn) -> None:
         # Its end is known, only its status is not: it is not "still running".
         if not (self._lost and self._record is not None):
-            super().__del__(_maxsize, _warn)  # type: ignore[misc]
+            super().__del__(_maxsize, _warn)  # type: ignore[call-arg]
 
     # ---- signals ----
 
@@ -314,7 +334,9 @@ class Popen(subprocess.Popen[AnyStr]):
         if started is None:
             self.kill()
             return self.wait(kill_timeout)
-        gone = started.stop(solo.AT_ONCE if grace is None else grace_ns(grace), max(nanoseconds(kill_timeout), 1))
+        gone = started.stop(
+            solo.AT_ONCE if grace is None else grace_ns(grace), max(nanoseconds(kill_timeout), 1)
+        )
         self.poll()
         if not gone:
             raise subprocess.TimeoutExpired(self.args, kill_timeout)
@@ -331,11 +353,11 @@ class Popen(subprocess.Popen[AnyStr]):
         """
         single = [self.stdin, self.stdout, self.stderr].count(None) >= 2
         reads = self.stdout is not None or self.stderr is not None
-        started = self._communication_started  # type: ignore[has-type]
+        started = self._communication_started
         if self._solo is None or not reads or not self._are_pipes() or (started and input):
             return super().communicate(input, timeout)
         until = None if timeout is None else time.monotonic() + timeout
-        as_stream = single and timeout is None and not started and bool(self.text_mode)  # type: ignore[attr-defined]
+        as_stream = single and timeout is None and not started and bool(self.text_mode)
         try:
             if as_stream:
                 stdout, stderr = self._read_single_text()
@@ -352,14 +374,12 @@ class Popen(subprocess.Popen[AnyStr]):
 
     def _await_interrupted(self, until: float | None) -> None:
         # Ctrl-C has reached the child as well, which is given a moment for its own end.
-        patience = self._sigint_wait_secs  # type: ignore[has-type]
+        patience = self._sigint_wait_secs
         if until is not None:
             patience = min(patience, until - time.monotonic())
         self._sigint_wait_secs = 0
-        try:
+        with contextlib.suppress(subprocess.TimeoutExpired):
             self._wait(timeout=patience)
-        except subprocess.TimeoutExpired:
-            pass
 
     def _are_pipes(self) -> bool:
         """Whether our ends are as the constructor has made them: a test double has to be asked in Python."""
@@ -372,14 +392,15 @@ class Popen(subprocess.Popen[AnyStr]):
         started = self._solo
         if started is None or not self._are_pipes():
             return super()._communicate(input, endtime, orig_timeout)  # type: ignore[misc, no-any-return]
-        if not self._communication_started:  # type: ignore[has-type]
+        if not self._communication_started:
             self._begin_talk(input)
         self._talk(started, endtime, orig_timeout)
         if self.returncode is None:
             self._enter(started.exit())
-        text_mode = self.text_mode  # type: ignore[attr-defined]
+        text_mode = self.text_mode
         results: list[Any] = [None, None]
-        for index, stream in enumerate((self.stdout, self.stderr)):
+        streams: tuple[Any, Any] = (self.stdout, self.stderr)
+        for index, stream in enumerate(streams):
             if stream is None:
                 continue
             data = started.said(index + 1)
@@ -388,28 +409,24 @@ class Popen(subprocess.Popen[AnyStr]):
                 ahead = stream.peek()
                 data = ahead + data if ahead else data
             stream.close()
-            results[index] = translated(data, stream.encoding, stream.errors) if text_mode else data  # type: ignore[attr-defined]
+            results[index] = translated(data, stream.encoding, stream.errors) if text_mode else data
         return results[0], results[1]
 
     def _begin_talk(self, data: Any) -> None:
         if self.stdin is not None:
-            try:
+            with contextlib.suppress(BrokenPipeError):
                 # What the caller has written himself comes first. This may block, as in subprocess.
                 self.stdin.flush()
-            except BrokenPipeError:
-                pass
             if not data:
                 self._close_stdin()
-            self._save_input(data)  # type: ignore[attr-defined]
+            self._save_input(data)
 
     def _close_stdin(self) -> None:
-        try:
+        with contextlib.suppress(BrokenPipeError):
             self.stdin.close()  # type: ignore[union-attr]
-        except BrokenPipeError:
-            pass
 
     def _talk(self, started: solo.Solo, endtime: float | None, timeout: float | None) -> None:
-        data = self._input if self.stdin is not None and not self.stdin.closed else None  # type: ignore[has-type]
+        data = self._input if self.stdin is not None and not self.stdin.closed else None
         if data is not None and not isinstance(data, (bytes, bytearray)):
             data = memoryview(data).cast("B")
         idle = None if self._extras is None else self._extras.idle_timeout
@@ -441,7 +458,7 @@ class Popen(subprocess.Popen[AnyStr]):
         outputs: list[Any] = []
         for number, stream in ((1, self.stdout), (2, self.stderr)):
             data: Any = None if stream is None else started.said(number)
-            if data is not None and self.text_mode and not differences.bytes_in_timeouts:  # type: ignore[attr-defined]
+            if data is not None and self.text_mode and not differences.bytes_in_timeouts:
                 data = so_far(data, stream.encoding, stream.errors)  # type: ignore[union-attr]
             outputs.append(data if data or isinstance(data, str) else None)
         return kind(self.args, timeout, output=outputs[0], stderr=outputs[1])
@@ -488,10 +505,9 @@ def _warn_of_preexec_fn() -> None:
         return
     _warned_of_preexec_fn = True
     warnings.warn(
-        "preexec_fn makes the standard library fork this process for the child, slowly, and unsafely in a program "
-        "with threads; say what it does by limits=, nice=, cpu_affinity=, no_new_privs=, umask=, user=, group=, "
-        "start_new_session= or process_group=",
+        "preexec_fn makes the standard library fork this process for the child: slowly, and unsafely in a "
+        "program with threads. Say what it does by limits=, nice=, cpu_affinity=, no_new_privs=, umask=, "
+        "user=, group=, start_new_session= or process_group=",
         RuntimeWarning,
         stacklevel=4,
     )
-
