@@ -59,7 +59,8 @@ def install() -> Installation:
 
     The functions are replaced in the standard module itself, so it holds for all modules that import it, or
     have done so, and for what is taken from it later (``from subprocess import run``). Names that a module
-    has taken from it before stay what they were; its functions start by the new Popen all the same. asyncio and ``os.popen`` start their children through it too; multiprocessing does not.
+    has taken from it before stay what they were; its functions start by the new Popen all the same. asyncio
+    and ``os.popen`` start their children through it too; multiprocessing does not.
 
     Safe from any thread. Processes that run are not affected.
     """

@@ -138,7 +138,7 @@ def _check(done: "CompletedProcess[_Any]") -> None:
 
 
 def _popen_class() -> _Any:
-    """What to start with: our class, or what somebody has put in its place, here or in the standard module."""
+    """What to start with: our class, or what somebody has put in its place, here or there."""
     standard = _standard.Popen
     return Popen if standard is _StandardPopen or standard is _OurPopen else standard
 
@@ -217,8 +217,12 @@ def _encoded(data: _Any, text: _Any) -> _Any:
     return data if isinstance(data, (bytes, bytearray)) else None
 
 
-def _can_time_out(timeout: float) -> bool:
-    return timeout > 0 and not (differences.spared_descendants or differences.endless_pipes)
+def _can_time_out(timeout: _Any) -> bool:
+    return (
+        isinstance(timeout, (int, float))
+        and timeout > 0
+        and not (differences.spared_descendants or differences.endless_pipes)
+    )
 
 
 def _set_streams(filled: _solo.Berth, kwargs: dict[str, _Any]) -> int | None:

@@ -255,9 +255,13 @@ def set_options(
         spec.process_group = process_group
     if uid is not None:
         flags |= lib.FP_SET_UID
+        if uid >= 2**32:
+            raise OverflowError("uid is greater than maximum")
         spec.uid = uid
     if gid is not None:
         flags |= lib.FP_SET_GID
+        if gid >= 2**32:
+            raise OverflowError("gid is greater than maximum")
         spec.gid = gid
     if groups is not None:
         flags |= lib.FP_SET_GROUPS

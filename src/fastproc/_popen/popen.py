@@ -222,8 +222,8 @@ class Popen(subprocess.Popen[AnyStr]):
         filled = solo.berth()
         set_command(filled, args, executable, cwd, env)
         for stream, fd in zip(filled.streams, (p2cread, c2pwrite, errwrite), strict=True):
-            stream.kind = solo.DESCRIPTOR if fd >= 0 else solo.INHERIT
-            stream.fd = max(fd, 0)
+            stream.kind = solo.INHERIT if fd == -1 else solo.DESCRIPTOR
+            stream.fd = fd
         if (
             not close_fds or pass_fds or not restore_signals or start_new_session or process_group >= 0
             or uid is not None or gid is not None or gids is not None or umask >= 0
@@ -284,7 +284,7 @@ class Popen(subprocess.Popen[AnyStr]):
             record = started.wait(0)
             if record is not None:
                 self._enter(record)
-                if self.returncode is None and _deadstate is not None:
+                if _deadstate is not None and self.returncode is None:
                     self.returncode = _deadstate
         return self.returncode
 
