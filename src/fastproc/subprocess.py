@@ -59,6 +59,9 @@ __all__ = [
 # What programs, and the tests of the standard module, find in it beside its public names is here as well.
 globals().update({name: value for name, value in vars(_standard).items() if name not in globals()})
 
+for _each in (Popen, IdleTimeoutExpired, Differences):
+    _each.__module__ = __name__
+
 _Any = _typing.Any
 _OurPopen = Popen
 _StandardPopen = _standard.Popen
@@ -333,7 +336,8 @@ def _run_with(
         process = _timed_popen(popenargs, kwargs)
     else:
         process = popen(*popenargs, **kwargs)
-    with process:
+    # A test double gives the process only here.
+    with process as process:
         try:
             stdout, stderr = process.communicate(data, timeout=timeout)
         except TimeoutExpired:
@@ -380,7 +384,7 @@ def call(*popenargs: _Any, timeout: float | None = None, **kwargs: _Any) -> int:
         process = _timed_popen(popenargs, kwargs)
     else:
         process = popen(*popenargs, **kwargs)
-    with process:
+    with process as process:
         try:
             returncode: int = process.wait(timeout=timeout)
         except TimeoutExpired:

@@ -19,11 +19,11 @@ SUITE = "test.test_subprocess"
 
 # What looks into the machinery that is replaced, and why it cannot find what it looks for.
 EXPECTED_TO_FAIL = {
-    "test__use_vfork": "replaces _fork_exec(), by which the standard class starts its children; ours never does",
-    "test_exception_errpipe_normal": "replaces _fork_exec(), and lets it write into a pipe that we do not have",
+    "test__use_vfork": "replaces _fork_exec(), by which the standard class starts children, and ours none",
+    "test_exception_errpipe_normal": "replaces _fork_exec() by what writes into a pipe that we do not have",
     "test_exception_errpipe_bad_data": "the same",
-    "test_stopped": "replaces os.waitpid() by one that tells of a stopped child, which it was not asked for: the "
-    "kernel is asked by waitid(2), and the true status is found",
+    "test_stopped": "replaces os.waitpid() by one that tells of a stopped child, without being asked to; "
+    "ours asks the kernel by waitid(2), and finds the true status",
 }
 
 

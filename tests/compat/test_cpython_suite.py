@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 
 import pytest
-
 from tests.compat.cpython_suite import EXPECTED_TO_FAIL
 
 RUNNER = Path(__file__).with_name("cpython_suite.py")

@@ -8,7 +8,7 @@ import signal
 import subprocess as standard
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -266,7 +266,9 @@ CASES: dict[str, Call] = {
     "creationflags": run(["true"], creationflags=1),
     # Popen
     "Popen": in_context(["true"]),
-    "Popen, both": in_context("cat; echo err >&2; exit 3", shell=True, stdin=-1, stdout=-1, stderr=-1, data=b"in"),
+    "Popen, both": in_context(
+        "cat; echo err >&2; exit 3", shell=True, stdin=-1, stdout=-1, stderr=-1, data=b"in"
+    ),
     "Popen, text": in_context(["cat"], stdin=-1, stdout=-1, text=True, data="ä\n"),
     "Popen, text, alone": in_context(["printf", "a\\r\\nb"], stdout=-1, text=True),
     "Popen, str for bytes": in_context(["cat"], stdin=-1, stdout=-1, data="abc"),
@@ -283,9 +285,8 @@ ONLY_NEWER = {
 
 
 @pytest.fixture(autouse=True)
-def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    yield
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -410,7 +411,9 @@ def test_the_audit_event_is_raised() -> None:
         "import subprocess as standard\n"
         "from fastproc import subprocess as ours\n"
         "seen = []\n"
-        "sys.addaudithook(lambda event, args: seen.append(repr(args)) if event == 'subprocess.Popen' else None)\n"
+        "def note(event, args):\n"
+        "    if event == 'subprocess.Popen': seen.append(repr(args))\n"
+        "sys.addaudithook(note)\n"
         "for module in (standard, ours):\n"
         "    module.run(['true', 'a'])\n"
         "    module.run('true', shell=True, cwd='/', env={'A': '1'}, capture_output=True)\n"

@@ -1,4 +1,4 @@
-"""What the drop-in promises beyond the standard module: times, descendants, statuses, threads, descriptors."""
+"""What the drop-in promises beyond the standard module: times, descendants, statuses, descriptors."""
 
 from __future__ import annotations
 
@@ -185,7 +185,7 @@ def test_an_idle_timeout_counts_from_the_last_byte() -> None:
     """It does not end a program that writes, and tells which clock it was."""
     chatty = "for i in 1 2 3 4 5 6; do echo $i; sleep 0.2; done"
     assert subprocess.run(chatty, shell=True, stdout=PIPE, idle_timeout=10).stdout.split()[-1] == b"6"
-    with pytest.raises(subprocess.IdleTimeoutExpired, match="wrote nothing for 0.5 seconds") as caught:
+    with pytest.raises(subprocess.IdleTimeoutExpired, match=r"wrote nothing for 0\.5 seconds") as caught:
         subprocess.run(
             "echo x; sleep 1000 & echo $!; wait", shell=True, stdout=PIPE, text=True, idle_timeout=0.5
         )
@@ -624,7 +624,8 @@ def test_preexec_fn_goes_the_standard_way_and_is_warned_of_once() -> None:
         "with warnings.catch_warnings(record=True) as said:\n"
         "    warnings.simplefilter('always')\n"
         "    for _ in range(2):\n"
-        "        process = subprocess.Popen(['sh', '-c', 'umask; exit 7'], preexec_fn=lambda: os.umask(0o77))\n"
+        "        command = ['sh', '-c', 'umask; exit 7']\n"
+        "        process = subprocess.Popen(command, preexec_fn=lambda: os.umask(0o77))\n"
         "        os.waitpid(process.pid, 0)\n"
         "        print(process.wait())\n"
         "print([str(each.category.__name__) for each in said if 'limits=' in str(each.message)])\n"

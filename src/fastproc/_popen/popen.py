@@ -368,8 +368,8 @@ class Popen(subprocess.Popen[AnyStr]):
             raise
         finally:
             self._communication_started = True
-        if self.returncode is None:
-            self.wait(timeout=None if until is None else until - time.monotonic())
+        # Also when it is known already: some programs put a wait() of their own in its place.
+        self.wait(timeout=None if until is None else until - time.monotonic())
         return stdout, stderr
 
     def _await_interrupted(self, until: float | None) -> None:
