@@ -253,14 +253,14 @@ static bool is_reached(const fp_solo *solo, enum goal goal) {
     case GOAL_STOPPED:
         return solo->rung == FP_RUNG_EMPTY || solo->rung == FP_RUNG_GIVEN_UP;
     default:
-        return !streams_open(solo) && !is_climbing(solo) &&
-               (fp_solo_has_ended(solo) || solo->rung == FP_RUNG_GIVEN_UP);
+        return !streams_open(solo) && !is_climbing(solo) && (fp_solo_has_ended(solo) || solo->rung == FP_RUNG_GIVEN_UP);
     }
 }
 
 /* In a talk anybody may kill it at any time; in a run only we do. */
 static bool exit_matters(const fp_solo *solo, enum goal goal) {
-    return !fp_solo_has_ended(solo) && (goal == GOAL_TALK || goal == GOAL_TALK_AND_EXIT || solo->rung != FP_RUNG_NONE || !streams_open(solo));
+    return !fp_solo_has_ended(solo) &&
+           (goal == GOAL_TALK || goal == GOAL_TALK_AND_EXIT || solo->rung != FP_RUNG_NONE || !streams_open(solo));
 }
 
 static bool is_timed(const fp_solo *solo) {
@@ -307,7 +307,9 @@ static int advance(fp_solo *solo, enum goal goal, int64_t until, bool to_the_end
     for (;;) {
         if (is_reached(solo, goal) || (pause && solo->fed))
             return 0;
-        bool clocks = is_timed(solo) || solo->talk_idle_ns > 0 || until != FP_NEVER || solo->killed;
+        bool looks_out = exit_matters(solo, goal);
+        bool blind = looks_out && fp_solo_checked_pidfd(solo) < 0;
+        bool clocks = is_timed(solo) || solo->talk_idle_ns > 0 || until != FP_NEVER || solo->killed || blind;
         int64_t now = clocks || solo->last_byte_ns == 0 ? fp_now_ns() : 0;
         tick(solo, now, to_the_end);
         if (is_reached(solo, goal))
@@ -327,8 +329,9 @@ static int advance(fp_solo *solo, enum goal goal, int64_t until, bool to_the_end
         watch.out[0] = watch_fd(&watch, solo->piles[0].fd, POLLIN);
         watch.out[1] = watch_fd(&watch, solo->piles[1].fd, POLLIN);
         watch.in = watch_fd(&watch, solo->in_fd, POLLOUT);
-        bool looks_out = exit_matters(solo, goal);
-        watch.exit = looks_out ? watch_fd(&watch, fp_solo_checked_pidfd(solo), POLLIN) : -1;
+        /* A turn of the clocks may have changed that. */
+        looks_out = exit_matters(solo, goal);
+        watch.exit = looks_out ? watch_fd(&watch, solo->pidfd, POLLIN) : -1;
         int64_t next = earliest(earliest(until, solo->deadline_ns), earliest(idle_at(solo), solo->step_ns));
         if (is_climbing(solo))
             next = earliest(next, solo->look_ns);
@@ -336,7 +339,7 @@ static int advance(fp_solo *solo, enum goal goal, int64_t until, bool to_the_end
         if (goal != GOAL_RUN)
             next = earliest(next, talk_idle_at(solo));
         if (looks_out && watch.exit < 0)
-            next = earliest(next, after(now ? now : fp_now_ns(), BLIND_GAP));
+            next = earliest(next, after(now, BLIND_GAP));
         int64_t left = next == FP_NEVER ? -1 : next > now ? next - now : 0;
         int r = sys_poll(watch.fds, watch.n, left);
         if (r == -EINTR || r == -EINVAL)
@@ -368,7 +371,7 @@ static void describe(const fp_solo *solo, fp_result *ret_result) {
             .total_bytes = pile->total,
             .first = pile->first ? pile->first->bytes : NULL,
             .first_bytes = pile->first ? pile->first->used : 0,
-            .n_pieces = pile->n_pieces,
+            .n_pieces = pile->total ? pile->n_pieces : 0,
             .captured = pile->captured,
             .complete = pile->complete,
         };
@@ -435,6 +438,7 @@ int fp_solo_talk(fp_solo *solo, const fp_talk *talk, fp_result *ret_result) {
     solo->input = talk->input;
     solo->input_bytes = talk->input_bytes;
     solo->idle_ns = 0;
+    solo->drain_ns = 0;
     solo->talk_idle_ns = talk->idle_timeout_ns;
     solo->last_byte_ns = fp_now_ns();
     bool changed = make_nonblocking(talk->fds[0]);

@@ -78,8 +78,7 @@ static void settle(fp_solo *solo) {
 static int ask_for_lost_status(fp_solo *solo) {
     fp_pidfd_info info = {.mask = FP_PIDFD_INFO_EXIT};
     bool can_ask = fp_solo_checked_pidfd(solo) >= 0 && fp_can(FP_CAP_PIDFD_INFO);
-    bool known =
-        can_ask && sys_ioctl(solo->pidfd, FP_PIDFD_GET_INFO, &info) >= 0 && (info.mask & FP_PIDFD_INFO_EXIT);
+    bool known = can_ask && sys_ioctl(solo->pidfd, FP_PIDFD_GET_INFO, &info) >= 0 && (info.mask & FP_PIDFD_INFO_EXIT);
 
     if (!known && can_ask && solo->lost_looks++ < LOST_STATUS_LOOKS)
         return 0;
@@ -249,12 +248,16 @@ int fp_solo_signal(fp_solo *solo, int sig) {
     /* Unreaped, it cannot have become another process: neither its number nor its descriptor. */
     if (fp_solo_reap(solo, false) > 0)
         return -ESRCH;
+    /* Before it is so: who sees the exit must know why. */
+    bool was_killed = solo->killed;
+    if (sig == SIGKILL)
+        solo->killed = true;
     if (fp_can(FP_CAP_PIDFD_SIGNAL) && fp_solo_checked_pidfd(solo) >= 0)
         r = sys_pidfd_send_signal(solo->pidfd, sig, NULL, 0);
     else if (!is_copy(solo) && solo->pid > 1)
         r = sys_kill(solo->pid, sig);
-    if (r >= 0 && sig == SIGKILL)
-        solo->killed = true;
+    if (r < 0)
+        solo->killed = was_killed;
     return r;
 }
 
@@ -314,8 +317,8 @@ static void adopt(fp_solo *solo, const fp_spec *spec, const fp_birth *birth) {
 }
 
 int fp_solo_bear(const fp_spec *spec, bool wants_leaf, fp_solo **ret_solo, fp_failure *reterr_failure) {
-    bool must = spec->memory_max_bytes || spec->pids_max || spec->cpu_max_millis ||
-                spec->containment == FP_CONTAIN_CGROUP;
+    bool must =
+        spec->memory_max_bytes || spec->pids_max || spec->cpu_max_millis || spec->containment == FP_CONTAIN_CGROUP;
     fp_failure failure = {.stage = FP_STAGE_REQUEST, .detail = -1};
     fp_birth birth;
     fp_solo *solo = NULL;
