@@ -30,6 +30,7 @@ enum {
 #define LEAF_GAP (2 * FP_NS_PER_MS)
 #define KIN_GAP (30 * FP_NS_PER_MS)
 #define BLIND_GAP (10 * FP_NS_PER_MS)
+#define QUICK_END (FP_NS_PER_MS / 5)
 
 /* What advance() is to reach. */
 enum goal {
@@ -302,8 +303,32 @@ static int64_t talk_idle_at(const fp_solo *solo) {
     return solo->talk_idle_ns > 0 && outputs_open(solo) ? after(solo->last_byte_ns, solo->talk_idle_ns) : FP_NEVER;
 }
 
+/*
+ * Most programs say little and end soon. So at first only the end is waited
+ * for, a moment: who waits for the streams is woken by their closing, when the
+ * exit is yet to come, and has to wait again. What is long or slow loses this
+ * moment once.
+ */
+static int await_quick_end(fp_solo *solo) {
+    struct pollfd wait = {.fd = fp_solo_checked_pidfd(solo), .events = POLLIN};
+
+    if (solo->was_given_a_moment || wait.fd < 0 || solo->in_fd >= 0 || fp_solo_has_ended(solo))
+        return 0;
+    solo->was_given_a_moment = true;
+    if (sys_poll(&wait, 1, QUICK_END) <= 0)
+        return 0;
+    int r = fp_solo_reap(solo, false);
+    for (int i = 0; r > 0 && i < 2; i++)
+        if (solo->piles[i].fd >= 0 && solo->piles[i].owned)
+            r = empty(solo, &solo->piles[i]) < 0 ? -ENOMEM : r;
+    return r < 0 ? r : 0;
+}
+
 /* 0 when the goal is reached, -ETIMEDOUT at `until`, -EINTR, -ENOMEM. With `pause` also 0 when the input is over. */
 static int advance(fp_solo *solo, enum goal goal, int64_t until, bool to_the_end, bool pause) {
+    int quick = goal != GOAL_STOPPED && streams_open(solo) ? await_quick_end(solo) : 0;
+    if (quick < 0)
+        return quick;
     for (;;) {
         if (is_reached(solo, goal) || (pause && solo->fed))
             return 0;

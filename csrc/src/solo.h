@@ -106,6 +106,7 @@ struct fp_solo {
     int in_fd;
     bool in_owned;
     bool fed; /* the input is over */
+    bool was_given_a_moment; /* see run.c */
     const uint8_t *input; /* borrowed */
     size_t input_bytes;
     size_t input_at;

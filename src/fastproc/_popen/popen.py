@@ -31,8 +31,8 @@ from .arguments import (
 from .differences import differences
 
 PIPE = subprocess.PIPE
-_READERS = (io.BufferedReader, io.FileIO, io.TextIOWrapper)
-_WRITERS = (io.BufferedWriter, io.FileIO, io.TextIOWrapper)
+_READERS = {type(None), io.BufferedReader, io.FileIO, io.TextIOWrapper}
+_WRITERS = {type(None), io.BufferedWriter, io.FileIO, io.TextIOWrapper}
 _warned_of_preexec_fn = False
 
 
@@ -221,9 +221,12 @@ class Popen(subprocess.Popen[AnyStr]):
         sys.audit("subprocess.Popen", executable, args, cwd, env)
         filled = solo.berth()
         set_command(filled, args, executable, cwd, env)
-        for stream, fd in zip(filled.streams, (p2cread, c2pwrite, errwrite), strict=True):
-            stream.kind = solo.INHERIT if fd == -1 else solo.DESCRIPTOR
-            stream.fd = fd
+        for stream, fd in zip(filled.streams, (p2cread, c2pwrite, errwrite)):  # noqa: B905 - the check costs
+            if fd == -1:
+                stream.kind = solo.INHERIT
+            else:
+                stream.kind = solo.DESCRIPTOR
+                stream.fd = fd
         if (
             not close_fds or pass_fds or not restore_signals or start_new_session or process_group >= 0
             or uid is not None or gid is not None or gids is not None or umask >= 0
@@ -383,8 +386,8 @@ class Popen(subprocess.Popen[AnyStr]):
 
     def _are_pipes(self) -> bool:
         """Whether our ends are as the constructor has made them: a test double has to be asked in Python."""
-        return (self.stdin is None or type(self.stdin) in _WRITERS) and all(
-            stream is None or type(stream) in _READERS for stream in (self.stdout, self.stderr)
+        return (
+            type(self.stdin) in _WRITERS and type(self.stdout) in _READERS and type(self.stderr) in _READERS
         )
 
     def _communicate(self, input: Any, endtime: float | None, orig_timeout: float | None) -> tuple[Any, Any]:  # noqa: A002
