@@ -315,9 +315,10 @@ static int await_quick_end(fp_solo *solo) {
     if (solo->was_given_a_moment || wait.fd < 0 || solo->in_fd >= 0 || fp_solo_has_ended(solo))
         return 0;
     solo->was_given_a_moment = true;
-    if (sys_poll(&wait, 1, QUICK_END) <= 0)
-        return 0;
-    int r = fp_solo_reap(solo, false);
+    int r = sys_poll(&wait, 1, QUICK_END);
+    if (r <= 0)
+        return r == -EINTR ? r : 0;
+    r = fp_solo_reap(solo, false);
     for (int i = 0; r > 0 && i < 2; i++)
         if (solo->piles[i].fd >= 0 && solo->piles[i].owned)
             r = empty(solo, &solo->piles[i]) < 0 ? -ENOMEM : r;
@@ -426,6 +427,11 @@ int fp_run(const fp_spec *spec, fp_solo **solo, fp_result *ret_result, fp_failur
         (*solo)->input_bytes = spec->input_bytes;
         if ((*solo)->in_fd >= 0)
             feed(*solo);
+        /* Its handler has run where no call of ours could be interrupted by it: the host wants to know. */
+        if ((*solo)->interrupted) {
+            fp_solo_note_identity(*solo);
+            return -EINTR;
+        }
     }
     int r = advance(*solo, GOAL_RUN, FP_NEVER, false, false);
     if (r < 0) {

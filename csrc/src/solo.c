@@ -306,6 +306,7 @@ static void adopt(fp_solo *solo, const fp_spec *spec, const fp_birth *birth) {
     solo->pid = birth->pid;
     solo->pidfd = birth->pidfd;
     solo->started_ns = solo->last_byte_ns = birth->started_ns;
+    solo->interrupted = birth->interrupted;
     solo->leads = spec->lead != FP_LEAD_NOTHING || (spec->flags & FP_JOIN_GROUP && spec->process_group == 0);
     solo->stop_signal = spec->stop_signal ? spec->stop_signal : SIGTERM;
     solo->in_fd = birth->pipe_fd[0];
@@ -335,7 +336,7 @@ int fp_solo_bear(const fp_spec *spec, bool wants_leaf, fp_solo **ret_solo, fp_fa
         r = take_leaf(solo, spec, must, &failure);
     if (r < 0)
         goto out;
-    fp_birthplace place = {.cgroup_fd = fp_leaf_fd(solo->leaf), .pidfd_optional = true};
+    fp_birthplace place = {.cgroup_fd = fp_leaf_fd(solo->leaf), .pidfd_optional = true, .notes_signals = true};
     r = fp_birth_make(spec, &place, &birth, &failure);
     if (r < 0 && failure.stage == FP_STAGE_CGROUP && !must) {
         give_leaf(solo);

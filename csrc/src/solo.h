@@ -107,6 +107,7 @@ struct fp_solo {
     bool in_owned;
     bool fed; /* the input is over */
     bool was_given_a_moment; /* see run.c */
+    bool interrupted;        /* a handler of the host has run during its birth */
     const uint8_t *input; /* borrowed */
     size_t input_bytes;
     size_t input_at;

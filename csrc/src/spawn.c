@@ -47,6 +47,7 @@ struct birth {
     int n_borrowed;
     int lowest_bound; /* all that the child needs is below; -1: its table must be a copy */
     bool without_pidfd;
+    bool interrupted;
     pid_t pid;
     int pidfd;
     int64_t started_ns;
@@ -413,6 +414,9 @@ static int bear_shared(struct birth *birth, enum way way, fp_failure *reterr_fai
     birth->started_ns = fp_now_ns();
     long r = clone_shared(birth, way, flags);
     /* CLONE_VFORK has held us until the child left our memory: its report is complete, see clone(2). */
+    /* SIGCHLD does not count: a short-lived child has sent it by now. */
+    if (birth->place->notes_signals)
+        birth->interrupted = sys_rt_sigpending() & ~mask & ~(UINT64_C(1) << (SIGCHLD - 1));
     sys_rt_sigprocmask(SIG_SETMASK, &mask, NULL);
     if (changes_ids(birth->spec))
         restore_dumpable();
@@ -593,6 +597,7 @@ int fp_birth_make(const fp_spec *spec, const fp_birthplace *place, fp_birth *ret
         .pidfd = birth.pidfd,
         .pipe_fd = {ours[0], ours[1], ours[2]},
         .started_ns = birth.started_ns,
+        .interrupted = birth.interrupted,
     };
 out:
     if (place->born_pid)

@@ -45,6 +45,7 @@ _EINTR = -errno.EINTR
 _ETIMEDOUT = -errno.ETIMEDOUT
 # fp_exit: state, reason, code, signal; behind the rest of it two fp_said: total, first bytes, pieces.
 _SAID_OFFSET = int(ffi.offsetof("fp_result", "said"))
+_END = struct.Struct(f"=8x2i{ffi.sizeof('fp_exit') - 16}x").unpack_from
 _RESULT = struct.Struct(f"=4i{_SAID_OFFSET - 16}xQ8xQI4xQ8xQI4x").unpack
 
 _RESTORED = 1 << (signal.SIGPIPE - 1) | 1 << (signal.SIGXFSZ - 1)
@@ -301,6 +302,9 @@ def set_input(into: Berth, data: Any) -> None:
 
 # ---- running ----
 
+End = tuple[int, ...]
+"""Exit code, or -1; signal, or 0."""
+
 Ended = tuple[int | None, int, bytes, bytes]
 """What became of a run: returncode, reason, standard output and error."""
 
@@ -378,12 +382,12 @@ class Solo:
         """Its pidfd, borrowed. OSError (EBADF) where there is none."""
         return check(lib.fp_solo_pidfd(self._proc))
 
-    def wait(self, timeout_ns: int, _wait: Any = lib.fp_solo_wait, _new: Any = ffi.new) -> ExitRecord | None:
+    def wait(self, timeout_ns: int, _wait: Any = lib.fp_solo_wait, _new: Any = ffi.new) -> End | None:
         """How it ended, or None if it has not by then; -1: wait for ever, 0: ask once."""
         pointer = _new("fp_exit *")
         answer = _wait(self._proc, timeout_ns, pointer)
         if answer == 0:
-            return read_exit(pointer)
+            return _END(_buffer(pointer))
         if answer in (-110, -4):  # ETIMEDOUT, EINTR: the caller asks again, after the handlers have run
             return None
         check(answer)
@@ -436,9 +440,14 @@ class Solo:
             return SILENT
         return check(answer)
 
-    def exit(self) -> ExitRecord:
+    def exit(self) -> End:
         """How it has ended, as the talk has found it."""
-        return read_exit(ffi.addressof(self._result, "exit"))
+        return _END(_buffer(self._result))
+
+    def record(self) -> ExitRecord | None:
+        """All that is known of its end, or None if it has not ended."""
+        pointer = _new("fp_exit *")
+        return read_exit(pointer) if lib.fp_solo_wait(self._proc, 0, pointer) == 0 else None
 
     def said(self, stream: int) -> bytes:
         """All that has come on a stream in the talks so far."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -14,7 +15,6 @@ from typing import TYPE_CHECKING, Any, AnyStr
 from .._native import solo
 from .._native.clock import grace_ns, length_ns, nanoseconds, timeout_ns
 from .._native.crew import StartFailed
-from .._native.records import CODE, SIGNAL, ExitRecord
 from .._native.statuses import status_of
 from ..status import ExitStatus
 from .arguments import (
@@ -33,6 +33,7 @@ from .differences import differences
 PIPE = subprocess.PIPE
 _READERS = {type(None), io.BufferedReader, io.FileIO, io.TextIOWrapper}
 _WRITERS = {type(None), io.BufferedWriter, io.FileIO, io.TextIOWrapper}
+_QUICK_END_NS = 200_000
 _warned_of_preexec_fn = False
 
 
@@ -69,7 +70,8 @@ class Popen(subprocess.Popen[AnyStr]):
     _lost: bool = False
     _extras: Extras | None = None
     _timed = False
-    _record: ExitRecord | None = None
+    _has_ended: bool = False
+    _killed: bool = False
 
     if TYPE_CHECKING:
         # Of the standard class, which keeps them to itself.
@@ -261,11 +263,12 @@ class Popen(subprocess.Popen[AnyStr]):
     @property
     def status(self) -> ExitStatus | None:
         """How and when it ended and what it used, or None while that is not known."""
-        return None if self._record is None else status_of(self._record)
+        record = None if self._solo is None else self._solo.record()
+        return None if record is None else status_of(record)
 
-    def _enter(self, record: ExitRecord) -> None:
-        self._record = record
-        code, number = record[CODE], record[SIGNAL]
+    def _enter(self, end: solo.End) -> None:
+        self._has_ended = True
+        code, number = end
         if number:
             self.returncode = -number
         elif code >= 0:
@@ -284,9 +287,9 @@ class Popen(subprocess.Popen[AnyStr]):
             if _deadstate is not None:
                 # Nobody has this object any more: there is nobody to be warned.
                 self._lost = True
-            record = started.wait(0)
-            if record is not None:
-                self._enter(record)
+            end = started.wait(0)
+            if end is not None:
+                self._enter(end)
                 if _deadstate is not None and self.returncode is None:
                     self.returncode = _deadstate
         return self.returncode
@@ -297,9 +300,9 @@ class Popen(subprocess.Popen[AnyStr]):
             return super()._wait(timeout)  # type: ignore[misc, no-any-return]
         until = None if timeout is None else time.monotonic() + timeout
         while self.returncode is None:
-            record = started.wait(-1 if until is None else timeout_ns(max(until - time.monotonic(), 0.0)))
-            if record is not None:
-                self._enter(record)
+            end = started.wait(-1 if until is None else timeout_ns(max(until - time.monotonic(), 0.0)))
+            if end is not None:
+                self._enter(end)
                 break
             if until is not None and time.monotonic() >= until:
                 raise subprocess.TimeoutExpired(self.args, timeout)  # type: ignore[arg-type]
@@ -307,7 +310,7 @@ class Popen(subprocess.Popen[AnyStr]):
 
     def __del__(self, _maxsize: int = sys.maxsize, _warn: Any = warnings.warn) -> None:
         # Its end is known, only its status is not: it is not "still running".
-        if not (self._lost and self._record is not None):
+        if not self._has_ended:
             super().__del__(_maxsize, _warn)  # type: ignore[call-arg]
 
     # ---- signals ----
@@ -320,6 +323,7 @@ class Popen(subprocess.Popen[AnyStr]):
             return
         self.poll()
         if self.returncode is None:
+            self._killed = self._killed or sig == signal.SIGKILL
             started.signal(sig)
 
     def stop(self, grace: float | None = None, kill_timeout: float = 5.0) -> int | None:
@@ -354,16 +358,15 @@ class Popen(subprocess.Popen[AnyStr]):
         was killed through this object, the streams are given up half a second after its end, whoever
         holds them.
         """
-        single = [self.stdin, self.stdout, self.stderr].count(None) >= 2
         reads = self.stdout is not None or self.stderr is not None
-        started = self._communication_started
-        if self._solo is None or not reads or not self._are_pipes() or (started and input):
+        begun = self._communication_started
+        if self._solo is None or not reads or not self._are_pipes() or (begun and input):
             return super().communicate(input, timeout)
         until = None if timeout is None else time.monotonic() + timeout
-        as_stream = single and timeout is None and not started and bool(self.text_mode)
+        single = self.stdin is None and (self.stdout is None or self.stderr is None)
         try:
-            if as_stream:
-                stdout, stderr = self._read_single_text()
+            if single and until is None and not begun:
+                stdout, stderr = self._read_single(self._solo)
             else:
                 stdout, stderr = self._communicate(input, until, timeout)
         except KeyboardInterrupt:
@@ -466,36 +469,44 @@ class Popen(subprocess.Popen[AnyStr]):
             outputs.append(data if data or isinstance(data, str) else None)
         return kind(self.args, timeout, output=outputs[0], stderr=outputs[1])
 
-    def _read_single_text(self) -> tuple[Any, Any]:
-        """One stream in text mode, of which something may have been read and decoded already.
-
-        Only the stream itself can go on with that. So it is given a file to read from, with all that has
-        come, in place of its pipe.
-        """
-        started = self._solo
+    def _read_single(self, started: solo.Solo) -> tuple[Any, Any]:
+        """One stream and nothing to feed, as most have it."""
         stream: Any = self.stdout if self.stdout is not None else self.stderr
-        assert started is not None
+        # Those that end at once have said what they had to say: the stream itself can read it.
+        if self.returncode is None and (end := started.wait(_QUICK_END_NS)) is not None:
+            self._enter(end)
+        if self.returncode is not None and not self._killed:
+            output = stream.read()
+            stream.close()
+        elif self.text_mode:
+            output = self._read_single_text(started, stream)
+        else:
+            return self._communicate(None, None, None)
+        return (output, None) if stream is self.stdout else (None, output)
+
+    def _read_single_text(self, started: solo.Solo, stream: Any) -> str:
+        """Something may have been read and decoded already, and only the stream can go on with that.
+
+        So it is given a file to read from, with all that has come, in place of its pipe.
+        """
         self._talk(started, None, None)
         if self.returncode is None:
             self._enter(started.exit())
-        data = started.said(1) if stream is self.stdout else started.said(2)
-        if data:
+        number = 1 if stream is self.stdout else 2
+        data = memoryview(started.said(number))
+        text = ""
+        if data or started.ended(number):
             file = os.memfd_create("output", os.MFD_CLOEXEC)
             try:
-                view = memoryview(data)
-                while view:
-                    view = view[os.write(file, view) :]
+                while data:
+                    data = data[os.write(file, data) :]
                 os.lseek(file, 0, os.SEEK_SET)
                 os.dup2(file, stream.fileno(), inheritable=False)
             finally:
                 os.close(file)
             text = stream.read()
-        elif started.ended(1) or started.ended(2):
-            text = stream.read()
-        else:
-            text = ""  # given up, after a kill
         stream.close()
-        return (text, None) if stream is self.stdout else (None, text)
+        return text
 
 
 def _open_descriptor(stream: Any) -> int:
