@@ -69,9 +69,10 @@ _active: list[_Any] = vars(_standard)["_active"]
 _cleanup: _Any = vars(_standard)["_cleanup"]
 
 # The keywords that a run in one call understands. `close_fds` and the like are rare enough for the long way.
+_EXTRAS = frozenset(_arguments.EXTRAS)
 _STREAMS = ("stdin", "stdout", "stderr")
 _TEXT = ("text", "encoding", "errors", "universal_newlines")
-_IN_ONE_CALL = frozenset({*_STREAMS, *_TEXT, *_arguments.EXTRAS, "shell", "cwd", "env", "executable", "args"})
+_IN_ONE_CALL = frozenset({*_STREAMS, *_TEXT, *_EXTRAS, "shell", "cwd", "env", "executable", "args"})
 _STOPPED = (_solo.TIMED_OUT, _solo.WAS_SILENT)
 _SIGINT_PATIENCE_NS = 250_000_000
 _Text = tuple[str, str]
@@ -159,7 +160,8 @@ def _run_in_one_call(
         text = _text_mode(kwargs)
         if text is False:
             return None
-        extras = _arguments.Extras.of({name: kwargs.get(name) for name in _arguments.EXTRAS})
+        if not _EXTRAS.isdisjoint(kwargs):
+            extras = _arguments.Extras.of({name: kwargs.get(name) for name in _EXTRAS})
         env, cwd = kwargs.get("env"), kwargs.get("cwd")
         executable, shell = kwargs.get("executable"), kwargs.get("shell")
     if data is not None and (data := _encoded(data, text)) is None:
@@ -231,8 +233,11 @@ def _can_time_out(timeout: _Any) -> bool:
 def _set_streams(filled: _solo.Berth, kwargs: dict[str, _Any]) -> int | None:
     """Fill in the standard streams. Bits 0 and 1: output and error are captured; None: the long way knows."""
     captures = 0
+    if not kwargs and filled.inherits:
+        return 0
+    filled.inherits = not kwargs
     for number, stream in enumerate(filled.streams):
-        value = kwargs.get(_STREAMS[number]) if kwargs else None
+        value = kwargs.get(_STREAMS[number])
         if value is None:
             stream.kind = _solo.INHERIT
         elif value == PIPE:

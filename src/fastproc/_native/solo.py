@@ -70,8 +70,8 @@ class Berth:
         "cell",
         "end",
         "failure",
+        "inherits",
         "keep",
-        "kinds",
         "result",
         "said",
         "spec",
@@ -82,7 +82,7 @@ class Berth:
     def __init__(self) -> None:
         self.spec = _new("fp_spec *", _TEMPLATE[0])
         stdio = self.spec.stdio
-        self.kinds = (INHERIT, INHERIT, INHERIT)
+        self.inherits = True  # all three streams, as in the template
         self.streams = tuple(ffi.addressof(stdio, index) for index in range(3))
         self.cell = _new("fp_solo **")
         self.result = _new("fp_result *")

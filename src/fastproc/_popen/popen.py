@@ -222,6 +222,7 @@ class Popen(subprocess.Popen[AnyStr]):
         args, executable = command_line(args, executable, shell)
         sys.audit("subprocess.Popen", executable, args, cwd, env)
         filled = solo.berth()
+        filled.inherits = False
         set_command(filled, args, executable, cwd, env)
         for stream, fd in zip(filled.streams, (p2cread, c2pwrite, errwrite)):  # noqa: B905 - the check costs
             if fd == -1:
