@@ -17,7 +17,7 @@ native := $(wildcard csrc/include/*.h csrc/src/*.[ch]) csrc/Makefile csrc/fastpr
 c_files := $(wildcard csrc/include/*.h csrc/src/*.[ch] csrc/tests/*.[ch] examples/*.c tests/programs/*.c \
     benchmarks/*.[ch])
 
-.PHONY: help dev demo test check format test-c bench bench-quick bench-gate bench-publish soak clean
+.PHONY: help dev demo test check format test-c bench bench-quick bench-gate bench-publish soak test-libraries clean
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' Makefile | expand -t 15
 
@@ -67,6 +67,9 @@ bench-publish: $(venv)/.stamp-bench $(venv)/.stamp-native ## take the newest ful
 
 soak: $(venv)/.stamp-native ## the slow tests: hundreds of thousands of starts, thousands alive at once
 	$(bin)/python -m pytest -m slow --timeout=3600 -s $(PYTEST_ARGS)
+
+test-libraries: $(venv)/.stamp-native ## the tests of libraries from PyPI, with the drop-in for subprocess installed
+	$(bin)/python -m pytest -m slow tests/compat $(PYTEST_ARGS)
 
 clean: ## remove what was built; .venv stays, and is refreshed when next needed
 	rm -rf build dist csrc/build src/*.egg-info src/fastproc/_native/include src/fastproc/_native/lib

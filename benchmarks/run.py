@@ -33,6 +33,7 @@ FIRST = (
     "many",
     "concurrency",
     "asyncio",
+    "dropin",
     "parent",
     "options",
     "capture",

@@ -150,8 +150,16 @@ def test_the_map_names_every_source_file_and_no_other() -> None:
 def test_one_place_reaps_one_signals_one_creates() -> None:
     """Besides the exceptions that ARCHITECTURE.md gives a reason for."""
     places = {
-        r"sys_waitid": {"proc.c", "spawn.c", "probe.c"},
-        r"sys_kill|sys_pidfd_send_signal": {"contain.c", "spawn.c", "supervisor.c", "cgroup.c", "probe.c"},
+        r"sys_waitid": {"proc.c", "spawn.c", "probe.c", "solo.c"},
+        r"sys_kill|sys_pidfd_send_signal": {
+            "contain.c",
+            "spawn.c",
+            "supervisor.c",
+            "cgroup.c",
+            "probe.c",
+            "solo.c",
+            "kin.c",
+        },
         r"sys_fork|sys_clone_to_child|sys_clone3_to_child": {"spawn.c", "probe.c"},
     }
     sources = {path.name: path.read_text(encoding="utf-8") for path in (ROOT / "csrc" / "src").glob("*.c")}

@@ -140,7 +140,11 @@ enum fp_spec_flag {
     FP_ONE_PATH = 1 << 10,          /* `program` is a path even without a slash: no search */
     FP_QUIET_START = 1 << 11,       /* FP_NEWS_STARTED wakes nobody: it comes with the next news */
     FP_FOLLOW_STDOUT = 1 << 12,     /* lose nothing of that captured stream before the first reader has come */
-    FP_FOLLOW_STDERR = 1 << 13
+    FP_FOLLOW_STDERR = 1 << 13,
+    FP_KEEP_MASK = 1 << 16,         /* the caller's signal mask, and what `sigmask` adds */
+    FP_INHERIT_FDS = 1 << 17,       /* every descriptor of the caller that is not close-on-exec */
+    FP_SEARCH_ON = 1 << 18,         /* a search goes on after any failure, as os.execvpe() of Python has it */
+    FP_JOIN_GROUP = 1 << 19         /* `process_group`, after what it leads */
 };
 
 typedef struct fp_spec {
@@ -203,6 +207,10 @@ typedef struct fp_spec {
     uint64_t max_output_bytes; /* of both streams together; 0: no limit */
 
     fp_mailbox *mailbox; /* who hears the news; NULL: nobody */
+
+    uint64_t sigdefault;   /* with FP_KEEP_SIGNALS, bit n - 1: signal n is put to default all the same */
+    int32_t process_group; /* with FP_JOIN_GROUP: the group to enter, 0 a new one of its own, see setpgid(2) */
+    int32_t reserved;
 } fp_spec;
 
 /* ---- What went wrong ---------------------------------------------------- */
@@ -342,6 +350,8 @@ typedef struct fp_news {
  * NAME=value strings one behind the other, each ended by a NUL; borrowed.
  * -EINVAL: a string without '=' or with an empty name, or two of one name. */
 FP_API int fp_env_new(const char *block, size_t block_bytes, fp_env **ret_env);
+/* The same without these checks: the strings go to execve(2) as they are. */
+FP_API int fp_env_new_as_is(const char *block, size_t block_bytes, fp_env **ret_env);
 FP_API fp_env *fp_env_ref(fp_env *env);
 FP_API fp_env *fp_env_free(fp_env *env);
 
@@ -490,6 +500,122 @@ FP_API int fp_reader_new(fp_proc *proc, int stream, fp_reader **ret_reader);
 FP_API int64_t fp_reader_read(fp_reader *reader, void *buffer, size_t buffer_bytes, int64_t timeout_ns);
 /* The child need not wait for it any more. */
 FP_API fp_reader *fp_reader_free(fp_reader *reader);
+/* ---- One program, without a supervisor ---- */
+
+/*
+ * A process that belongs to the caller alone. No thread and no supervisor
+ * watches it: it costs one descriptor, its pidfd, and nothing happens to it
+ * between two calls. Unlike those of a supervisor it runs in the caller's
+ * session and group if `lead` says so, and is left running when its handle goes.
+ *
+ * One thread at a time may be in fp_run(), fp_solo_talk() and fp_solo_stop()
+ * for one process; fp_solo_wait() and fp_solo_signal() may be called by any,
+ * also meanwhile.
+ */
+typedef struct fp_solo fp_solo;
+
+/* What a captured stream has brought; borrowed until the next call about its process. */
+typedef struct fp_said {
+    uint64_t total_bytes;
+    const void *first; /* the first piece; for the others see fp_solo_piece() */
+    uint64_t first_bytes;
+    uint32_t n_pieces;
+    int16_t captured;
+    int16_t complete; /* it ended by end of file, not because we stopped listening */
+} fp_said;
+
+typedef struct fp_result {
+    fp_exit exit;    /* state EXITED, or RUNNING if it has outlived SIGKILL by `kill_timeout_ns` */
+    fp_said said[2]; /* standard output, standard error */
+} fp_result;
+
+/*
+ * Run the program described by `spec` to its end: start it, feed its standard
+ * input, keep all that comes on its captured streams, reap it. All of that in
+ * the calling thread, in one call.
+ *
+ * Of the spec `token`, `mailbox` and the bounds of captured output do not
+ * count; `timeout_ns`, `deadline_ns` and `idle_timeout_ns` do. When one of
+ * them is over, the program and its descendants are stopped: the stop signal,
+ * SIGKILL after `grace_ns`, and once it has ended, its streams are given up
+ * after 0.1 s of silence, or 0.5 s, whoever holds them. exit.reason then tells
+ * which. The descendants are those in its cgroup, where one can be had (it is
+ * put into one only if it has a time-out, or limits that need it), else those
+ * that /proc shows: children of its children, and the groups and sessions that
+ * any of them has led. Without a time-out it returns when all captured streams
+ * have ended and the program has, as communicate() of Python does.
+ *
+ * `*solo` must be NULL at first, and must be freed by the caller when it is
+ * not NULL on return, also after an error: the output lies in it.
+ *   -EINTR      a signal handler ran in this thread; call again, with the same
+ *               arguments, and it goes on, or stop it and give it up
+ *   -ENOMEM     no memory for what it writes; it is running still
+ *   else        it could not be started, see fp_spawn()
+ * `spec` is borrowed, its `input` until the run is over.
+ */
+FP_API int fp_run(const fp_spec *spec, fp_solo **solo, fp_result *ret_result, fp_failure *reterr_failure);
+
+/*
+ * Start the program described by `spec` and leave the rest to the caller.
+ * Errors as for fp_spawn(). Time-outs of the spec do not count, but that with
+ * a `timeout_ns` it is put into a cgroup where one can be had, as by fp_run().
+ * Pipes (FP_STDIO_PIPE) make sense for fp_run() only: here nobody reads them.
+ */
+FP_API int fp_solo_start(const fp_spec *spec, fp_solo **ret_solo, fp_failure *reterr_failure);
+/* Take over a child that was started by other means and has not been reaped. `leads`: it leads a group of its own. */
+FP_API int fp_solo_adopt(int pid, int leads, fp_solo **ret_solo);
+/* Give it back. The process is not touched; unreaped it stays so. */
+FP_API fp_solo *fp_solo_free(fp_solo *solo);
+FP_API int fp_solo_pid(const fp_solo *solo);
+/* Its pidfd, borrowed; -EBADF where the kernel has none, or had no descriptor left for it. */
+FP_API int fp_solo_pidfd(fp_solo *solo);
+/*
+ * Block until it has ended, and say how, as fp_proc_wait() does: -ETIMEDOUT,
+ * -EINTR. If somebody else has reaped it, the true status is asked for (Linux
+ * 6.15), else the reason is FP_REASON_UNKNOWN. In a forked copy of the caller,
+ * whose child it is not, it waits as well.
+ */
+FP_API int fp_solo_wait(fp_solo *solo, int64_t timeout_ns, fp_exit *ret_exit);
+/* Send it a signal. -ESRCH: it has ended; no other process can be hit. */
+FP_API int fp_solo_signal(fp_solo *solo, int sig);
+/*
+ * Stop it and its descendants, as fp_run() does when its time is over, and
+ * wait for that. grace_ns: 0 is 5 s, negative none; kill_timeout_ns: 0 is 5 s.
+ * 0: nobody is left that could be found; -ETIMEDOUT: somebody is, after
+ * SIGKILL and `kill_timeout_ns`; -EINTR: call again.
+ */
+FP_API int fp_solo_stop(fp_solo *solo, int64_t grace_ns, int64_t kill_timeout_ns, fp_exit *ret_exit);
+
+enum fp_talk_flag {
+    FP_TALK_TO_THE_END = 1 << 0, /* also after SIGKILL wait for the end of every stream, whoever holds it */
+    FP_TALK_AND_WAIT = 1 << 1    /* and then for the exit of the process */
+};
+
+/* A conversation through descriptors of the caller's. */
+typedef struct fp_talk {
+    size_t size;
+    int32_t fds[3]; /* our ends of the pipes of its streams 0 to 2, borrowed; -1: none, or over */
+    uint32_t flags; /* enum fp_talk_flag */
+    const void *input; /* the same at each call; it is gone on with where the last call has ended */
+    size_t input_bytes;
+    int64_t timeout_ns; /* negative: none */
+    int64_t idle_timeout_ns; /* without a byte on an output; 0: none */
+} fp_talk;
+
+/*
+ * Feed and empty the pipes of a process until its outputs have ended; if it
+ * was killed through fp_solo_signal(), not longer than 0.5 s after its end.
+ * The pipe of the input is made not to block meanwhile.
+ *
+ *   0           all is over
+ *   1           the input is over, or nobody reads it: close that pipe, and call again without it
+ *   -ETIMEDOUT, -EINTR   call again to go on; nothing is lost
+ *   -ETIME      the same at `idle_timeout_ns`
+ * What has come so far is in `ret_result` in any case, together with what is known of the exit.
+ */
+FP_API int fp_solo_talk(fp_solo *solo, const fp_talk *talk, fp_result *ret_result);
+/* The bytes of one piece of a captured stream (1 or 2); how many, or -ENODATA. */
+FP_API int64_t fp_solo_piece(const fp_solo *solo, int stream, uint32_t index, const void **ret_bytes);
 
 /* A mailbox: news of many processes for one consumer. */
 FP_API int fp_mailbox_new(fp_mailbox **ret_mailbox);

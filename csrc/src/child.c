@@ -156,6 +156,8 @@ static void lead(const fp_child_plan *plan) {
         r = sys_setsid();
     else if (plan->lead == FP_LEAD_GROUP)
         r = sys_setpgid(0, 0);
+    if (r >= 0 && plan->flags & FP_JOIN_GROUP)
+        r = sys_setpgid(0, plan->process_group);
     if (r < 0)
         fail(plan, FP_STAGE_SESSION, r, -1);
 }
@@ -338,10 +340,11 @@ static void execute(const fp_child_plan *plan) {
     plan->report->reached_exec = 1;
     for (size_t i = 0; i < plan->n_paths; i++) {
         int r = sys_execve(plan->paths[i], plan->argv, plan->envp);
-        if (!plan->searching || !is_just_not_here(r))
+        if (!plan->searching || !(plan->searching_on || is_just_not_here(r)))
             fail(plan, FP_STAGE_EXEC, r, -1);
-        if (r == -EACCES)
-            error = -EACCES;
+        /* Of several failures the last that is more than absence is told, as execvp(3) tells EACCES. */
+        if (plan->searching_on ? r != -ENOENT && r != -ENOTDIR : r == -EACCES)
+            error = r;
     }
     fail(plan, FP_STAGE_EXEC, error, -1);
 }

@@ -50,6 +50,7 @@ typedef struct fp_child_plan {
     int keep_below; /* the table is the parent's: take a copy of what is below; -1: it is our own */
 
     int lead;      /* enum fp_lead */
+    int32_t process_group; /* with FP_JOIN_GROUP */
     int cgroup_fd; /* directory of the cgroup to move into; -1: we are in it */
 
     /* Descriptors: moved, then opened, then all in `gaps` closed. */
@@ -90,6 +91,7 @@ typedef struct fp_child_plan {
     const char *const *paths; /* tried in turn */
     size_t n_paths;
     bool searching; /* `paths` come from a search: the next is tried when one is missing */
+    bool searching_on; /* or cannot be executed for any reason */
     const char *const *argv;
     const char *const *envp;
 } fp_child_plan;
@@ -124,7 +126,7 @@ void fp_plan_make(fp_child_plan *plan, void *space, const fp_spec *spec, const i
 /* Order the moves. Their sources may have been changed since fp_plan_make(). */
 void fp_plan_fds(fp_child_plan *plan);
 
-/* Find what is to be closed: all but 0 to 2, the targets, and `report_fd` (-1: none). */
+/* Find what is to be closed: all but 0 to 2, the targets, and `report_fd` (-1: none); nothing with FP_INHERIT_FDS. */
 void fp_plan_gaps(fp_child_plan *plan, int report_fd);
 
 #pragma GCC visibility pop

@@ -116,6 +116,8 @@ typedef struct fp_birthplace {
     int cgroup_fd;           /* directory of the leaf, or -1 */
     _Atomic pid_t *born_pid; /* holds the pid while the birth lasts, 0 afterwards; may be NULL */
     fp_pipes *pipes;         /* still holds our ends after the birth; may be NULL */
+    bool pidfd_optional;     /* rather no pidfd than no child, where no descriptor is free */
+    bool notes_signals;      /* say whether one came while all were blocked: its handler has run unseen */
 } fp_birthplace;
 
 /* A child that has passed execve(2). All descriptors are the receiver's, close-on-exec. */
@@ -124,6 +126,7 @@ typedef struct fp_birth {
     int pidfd;      /* -1: this kernel has none */
     int pipe_fd[3]; /* our ends, non-blocking; -1: none */
     int64_t started_ns;
+    bool interrupted; /* with `notes_signals` */
 } fp_birth;
 
 /*

@@ -94,6 +94,7 @@ static void plan_program(fp_child_plan *plan, struct arena *space, const fp_spec
     const char *program = fp_spec_program(spec);
 
     plan->searching = is_searched(spec);
+    plan->searching_on = spec->flags & FP_SEARCH_ON;
     if (!plan->searching) {
         const char **paths = take(space, sizeof *paths);
         paths[0] = program;
@@ -200,8 +201,32 @@ static void plan_streams(fp_child_plan *plan, const fp_spec *spec, const int pip
         add_move(plan, spec->fds[i].source, spec->fds[i].target);
 }
 
+static bool is_a_target(const fp_child_plan *plan, int fd) {
+    for (size_t i = 0; i < plan->n_moves; i++)
+        if (plan->moves[i].target == fd)
+            return true;
+    return false;
+}
+
+/* The spare copy must not cover what the child inherits beside the moves: it gets a number that is free here. */
+static void move_spare(fp_child_plan *plan) {
+    int spare = plan->spare_fd;
+
+    while (is_a_target(plan, spare) || sys_fcntl(spare, F_GETFD, 0) >= 0)
+        spare++;
+    for (size_t i = 0; i < plan->n_ops; i++) {
+        if (plan->ops[i].from == plan->spare_fd)
+            plan->ops[i].from = spare;
+        if (plan->ops[i].to == plan->spare_fd)
+            plan->ops[i].to = spare;
+    }
+    plan->spare_fd = spare;
+}
+
 void fp_plan_fds(fp_child_plan *plan) {
     plan->n_ops = fp_fdplan(plan->moves, plan->n_moves, plan->ops, &plan->spare_fd);
+    if (plan->spare_fd >= 0 && plan->flags & FP_INHERIT_FDS)
+        move_spare(plan);
 }
 
 static int by_number(const void *a, const void *b) {
@@ -216,6 +241,10 @@ void fp_plan_gaps(fp_child_plan *plan, int report_fd) {
     size_t n_kept = 0;
     unsigned first = 3;
 
+    plan->n_gaps = 0;
+    plan->bare_above_2 = false;
+    if (plan->flags & FP_INHERIT_FDS)
+        return;
     for (size_t i = 0; i < plan->n_moves; i++)
         if (plan->moves[i].target > 2)
             kept[n_kept++] = plan->moves[i].target;
@@ -225,7 +254,6 @@ void fp_plan_gaps(fp_child_plan *plan, int report_fd) {
         qsort(kept, n_kept, sizeof *kept, by_number);
 
     plan->bare_above_2 = n_kept == 0 && plan->spare_fd < 0;
-    plan->n_gaps = 0;
     for (size_t i = 0; i < n_kept; i++) {
         unsigned fd = (unsigned)kept[i];
         if (fd > first)
@@ -291,6 +319,7 @@ void fp_plan_make(fp_child_plan *plan, void *memory, const fp_spec *spec, const 
         .parent_pid = spec->flags & FP_DIE_WITH_PARENT ? sys_getpid() : 0,
         .keep_below = -1,
         .lead = spec->lead,
+        .process_group = spec->process_group,
         .cgroup_fd = -1,
         .spare_fd = -1,
         .has_close_range = fp_can(FP_CAP_CLOSE_RANGE),

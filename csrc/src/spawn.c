@@ -45,6 +45,8 @@ struct birth {
     int borrowed[FP_SLOT_COUNT];
     int n_borrowed;
     int lowest_bound; /* all that the child needs is below; -1: its table must be a copy */
+    bool without_pidfd;
+    bool interrupted;
     pid_t pid;
     int pidfd;
     int64_t started_ns;
@@ -188,6 +190,16 @@ static int bring_low(struct birth *birth) {
     return highest + 1;
 }
 
+/* The bound of what the child needs, where that lies low already. */
+static int bound_of_the_low(const fp_child_plan *plan) {
+    int highest = 2;
+
+    for (size_t i = 0; i < plan->n_moves; i++)
+        if (highest < plan->moves[i].source)
+            highest = plan->moves[i].source;
+    return highest < LOW_FDS ? highest + 1 : -1;
+}
+
 static void return_slots(struct birth *birth) {
     while (birth->n_borrowed > 0)
         fp_slots_return(birth->place->slots, birth->borrowed[--birth->n_borrowed]);
@@ -286,7 +298,7 @@ static void plan_signals(struct birth *birth, bool cleared) {
     fp_child_plan *plan = &birth->plan;
     bool keep_ignored = birth->spec->flags & FP_KEEP_SIGNALS;
 
-    plan->sigdefault = 0;
+    plan->sigdefault = birth->spec->sigdefault & FP_SIGNALS_CHANGEABLE & ~plan->sigignore;
     plan->caught_to_default = keep_ignored && !cleared;
     if (!keep_ignored) {
         plan->sigdefault = cleared ? below_realtime | ignored_realtime_signals() : ~UINT64_C(0);
@@ -356,7 +368,7 @@ static int stage_of_clone_error(int error, bool into_cgroup) {
  * ours, and nobody has reaped it but perhaps the host.
  */
 static int open_pidfd_late(struct birth *birth, fp_failure *reterr_failure) {
-    if (birth->pidfd >= 0 || !fp_can(FP_CAP_PIDFD))
+    if (birth->pidfd >= 0 || birth->without_pidfd || !fp_can(FP_CAP_PIDFD))
         return 0;
     int r = sys_pidfd_open(birth->pid, 0);
     if (r >= 0) {
@@ -396,7 +408,7 @@ static int bear_shared(struct birth *birth, enum way way, fp_failure *reterr_fai
     uint64_t flags = CLONE_VM | CLONE_VFORK;
     fp_sigset mask;
 
-    if (fp_can(FP_CAP_PIDFD))
+    if (fp_can(FP_CAP_PIDFD) && !birth->without_pidfd)
         flags |= CLONE_PIDFD;
     plan->report = &report;
     plan->keep_below = birth->lowest_bound;
@@ -419,9 +431,14 @@ static int bear_shared(struct birth *birth, enum way way, fp_failure *reterr_fai
     if (changes_ids(birth->spec))
         note_dumpable();
     sys_rt_sigprocmask(SIG_SETMASK, &all, &mask);
+    if (birth->spec->flags & FP_KEEP_MASK)
+        plan->sigmask = mask | birth->spec->sigmask;
     birth->started_ns = fp_now_ns();
     long r = clone_shared(birth, way, flags);
     /* CLONE_VFORK has held us until the child left our memory: its report is complete, see clone(2). */
+    /* SIGCHLD does not count: a short-lived child has sent it by now. */
+    if (birth->place->notes_signals)
+        birth->interrupted = sys_rt_sigpending() & ~mask & ~(UINT64_C(1) << (SIGCHLD - 1));
     sys_rt_sigprocmask(SIG_SETMASK, &mask, NULL);
     if (changes_ids(birth->spec))
         restore_dumpable();
@@ -501,8 +518,10 @@ static int bear_by_fork(struct birth *birth, fp_failure *reterr_failure) {
     fp_plan_gaps(plan, ends[1]);
 
     sys_rt_sigprocmask(SIG_SETMASK, &all, &mask);
+    if (birth->spec->flags & FP_KEEP_MASK)
+        plan->sigmask = mask | birth->spec->sigmask;
     birth->started_ns = fp_now_ns();
-    long pid = sys_fork(SIGCHLD | (fp_can(FP_CAP_PIDFD) ? CLONE_PIDFD : 0), &birth->pidfd);
+    long pid = sys_fork(SIGCHLD | (fp_can(FP_CAP_PIDFD) && !birth->without_pidfd ? CLONE_PIDFD : 0), &birth->pidfd);
     if (pid == 0) {
         fp_child_main(plan);
         sys_exit_group(0);
@@ -582,14 +601,18 @@ int fp_birth_make(const fp_spec *spec, const fp_birthplace *place, fp_birth *ret
     }
     fp_plan_make(&birth.plan, space, spec, pipes->theirs, null_fd);
     /* Where no slot is free the whole table is copied: slower, and as right. */
-    if (place->slots && birth.plan.has_close_range)
-        birth.lowest_bound = bring_low(&birth);
+    if (birth.plan.has_close_range && !(spec->flags & FP_INHERIT_FDS))
+        birth.lowest_bound = place->slots ? bring_low(&birth) : bound_of_the_low(&birth.plan);
     if (birth.lowest_bound < 0)
         birth.lowest_bound = -1;
     fp_plan_fds(&birth.plan);
     fp_plan_gaps(&birth.plan, -1);
 
     r = bear_patiently(&birth, reterr_failure);
+    if ((r == -EMFILE || r == -ENFILE) && place->pidfd_optional && birth.pid == 0) {
+        birth.without_pidfd = true;
+        r = bear_patiently(&birth, reterr_failure);
+    }
     if (r < 0)
         goto out;
     if (birth.pidfd >= 0)
@@ -599,6 +622,7 @@ int fp_birth_make(const fp_spec *spec, const fp_birthplace *place, fp_birth *ret
         .pidfd = birth.pidfd,
         .pipe_fd = {pipes->ours[0], pipes->ours[1], pipes->ours[2]},
         .started_ns = birth.started_ns,
+        .interrupted = birth.interrupted,
     };
 out:
     if (place->born_pid)

@@ -17,7 +17,7 @@ enum { MOST_GROUPS = 65536, MOST_FDS = 4096, MOST_CPU_WORDS = 1024, MOST_SIGNALS
 static const uint32_t known_flags = FP_KEEP_LEFTOVERS | FP_NO_NEW_PRIVS | FP_DIE_WITH_PARENT | FP_SET_UID | FP_SET_GID |
                                     FP_SET_GROUPS | FP_SET_UMASK | FP_SET_NICE | FP_STOP_AT_MAX_OUTPUT |
                                     FP_KEEP_SIGNALS | FP_ONE_PATH | FP_QUIET_START | FP_FOLLOW_STDOUT |
-                                    FP_FOLLOW_STDERR;
+                                    FP_FOLLOW_STDERR | FP_KEEP_MASK | FP_INHERIT_FDS | FP_SEARCH_ON | FP_JOIN_GROUP;
 
 /* ---- the packed environment --------------------------------------------------- */
 
@@ -54,7 +54,7 @@ static int names_are_unique(const char *const *strings, size_t n) {
     return unique;
 }
 
-int fp_env_new(const char *block, size_t block_bytes, fp_env **ret_env) {
+static int make_env(const char *block, size_t block_bytes, bool checked, fp_env **ret_env) {
     size_t n = 0;
     fp_env *env = NULL;
     int r = -EINVAL;
@@ -77,9 +77,9 @@ int fp_env_new(const char *block, size_t block_bytes, fp_env **ret_env) {
         memcpy(string, block, block_bytes);
     for (size_t i = 0; i < n; i++) {
         size_t bytes = strlen(string) + 1;
-        if (*string == '=' || !strchr(string, '='))
+        if (checked && (*string == '=' || !strchr(string, '=')))
             goto out;
-        if (strncmp(string, "PATH=", 5) == 0)
+        if (!env->path && strncmp(string, "PATH=", 5) == 0)
             env->path = string + 5;
         if (env->longest_bytes < bytes)
             env->longest_bytes = bytes;
@@ -88,7 +88,7 @@ int fp_env_new(const char *block, size_t block_bytes, fp_env **ret_env) {
     }
     env->strings[n] = NULL;
 
-    r = names_are_unique(env->strings, n);
+    r = checked ? names_are_unique(env->strings, n) : 1;
     if (r == 0)
         r = -EINVAL;
 out:
@@ -98,6 +98,14 @@ out:
     }
     *ret_env = env;
     return 0;
+}
+
+int fp_env_new(const char *block, size_t block_bytes, fp_env **ret_env) {
+    return make_env(block, block_bytes, true, ret_env);
+}
+
+int fp_env_new_as_is(const char *block, size_t block_bytes, fp_env **ret_env) {
+    return make_env(block, block_bytes, false, ret_env);
 }
 
 fp_env *fp_env_ref(fp_env *env) {
@@ -283,6 +291,8 @@ static int check_attributes(const fp_spec *spec, fp_failure *reterr_failure) {
     for (int i = 0; i < FP_RLIMIT_COUNT; i++)
         if (spec->rlimit_set >> i & 1 && spec->rlimits[i].soft > spec->rlimits[i].hard)
             return refuse(reterr_failure, -EINVAL, FP_STAGE_RLIMIT, i);
+    if (spec->flags & FP_JOIN_GROUP && spec->process_group < 0)
+        return refuse(reterr_failure, -EINVAL, FP_STAGE_SESSION, -1);
     if (spec->flags & FP_SET_UMASK && spec->umask > 0777)
         return refuse(reterr_failure, -EINVAL, FP_STAGE_REQUEST, -1);
     if (spec->flags & FP_SET_NICE && (spec->nice < -20 || spec->nice > 19))

@@ -370,6 +370,14 @@ static inline void sys_rt_sigprocmask(int how, const fp_sigset *set, fp_sigset *
 }
 
 /* Take one signal of `set` that is pending, without waiting; -EAGAIN: there is none. */
+/* What is pending for this thread, or for all of this process. */
+static inline fp_sigset sys_rt_sigpending(void) {
+    fp_sigset set = 0;
+
+    SYS_CALL_2(SYS_rt_sigpending, &set, sizeof set);
+    return set;
+}
+
 static inline int sys_rt_sigtimedwait(const fp_sigset *set) {
     struct timespec none = {0};
 

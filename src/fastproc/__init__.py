@@ -12,8 +12,18 @@ import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from subprocess import DEVNULL, PIPE, STDOUT
+    from subprocess import (
+        DEVNULL,
+        PIPE,
+        STDOUT,
+        CalledProcessError,
+        CompletedProcess,
+        SubprocessError,
+        TimeoutExpired,
+    )
 
+    from . import subprocess
+    from ._install import install
     from ._native.kernel import capabilities
     from .cancel import CancelToken
     from .command import Command, LogFile
@@ -31,6 +41,7 @@ if TYPE_CHECKING:
     from .manager import ProcessManager
     from .process import Process
     from .status import ExitReason, ExitStatus, ResourceUsage, StopReport, StopResult
+    from .subprocess import Popen, call, check_call, check_output, getoutput, getstatusoutput, run
 
     __version__: str
 
@@ -40,6 +51,18 @@ _HOMES = {
     "DEVNULL": "subprocess",
     "PIPE": "subprocess",
     "STDOUT": "subprocess",
+    "CalledProcessError": "subprocess",
+    "CompletedProcess": "subprocess",
+    "SubprocessError": "subprocess",
+    "TimeoutExpired": "subprocess",
+    "Popen": ".subprocess",
+    "call": ".subprocess",
+    "check_call": ".subprocess",
+    "check_output": ".subprocess",
+    "getoutput": ".subprocess",
+    "getstatusoutput": ".subprocess",
+    "run": ".subprocess",
+    "install": "._install",
     "CancelToken": ".cancel",
     "Command": ".command",
     "DuplicateTask": ".errors",
@@ -66,6 +89,8 @@ _HOMES = {
 
 def __getattr__(name: str) -> object:
     """Import a name when it is first used."""
+    if name == "subprocess":
+        return importlib.import_module(".subprocess", __name__)
     home = _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
@@ -74,7 +99,7 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOMES})
+    return sorted({*globals(), *_HOMES, "subprocess"})
 
 
 def get_include() -> str:
@@ -91,8 +116,10 @@ __all__ = [
     "DEVNULL",
     "PIPE",
     "STDOUT",
+    "CalledProcessError",
     "CancelToken",
     "Command",
+    "CompletedProcess",
     "DuplicateTask",
     "ExitReason",
     "ExitStatus",
@@ -102,16 +129,27 @@ __all__ = [
     "LogFile",
     "ManagerClosed",
     "NotActive",
+    "Popen",
     "Process",
     "ProcessManager",
     "ResourceUsage",
     "SpawnError",
     "StopReport",
     "StopResult",
+    "SubprocessError",
+    "TimeoutExpired",
     "TooManyProcesses",
     "WaitTimeout",
     "__version__",
+    "call",
     "capabilities",
+    "check_call",
+    "check_output",
     "get_include",
     "get_library_dir",
+    "getoutput",
+    "getstatusoutput",
+    "install",
+    "run",
+    "subprocess",
 ]

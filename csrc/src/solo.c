@@ -1,0 +1,409 @@
+/*
+ * solo.c: a process that belongs to its caller alone: no supervisor watches
+ * it, no thread, no table. Its start, its identity, its one reap, its signals.
+ *
+ * fp_solo_reap() is the one place that waits for such a process, as proc.c is
+ * for those of a supervisor. Several threads may be in it: one gets the status
+ * from the kernel, the others are told ECHILD and have to find out whether it
+ * was one of us or a stranger, who was faster.
+ *
+ * In a forked copy of the caller the process is no child any more: its end is
+ * still seen through the pidfd, and its status told by PIDFD_GET_INFO.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+
+#include "solo.h"
+#include "sys.h"
+
+enum { LOST_STATUS_LOOKS = 20 };
+#define LOST_NAP (2 * FP_NS_PER_MS)
+#define SETTLING_NAP (FP_NS_PER_MS / 20)
+#define FIRST_GAP (FP_NS_PER_MS / 2)
+#define MOST_GAP (20 * FP_NS_PER_MS)
+
+/* ---- identity ------------------------------------------------------------------ */
+
+static uint64_t inode_of(int fd) {
+    struct statx seen;
+    /* AT_EMPTY_PATH: the descriptor itself. */
+    if (fd < 0 || sys_statx(fd, "", 0x1000, STATX_INO, &seen) < 0)
+        return 0;
+    return seen.stx_ino;
+}
+
+int fp_solo_checked_pidfd(fp_solo *solo) {
+    if (solo->pidfd_inode && solo->pidfd >= 0 && inode_of(solo->pidfd) != solo->pidfd_inode)
+        solo->pidfd = -1; /* the host has closed it: what has that number now is not ours to close */
+    return solo->pidfd;
+}
+
+void fp_solo_note_identity(fp_solo *solo) {
+    if (!solo->pidfd_inode)
+        solo->pidfd_inode = inode_of(solo->pidfd);
+}
+
+static bool is_copy(const fp_solo *solo) {
+    return solo->owner != fp_own_pid();
+}
+
+/* ---- the reap ------------------------------------------------------------------- */
+
+static void take_usage(fp_usage *ret_usage, const struct rusage *usage) {
+    *ret_usage = (fp_usage){
+        .user_us = usage->ru_utime.tv_sec * INT64_C(1000000) + usage->ru_utime.tv_usec,
+        .system_us = usage->ru_stime.tv_sec * INT64_C(1000000) + usage->ru_stime.tv_usec,
+        .max_rss_bytes = usage->ru_maxrss * INT64_C(1024),
+        .minor_faults = usage->ru_minflt,
+        .major_faults = usage->ru_majflt,
+        .blocks_in = usage->ru_inblock,
+        .blocks_out = usage->ru_oublock,
+        .voluntary_switches = usage->ru_nvcsw,
+        .involuntary_switches = usage->ru_nivcsw,
+    };
+}
+
+static void settle(fp_solo *solo) {
+    solo->ended_ns = fp_now_ns();
+    atomic_store_explicit(&solo->state, FP_STATE_EXITED, memory_order_release);
+}
+
+/*
+ * Somebody else has reaped it, the host ignores SIGCHLD, or we are a copy. The
+ * kernel keeps the status with the pidfd (PIDFD_INFO_EXIT, Linux 6.15), a
+ * moment after that has turned readable. 1: settled, 0: not known yet.
+ */
+static int ask_for_lost_status(fp_solo *solo) {
+    fp_pidfd_info info = {.mask = FP_PIDFD_INFO_EXIT};
+    bool can_ask = fp_solo_checked_pidfd(solo) >= 0 && fp_can(FP_CAP_PIDFD_INFO);
+    bool known = can_ask && sys_ioctl(solo->pidfd, FP_PIDFD_GET_INFO, &info) >= 0 && (info.mask & FP_PIDFD_INFO_EXIT);
+
+    if (!known && can_ask && solo->lost_looks++ < LOST_STATUS_LOOKS)
+        return 0;
+    uint32_t state = FP_STATE_RUNNING;
+    if (!atomic_compare_exchange_strong(&solo->state, &state, FP_SOLO_SETTLING) && !is_copy(solo))
+        return state == FP_STATE_EXITED;
+    solo->flags |= FP_EXIT_FOREIGN;
+    if (!known) {
+        solo->code = -1;
+        solo->signal = 0;
+    } else if (WIFEXITED(info.exit_code)) {
+        solo->code = (int16_t)WEXITSTATUS(info.exit_code);
+    } else {
+        solo->signal = (int16_t)WTERMSIG(info.exit_code);
+        solo->flags |= WCOREDUMP(info.exit_code) ? FP_EXIT_CORE_DUMPED : 0;
+    }
+    settle(solo);
+    return 1;
+}
+
+/* A sibling is about to say what it has found, or was told ECHILD as we were: wait until that is decided. */
+static void await_siblings(fp_solo *solo) {
+    while (!fp_solo_has_ended(solo) && atomic_load(&solo->busy) > 0)
+        sys_poll(NULL, 0, SETTLING_NAP);
+    while (atomic_load(&solo->state) == FP_SOLO_SETTLING)
+        sys_poll(NULL, 0, SETTLING_NAP);
+}
+
+/* waitid(2), and what it says. 1, 0, -EINTR, -ECHILD. */
+static int ask_kernel(fp_solo *solo, bool block) {
+    siginfo_t info;
+    struct rusage usage;
+    int options = WEXITED | (block ? 0 : WNOHANG);
+    bool by_pidfd = fp_can(FP_CAP_PIDFD_WAIT) && fp_solo_checked_pidfd(solo) >= 0;
+
+    memset(&info, 0, sizeof info);
+    int r = sys_waitid(by_pidfd ? FP_P_PIDFD : P_PID, by_pidfd ? solo->pidfd : solo->pid, &info, options, &usage);
+    if (r == -EBADF && by_pidfd)
+        r = sys_waitid(P_PID, solo->pid, &info, options, &usage);
+    if (r < 0)
+        return r == -EINTR ? r : -ECHILD;
+    if (info.si_pid == 0)
+        return 0;
+    take_usage(&solo->usage, &usage);
+    if (info.si_code == CLD_EXITED) {
+        solo->code = (int16_t)info.si_status;
+    } else {
+        solo->signal = (int16_t)info.si_status;
+        solo->flags |= info.si_code == CLD_DUMPED ? FP_EXIT_CORE_DUMPED : 0;
+    }
+    settle(solo);
+    return 1;
+}
+
+/* Nobody's child here, but its end can be seen. */
+static int look_as_copy(fp_solo *solo, bool block) {
+    struct pollfd wait = {.fd = fp_solo_checked_pidfd(solo), .events = POLLIN};
+
+    if (wait.fd < 0) {
+        solo->lost_looks = LOST_STATUS_LOOKS;
+        return ask_for_lost_status(solo);
+    }
+    int r = sys_poll(&wait, 1, block ? -1 : 0);
+    return r <= 0 ? r : ask_for_lost_status(solo);
+}
+
+int fp_solo_reap(fp_solo *solo, bool block) {
+    for (;;) {
+        if (fp_solo_has_ended(solo))
+            return 1;
+        int r = is_copy(solo) ? look_as_copy(solo, block) : -ECHILD;
+        if (!is_copy(solo) && atomic_load(&solo->state) == FP_STATE_RUNNING) {
+            atomic_fetch_add(&solo->busy, 1);
+            r = ask_kernel(solo, block);
+            atomic_fetch_sub(&solo->busy, 1);
+        }
+        if (r == -ECHILD) {
+            await_siblings(solo);
+            r = fp_solo_has_ended(solo) ? 1 : ask_for_lost_status(solo);
+        }
+        if (r != 0 || !block)
+            return r;
+        sys_poll(NULL, 0, LOST_NAP);
+    }
+}
+
+/* Without a pidfd: look now and then. */
+static int await_by_looking(fp_solo *solo, int64_t until) {
+    for (int64_t gap = FIRST_GAP;; gap = 2 * gap < MOST_GAP ? 2 * gap : MOST_GAP) {
+        int r = fp_solo_reap(solo, false);
+        if (r != 0)
+            return r;
+        int64_t left = until - fp_now_ns();
+        if (left <= 0)
+            return -ETIMEDOUT;
+        r = sys_poll(NULL, 0, gap < left ? gap : left);
+        if (r == -EINTR)
+            return r;
+    }
+}
+
+static int await_until(fp_solo *solo, int64_t until) {
+    for (;;) {
+        struct pollfd wait = {.fd = fp_solo_checked_pidfd(solo), .events = POLLIN};
+        if (wait.fd < 0)
+            return await_by_looking(solo, until);
+        int r = fp_solo_reap(solo, false);
+        if (r != 0)
+            return r;
+        int64_t left = until - fp_now_ns();
+        if (left <= 0)
+            return -ETIMEDOUT;
+        r = sys_poll(&wait, 1, left);
+        if (r == -EINTR)
+            return r;
+        if (r < 0)
+            return await_by_looking(solo, until);
+        if (r > 0 && fp_solo_reap(solo, false) == 0)
+            sys_poll(NULL, 0, LOST_NAP); /* its status is on the way */
+    }
+}
+
+int fp_solo_wait(fp_solo *solo, int64_t timeout_ns, fp_exit *ret_exit) {
+    int r = fp_solo_reap(solo, timeout_ns < 0);
+    if (r == 0 && timeout_ns > 0) {
+        int64_t now = fp_now_ns();
+        r = await_until(solo, now > INT64_MAX - timeout_ns ? INT64_MAX : now + timeout_ns);
+    } else if (r == 0) {
+        r = -ETIMEDOUT;
+    }
+    if (ret_exit && r != -EINTR)
+        fp_solo_describe(solo, ret_exit);
+    return r > 0 ? 0 : r;
+}
+
+void fp_solo_describe(const fp_solo *solo, fp_exit *ret_exit) {
+    bool ended = fp_solo_has_ended(solo);
+    bool known = ended && (solo->code >= 0 || solo->signal > 0);
+
+    *ret_exit = (fp_exit){
+        .state = ended ? FP_STATE_EXITED : FP_STATE_RUNNING,
+        .reason = FP_REASON_NONE,
+        .code = ended && solo->signal == 0 ? solo->code : -1,
+        .signal = ended ? solo->signal : 0,
+        .flags = solo->flags,
+        .pid = solo->pid,
+        .started_ns = solo->started_ns,
+        .ended_ns = ended ? solo->ended_ns : 0,
+    };
+    if (!ended)
+        return;
+    ret_exit->usage = solo->usage;
+    ret_exit->reason = !known ? FP_REASON_UNKNOWN : solo->signal ? FP_REASON_SIGNALED : FP_REASON_EXITED;
+    if (known && solo->signal == SIGKILL && !solo->killed && solo->leaf && fp_leaf_oom_kills(solo->leaf))
+        ret_exit->reason = FP_REASON_OOM;
+    if (solo->reason)
+        ret_exit->reason = solo->reason;
+}
+
+/* ---- signals --------------------------------------------------------------------- */
+
+int fp_solo_signal(fp_solo *solo, int sig) {
+    int r = -ESRCH;
+
+    if (sig < 0 || sig > 64)
+        return -EINVAL;
+    /* Unreaped, it cannot have become another process: neither its number nor its descriptor. */
+    if (fp_solo_reap(solo, false) > 0)
+        return -ESRCH;
+    /* Before it is so: who sees the exit must know why. */
+    bool was_killed = solo->killed;
+    if (sig == SIGKILL)
+        solo->killed = true;
+    if (fp_can(FP_CAP_PIDFD_SIGNAL) && fp_solo_checked_pidfd(solo) >= 0)
+        r = sys_pidfd_send_signal(solo->pidfd, sig, NULL, 0);
+    else if (!is_copy(solo) && solo->pid > 1)
+        r = sys_kill(solo->pid, sig);
+    if (r < 0)
+        solo->killed = was_killed;
+    return r;
+}
+
+/* ---- birth and death of the handle -------------------------------------------------- */
+
+static fp_solo *new_solo(void) {
+    fp_solo *solo = calloc(1, sizeof *solo);
+    if (!solo)
+        return NULL;
+    solo->owner = fp_own_pid();
+    solo->pidfd = solo->in_fd = solo->piles[0].fd = solo->piles[1].fd = -1;
+    solo->code = -1;
+    solo->deadline_ns = solo->step_ns = FP_NEVER;
+    atomic_init(&solo->state, FP_STATE_RUNNING);
+    return solo;
+}
+
+static int take_leaf(fp_solo *solo, const fp_spec *spec, bool must, fp_failure *reterr_failure) {
+    int which = -1;
+
+    solo->leaves = malloc(sizeof *solo->leaves);
+    if (!solo->leaves)
+        return must ? -ENOMEM : 0;
+    fp_leaves_init(solo->leaves, NULL);
+    int r = fp_leaf_take(solo->leaves, spec, &solo->leaf, &which);
+    if (r >= 0 || !must)
+        return 0;
+    if (reterr_failure)
+        *reterr_failure = (fp_failure){.error = -r, .stage = FP_STAGE_CGROUP, .detail = which};
+    return r;
+}
+
+static void give_leaf(fp_solo *solo) {
+    if (solo->leaf && fp_leaf_populated(solo->leaf) == 0)
+        fp_leaf_give(solo->leaves, solo->leaf, true);
+    else
+        fp_leaf_drop(solo->leaf); /* somebody lives on in it, or it is not to be known */
+    solo->leaf = NULL;
+    if (solo->leaves)
+        fp_leaves_done(solo->leaves);
+    free(solo->leaves);
+    solo->leaves = NULL;
+}
+
+static void adopt(fp_solo *solo, const fp_spec *spec, const fp_birth *birth) {
+    solo->pid = birth->pid;
+    solo->pidfd = birth->pidfd;
+    solo->started_ns = solo->last_byte_ns = birth->started_ns;
+    solo->interrupted = birth->interrupted;
+    solo->leads = spec->lead != FP_LEAD_NOTHING || (spec->flags & FP_JOIN_GROUP && spec->process_group == 0);
+    solo->stop_signal = spec->stop_signal ? spec->stop_signal : SIGTERM;
+    solo->in_fd = birth->pipe_fd[0];
+    solo->in_owned = solo->in_fd >= 0;
+    for (int i = 0; i < 2; i++) {
+        solo->piles[i].fd = birth->pipe_fd[i + 1];
+        solo->piles[i].owned = solo->piles[i].captured = solo->piles[i].fd >= 0;
+    }
+}
+
+int fp_solo_bear(const fp_spec *spec, bool wants_leaf, fp_solo **ret_solo, fp_failure *reterr_failure) {
+    bool must =
+        spec->memory_max_bytes || spec->pids_max || spec->cpu_max_millis || spec->containment == FP_CONTAIN_CGROUP;
+    fp_failure failure = {.stage = FP_STAGE_REQUEST, .detail = -1};
+    fp_birth birth;
+    fp_solo *solo = NULL;
+
+    int r = fp_spec_check(spec, &failure);
+    if (r < 0)
+        goto out;
+    solo = new_solo();
+    if (!solo) {
+        r = -ENOMEM;
+        goto out;
+    }
+    if (must || (wants_leaf && spec->containment == FP_CONTAIN_AUTO && fp_can(FP_CAP_CGROUP)))
+        r = take_leaf(solo, spec, must, &failure);
+    if (r < 0)
+        goto out;
+    fp_birthplace place = {.cgroup_fd = fp_leaf_fd(solo->leaf), .pidfd_optional = true, .notes_signals = true};
+    r = fp_birth_make(spec, &place, &birth, &failure);
+    if (r < 0 && failure.stage == FP_STAGE_CGROUP && !must) {
+        give_leaf(solo);
+        place.cgroup_fd = -1;
+        r = fp_birth_make(spec, &place, &birth, &failure);
+    }
+    if (r >= 0)
+        adopt(solo, spec, &birth);
+out:
+    if (r < 0) {
+        if (!failure.error)
+            failure.error = -r;
+        if (reterr_failure)
+            *reterr_failure = failure;
+        fp_solo_free(solo);
+        return r;
+    }
+    *ret_solo = solo;
+    return 0;
+}
+
+int fp_solo_start(const fp_spec *spec, fp_solo **ret_solo, fp_failure *reterr_failure) {
+    if (!spec || !ret_solo)
+        return -EINVAL;
+    int r = fp_solo_bear(spec, spec->timeout_ns > 0, ret_solo, reterr_failure);
+    if (r >= 0)
+        fp_solo_note_identity(*ret_solo);
+    return r;
+}
+
+int fp_solo_adopt(int pid, int leads, fp_solo **ret_solo) {
+    if (pid <= 1 || !ret_solo)
+        return -EINVAL;
+    fp_solo *solo = new_solo();
+    if (!solo)
+        return -ENOMEM;
+    solo->pid = pid;
+    solo->leads = leads;
+    solo->stop_signal = SIGTERM;
+    solo->started_ns = solo->last_byte_ns = fp_now_ns();
+    if (fp_can(FP_CAP_PIDFD))
+        solo->pidfd = sys_above_2(sys_pidfd_open(pid, 0));
+    fp_solo_note_identity(solo);
+    *ret_solo = solo;
+    return 0;
+}
+
+int fp_solo_pid(const fp_solo *solo) {
+    return solo->pid;
+}
+
+int fp_solo_pidfd(fp_solo *solo) {
+    int fd = fp_solo_checked_pidfd(solo);
+    return fd < 0 ? -EBADF : fd;
+}
+
+fp_solo *fp_solo_free(fp_solo *solo) {
+    if (!solo)
+        return NULL;
+    if (solo->in_owned && solo->in_fd >= 0)
+        sys_close(solo->in_fd);
+    for (int i = 0; i < 2; i++)
+        fp_pile_free(&solo->piles[i]);
+    if (fp_solo_checked_pidfd(solo) >= 0)
+        sys_close(solo->pidfd);
+    fp_kin_free(&solo->kin);
+    give_leaf(solo);
+    free(solo);
+    return NULL;
+}

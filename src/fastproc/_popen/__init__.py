@@ -1,0 +1,1 @@
+"""What `fastproc.subprocess` is made of. Private: use that module."""

@@ -1,0 +1,651 @@
+"""What the drop-in promises beyond the standard module: times, descendants, statuses, descriptors."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import resource
+import signal
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.conftest import eventually, open_descriptors
+
+import fastproc
+from fastproc import subprocess
+from fastproc.subprocess import PIPE, differences
+
+PYTHON = sys.executable
+NO_CGROUP = "cgroup"
+PATIENCE = 30.0
+
+
+@pytest.fixture(autouse=True)
+def _no_difference_is_left_switched_off() -> Iterator[None]:
+    yield
+    for name in ("invented_status", "spared_descendants", "endless_pipes", "bytes_in_timeouts"):
+        setattr(differences, name, False)
+
+
+def is_gone(pid: int) -> bool:
+    """Whether a process has ended; a zombie has."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] in "ZX"
+    except OSError:
+        return True
+
+
+def end(pid: int) -> None:
+    """For those whom a test leaves alive on purpose."""
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+    assert eventually(lambda: is_gone(pid))
+
+
+# A shell whose grandchild tells its pid, holds the pipe, and lives in a group of one of several kinds.
+GRANDCHILDREN = {
+    "in the caller's group": "sleep 1000 & echo $!; wait",
+    "in a session of its own": "setsid sleep 1000 & echo $!; wait",
+    "in a group of its own": "set -m; sleep 1000 & echo $!; wait",
+    "of a child that waits": "sh -c 'sleep 1000 & echo $!; wait'",
+}
+
+
+@pytest.mark.parametrize("where", GRANDCHILDREN)
+def test_a_timeout_ends_the_descendants_and_returns_in_time(where: str) -> None:
+    """Whatever group they are in, and though they hold the pipe."""
+    begun = time.monotonic()
+    with pytest.raises(subprocess.TimeoutExpired) as caught:
+        subprocess.run(GRANDCHILDREN[where], shell=True, stdout=PIPE, text=True, timeout=1.0)
+    took = time.monotonic() - begun
+
+    pid = int(caught.value.stdout)
+    assert eventually(lambda: is_gone(pid))
+    assert 1.0 <= took < 2.0 + 1.0  # the last second is for a busy machine
+    assert caught.value.timeout == 1.0
+
+
+@pytest.mark.parametrize("where", GRANDCHILDREN)
+def test_a_timeout_ends_the_descendants_without_a_cgroup(where: str) -> None:
+    """Found by their parents, groups and sessions."""
+    program = (
+        "import sys\n"
+        "from fastproc import subprocess\n"
+        "try:\n"
+        "    subprocess.run(sys.argv[1], shell=True, stdout=subprocess.PIPE, text=True, timeout=1)\n"
+        "except subprocess.TimeoutExpired as expired:\n"
+        "    print(expired.stdout.strip())\n"
+    )
+    done = subprocess.run(
+        [PYTHON, "-c", program, GRANDCHILDREN[where]],
+        env={**os.environ, "FASTPROC_DISABLE": NO_CGROUP},
+        stdout=PIPE,
+        check=True,
+    )
+    pid = int(done.stdout)
+    assert eventually(lambda: is_gone(pid))
+
+
+@pytest.mark.skipif(not fastproc.capabilities()["cgroup"], reason="there is no writable cgroup v2 directory")
+def test_a_timeout_ends_an_orphan_in_a_cgroup() -> None:
+    """Whose parents are gone, and whose group is ours: only its cgroup tells."""
+    with pytest.raises(subprocess.TimeoutExpired) as caught:
+        subprocess.run("sh -c 'sleep 1000 & echo $!'", shell=True, stdout=PIPE, timeout=0.7)
+    pid = int(caught.value.stdout)
+    assert eventually(lambda: is_gone(pid))
+
+
+@pytest.mark.parametrize("function", ["check_output", "call", "check_call", "run"])
+def test_every_function_with_a_timeout_ends_descendants(function: str, tmp_path: Path) -> None:
+    """Those that capture, and those that do not."""
+    note = tmp_path / "pid"
+    with pytest.raises(subprocess.TimeoutExpired):
+        getattr(subprocess, function)(f"sleep 1000 & echo $! >{note}; wait", shell=True, timeout=0.7)
+    pid = int(note.read_text())
+    assert eventually(lambda: is_gone(pid))
+
+
+def test_the_long_way_ends_descendants_as_well() -> None:
+    """With an argument that the call into C does not know."""
+    with pytest.raises(subprocess.TimeoutExpired) as caught:
+        subprocess.run(
+            "setsid sleep 1000 & echo $!; wait", shell=True, stdout=PIPE, text=True, timeout=0.7, umask=0o22
+        )
+    pid = int(caught.value.stdout)
+    assert eventually(lambda: is_gone(pid))
+
+
+def test_descendants_can_be_spared() -> None:
+    """The switch for the old way: the child alone is killed."""
+    differences.spared_descendants = True
+    begun = time.monotonic()
+    with pytest.raises(subprocess.TimeoutExpired) as caught:
+        subprocess.run("sleep 1000 & echo $!; wait", shell=True, stdout=PIPE, text=True, timeout=0.5)
+    pid = int(caught.value.stdout)
+    assert not is_gone(pid)
+    assert time.monotonic() - begun < PATIENCE
+    end(pid)
+
+
+def test_without_a_timeout_descendants_live_on() -> None:
+    """As they always did, also after a time-out that was not reached."""
+    for timeout in (None, PATIENCE):
+        done = subprocess.run(
+            "sleep 1000 >/dev/null & echo $!", shell=True, stdout=PIPE, text=True, timeout=timeout
+        )
+        pid = int(done.stdout)
+        assert not is_gone(pid)
+        end(pid)
+
+
+def test_with_a_grace_they_may_clean_up() -> None:
+    """SIGTERM first, to all of them, and their last words are read."""
+    script = (
+        "sh -c 'trap \"echo grandchild; exit\" TERM; echo ready; while :; do sleep 0.05; done' &"
+        "trap 'wait; echo child; exit' TERM; while :; do sleep 0.05; done"
+    )
+    with pytest.raises(subprocess.TimeoutExpired) as caught:
+        subprocess.run(script, shell=True, stdout=PIPE, text=True, timeout=1.5, grace=20)
+    assert caught.value.stdout.split() == ["ready", "grandchild", "child"]
+
+
+def test_who_ignores_sigterm_is_killed_after_the_grace() -> None:
+    """And not before."""
+    begun = time.monotonic()
+    with pytest.raises(subprocess.TimeoutExpired):
+        subprocess.run("trap '' TERM; while :; do sleep 0.05; done", shell=True, timeout=0.3, grace=0.5)
+    assert 0.8 <= time.monotonic() - begun < PATIENCE
+
+
+def test_the_output_so_far_is_text_in_text_mode() -> None:
+    """Half a character at its end is left out."""
+    script = "printf 'a\\r\\nb\\303'; printf err >&2; sleep 1000"
+    with pytest.raises(subprocess.TimeoutExpired) as caught:
+        subprocess.run(script, shell=True, capture_output=True, encoding="utf-8", timeout=0.7)
+    assert (caught.value.stdout, caught.value.stderr) == ("a\nb", "err")
+
+    with pytest.raises(subprocess.TimeoutExpired) as caught:
+        subprocess.check_output(script, shell=True, timeout=0.7)
+    assert caught.value.output == b"a\r\nb\xc3"
+
+    differences.bytes_in_timeouts = True
+    with pytest.raises(subprocess.TimeoutExpired) as caught:
+        subprocess.run(script, shell=True, capture_output=True, encoding="utf-8", timeout=0.7)
+    assert caught.value.stdout == b"a\r\nb\xc3"
+
+
+def test_an_idle_timeout_counts_from_the_last_byte() -> None:
+    """It does not end a program that writes, and tells which clock it was."""
+    chatty = "for i in 1 2 3 4 5 6; do echo $i; sleep 0.2; done"
+    assert subprocess.run(chatty, shell=True, stdout=PIPE, idle_timeout=10).stdout.split()[-1] == b"6"
+    with pytest.raises(subprocess.IdleTimeoutExpired, match=r"wrote nothing for 0\.5 seconds") as caught:
+        subprocess.run(
+            "echo x; sleep 1000 & echo $!; wait", shell=True, stdout=PIPE, text=True, idle_timeout=0.5
+        )
+    pid = int(caught.value.stdout.split()[1])
+    assert eventually(lambda: is_gone(pid))
+
+    with subprocess.Popen("echo x; exec sleep 1000", shell=True, stdout=PIPE, idle_timeout=0.5) as process:
+        with pytest.raises(subprocess.IdleTimeoutExpired):
+            process.communicate()
+        assert process.poll() is None
+        process.kill()
+    with pytest.raises(ValueError, match="idle_timeout"):
+        subprocess.run(["true"], idle_timeout=1)
+    with pytest.raises(ValueError, match="idle_timeout"):
+        subprocess.Popen(["true"], idle_timeout=1)
+
+
+def test_communicate_after_kill_is_bounded() -> None:
+    """The recipe of the documentation: a grandchild that holds the pipe holds up nobody."""
+    with subprocess.Popen("sleep 1000 & echo $!; wait", shell=True, stdout=PIPE, stderr=PIPE) as process:
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.communicate(timeout=0.5)
+        begun = time.monotonic()
+        process.kill()
+        output, _ = process.communicate()
+        assert time.monotonic() - begun < 3
+    assert not is_gone(int(output))
+    end(int(output))
+
+
+@pytest.mark.parametrize("text", [False, True])
+def test_communicate_after_kill_is_bounded_with_one_pipe(text: bool) -> None:
+    """Where the standard module reads the stream itself."""
+    process = subprocess.Popen("echo $$; exec 3>&1; sleep 1000 & wait", shell=True, stdout=PIPE, text=text)
+    assert process.stdout is not None
+    assert int(process.stdout.readline()) == process.pid
+    process.kill()
+    assert process.communicate()[0] in ("", b"")
+    assert process.returncode == -9
+    # Found by its pipe: nobody else has one of that kind.
+    left = [pid for pid in _all_pids() if _command(pid) == b"sleep\x001000\x00"]
+    for pid in left:
+        end(pid)
+
+
+def _all_pids() -> list[int]:
+    return [int(name) for name in os.listdir("/proc") if name.isdigit()]
+
+
+def _command(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
+def test_nothing_that_was_read_before_is_lost() -> None:
+    """A line by hand, the rest by communicate()."""
+    script = "printf 'one\\ntwo\\nthree\\n'"
+    for text, joined in ((True, "two\nthree\n"), (False, b"two\nthree\n")):
+        with subprocess.Popen(script, shell=True, stdout=PIPE, text=text) as process:
+            assert process.stdout is not None
+            assert len(process.stdout.readline()) == 4
+            assert process.communicate()[0] == joined
+    with subprocess.Popen(script, shell=True, stdout=PIPE, stderr=PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"one\n"
+        assert process.communicate() == (b"two\nthree\n", b"")
+
+
+def test_communicate_goes_on_where_a_timeout_has_left_it() -> None:
+    """With input and output larger than a pipe."""
+    data = bytes(range(256)) * 4096
+    slow = "import sys, time; d = sys.stdin.buffer.read(); time.sleep(1); sys.stdout.buffer.write(d)"
+    with subprocess.Popen([PYTHON, "-c", slow], stdin=PIPE, stdout=PIPE, stderr=PIPE) as process:
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.communicate(data, timeout=0.2)
+        assert process.communicate() == (data, b"")
+
+
+def test_large_streams_come_through(tmp_path: Path) -> None:
+    """Both ways at once, more than any buffer."""
+    data = os.urandom(1 << 20) * 20
+    assert subprocess.run(["cat"], input=data, stdout=PIPE).stdout == data
+    with subprocess.Popen(["cat"], stdin=PIPE, stdout=PIPE, stderr=PIPE) as process:
+        assert process.communicate(data)[0] == data
+    both = "import sys; b = b'x' * 3_000_000; sys.stdout.buffer.write(b); sys.stderr.buffer.write(b)"
+    done = subprocess.run([PYTHON, "-c", both], capture_output=True)
+    assert (len(done.stdout), len(done.stderr)) == (3_000_000, 3_000_000)
+
+
+# ---- statuses ----
+
+
+def reap_behind_its_back(pid: int) -> None:
+    os.waitpid(pid, 0)
+
+
+@pytest.mark.skipif(
+    not fastproc.capabilities()["pidfd_info"], reason="the kernel keeps no status (Linux 6.15)"
+)
+def test_a_status_that_was_taken_is_still_the_true_one() -> None:
+    """Where the standard module says 0."""
+    for code, expected in (("exit 7", 7), ("kill -9 $$", -9)):
+        process = subprocess.Popen(code, shell=True)
+        reap_behind_its_back(process.pid)
+        assert process.wait() == expected
+        process = subprocess.Popen(code, shell=True)
+        reap_behind_its_back(process.pid)
+        assert process.poll() == expected
+
+
+IN_A_LESSER_KERNEL = (
+    "import os, subprocess as standard, sys, warnings\n"
+    "from fastproc import subprocess\n"
+    "warnings.simplefilter('always')\n"
+    "process = subprocess.Popen(['sh', '-c', 'exit 7'])\n"
+    "os.waitpid(process.pid, 0)\n"
+    "if len(sys.argv) > 1: subprocess.differences.invented_status = True\n"
+    "print(process.wait(), process.poll(), process.returncode)\n"
+    "del process\n"
+    "import signal; signal.signal(signal.SIGCHLD, signal.SIG_IGN)\n"
+    "print(subprocess.run(['sh', '-c', 'exit 7']).returncode)\n"
+    "try:\n"
+    "    subprocess.run(['true'], check=True)\n"
+    "except subprocess.CalledProcessError as error:\n"
+    "    print(type(error).__name__)\n"
+)
+
+
+def test_a_status_that_nobody_can_tell_is_none_and_warned_of() -> None:
+    """Never 0; and a check is not passed."""
+    environment = {**os.environ, "FASTPROC_DISABLE": "pidfd_info"}
+    done = subprocess.run(
+        [PYTHON, "-c", IN_A_LESSER_KERNEL], env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split("\n") == ["None None None", "None", "StatusUnknown", ""]
+    assert done.stderr.count("RuntimeWarning: the exit status of process") == 3
+    assert "ResourceWarning" not in done.stderr
+
+    done = subprocess.run(
+        [PYTHON, "-c", IN_A_LESSER_KERNEL, "old"], env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split("\n") == ["0 0 0", "0", ""]
+    assert "RuntimeWarning" not in done.stderr
+
+
+def test_the_whole_status_can_be_asked_for() -> None:
+    """Signals, times and usage."""
+    with subprocess.Popen("kill -TERM $$", shell=True) as process:
+        assert process.status is None or process.status.signal == signal.SIGTERM
+        process.wait()
+        assert process.status is not None
+        assert process.status.signal == signal.SIGTERM
+        assert process.status.rusage.max_rss > 0
+
+
+# ---- the caller ----
+
+
+def test_a_child_is_in_the_callers_session_and_group() -> None:
+    """So Ctrl-C at a terminal reaches it, and job control works."""
+    show = "import os; print(os.getsid(0), os.getpgid(0))"
+    expected = f"{os.getsid(0)} {os.getpgid(0)}"
+    for options in ({}, {"timeout": PATIENCE}, {"grace": 1.0}):
+        assert (
+            subprocess.run([PYTHON, "-c", show], stdout=PIPE, text=True, **options).stdout.strip() == expected
+        )
+    with subprocess.Popen([PYTHON, "-c", show], stdout=PIPE, text=True) as process:
+        assert process.communicate()[0].strip() == expected
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "subprocess.run(command)",
+        "subprocess.run(command, capture_output=True)",
+        "subprocess.run(command, timeout=100)",
+        "subprocess.check_output(command)",
+        "subprocess.call(command)",
+        "subprocess.Popen(command).wait()",
+        "subprocess.Popen(command, stdout=-1, stderr=-1).communicate()",
+        "subprocess.Popen(command, stdout=-1).communicate()",
+    ],
+)
+def test_ctrl_c_interrupts(call: str, tmp_path: Path) -> None:
+    """The exception comes out at once, and the child of a function is killed."""
+    note = tmp_path / "pid"
+    program = (
+        "import sys\n"
+        "from fastproc import subprocess\n"
+        f"command = ['sh', '-c', 'echo $$ >{note}.new; mv {note}.new {note}; exec sleep 1000']\n"
+        "try:\n"
+        f"    {call}\n"
+        "except KeyboardInterrupt:\n"
+        "    print('interrupted', flush=True)\n"
+    )
+    with subprocess.Popen([PYTHON, "-W", "ignore", "-c", program], stdout=PIPE, text=True) as process:
+        assert eventually(note.exists, PATIENCE)
+        process.send_signal(signal.SIGINT)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "interrupted\n"
+        pid = int(note.read_text())
+        if "Popen" not in call:
+            assert eventually(lambda: is_gone(pid))
+        end(pid)
+
+
+def test_a_handler_that_returns_does_not_disturb() -> None:
+    """The call goes on where it was."""
+    seen = []
+    before = signal.signal(signal.SIGALRM, lambda *_: seen.append(1))
+    signal.setitimer(signal.ITIMER_REAL, 0.02, 0.02)
+    try:
+        done = subprocess.run("echo a; sleep 0.5; echo b", shell=True, capture_output=True)
+        subprocess.run("sleep 0.3", shell=True)
+        with subprocess.Popen("echo a; sleep 0.3; echo b", shell=True, stdout=PIPE, stderr=PIPE) as process:
+            assert process.communicate(timeout=PATIENCE)[0] == b"a\nb\n"
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert done.stdout == b"a\nb\n"
+    assert len(seen) > 5
+
+
+def test_a_child_outlives_the_interpreter() -> None:
+    """It is not managed: nobody ends it."""
+    program = (
+        "from fastproc import subprocess\n"
+        "print(subprocess.Popen(['sleep', '1000'], stdout=subprocess.DEVNULL).pid)\n"
+    )
+    done = subprocess.run([PYTHON, "-W", "ignore", "-c", program], stdout=PIPE, check=True)
+    pid = int(done.stdout)
+    assert not is_gone(pid)
+    end(pid)
+
+
+def test_many_threads_at_a_time() -> None:
+    """Each hears of its own child, and all that it wrote."""
+    wrong = []
+
+    def work(number: int) -> None:
+        for turn in range(15):
+            said = f"{number}.{turn}"
+            done = subprocess.run(["sh", "-c", f"echo {said}; exit {number}"], capture_output=True, text=True)
+            if (done.stdout, done.returncode) != (said + "\n", number):
+                wrong.append(done)
+            with subprocess.Popen(["sh", "-c", f"exit {number}"]) as process:
+                if process.wait(timeout=PATIENCE) != number:
+                    wrong.append(process.returncode)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+def test_many_threads_may_wait_for_one_child() -> None:
+    """All hear the same, however many there are."""
+    process = subprocess.Popen("read x; exit 5", shell=True, stdin=PIPE)
+    answers: list[int] = []
+    threads = [threading.Thread(target=lambda: answers.append(process.wait())) for _ in range(6)]
+    threads += [
+        threading.Thread(target=lambda: answers.append(process.wait(timeout=PATIENCE))) for _ in range(6)
+    ]
+    for thread in threads:
+        thread.start()
+    process.communicate(b"\n")
+    for thread in threads:
+        thread.join()
+    assert answers == [5] * 12
+
+
+def test_descriptors_are_given_back() -> None:
+    """After success, failure, time-outs, and objects that were forgotten."""
+    before = open_descriptors()
+    for _ in range(3):
+        subprocess.run(["true"], capture_output=True, timeout=PATIENCE)
+        with pytest.raises(FileNotFoundError):
+            subprocess.run(["no-such-program"], capture_output=True)
+        with pytest.raises(FileNotFoundError):
+            subprocess.Popen(["no-such-program"], stdin=PIPE, stdout=PIPE, stderr=PIPE)
+        with pytest.raises(ValueError, match="null"):
+            subprocess.Popen(["a\0b"], stdin=PIPE, stdout=PIPE)
+        with pytest.raises(subprocess.TimeoutExpired):
+            subprocess.run(["sleep", "1000"], capture_output=True, timeout=0.05)
+        subprocess.Popen(["true"]).wait()
+    assert open_descriptors() == before
+
+
+def test_a_child_is_started_when_there_is_no_descriptor_for_its_pidfd() -> None:
+    """The standard module needs none for it, so its users do not expect to."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    held = [os.open("/dev/null", os.O_RDONLY)]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (held[0] + 20, hard))
+    try:
+        while True:
+            try:
+                held.append(os.dup(held[0]))
+            except OSError:
+                break
+        process = subprocess.Popen(["sh", "-c", "exit 3"])
+        assert process.wait() == 3
+        assert subprocess.run(["sh", "-c", "exit 3"]).returncode == 3
+        slow = subprocess.Popen(["sleep", "1000"])
+        with pytest.raises(subprocess.TimeoutExpired):
+            slow.wait(timeout=0.1)
+        slow.kill()
+        assert slow.wait(timeout=PATIENCE) == -9
+    finally:
+        for descriptor in held:
+            os.close(descriptor)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_a_host_that_closes_all_its_descriptors_is_not_harmed() -> None:
+    """What it opens then under the number of a pidfd is neither waited for nor closed."""
+    program = (
+        "import os\n"
+        "from fastproc import subprocess\n"
+        "first = subprocess.Popen(['sh', '-c', 'exit 3'])\n"
+        "os.closerange(3, 100)\n"
+        "second = subprocess.Popen(['sh', '-c', 'exit 4'])\n"
+        "print(first.wait(), second.wait())\n"
+        "third = subprocess.Popen(['sleep', '0'])\n"
+        "os.closerange(3, 100)\n"
+        "held = [os.open('/dev/null', os.O_RDONLY) for _ in range(9)]\n"
+        "third.wait(); del third\n"
+        "print([os.fstat(fd) is None for fd in held].count(False))\n"
+    )
+    done = subprocess.run([PYTHON, "-c", program], stdout=PIPE, text=True, check=True)
+    assert done.stdout == "3 4\n9\n"
+
+
+def test_a_forked_copy_neither_takes_the_status_nor_makes_one_up() -> None:
+    """It can wait for the child of its parent, and the parent still hears the truth."""
+    process = subprocess.Popen("read x; exit 6", shell=True, stdin=PIPE)
+    ours, theirs = os.pipe()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        copy = os.fork()
+    if copy == 0:
+        try:
+            early = process.poll()
+            os.write(theirs, b"x")
+            late = process.wait()
+            os.write(theirs, f"{early} {late}".encode())
+        finally:
+            os._exit(0)
+    assert os.read(ours, 1) == b"x"
+    process.communicate(b"\n")
+    assert process.returncode == 6
+    os.waitpid(copy, 0)
+    said = os.read(ours, 100).decode()
+    assert said == ("None 6" if fastproc.capabilities()["pidfd_info"] else "None None")
+    os.close(ours)
+    os.close(theirs)
+
+
+def test_descriptors_are_inherited_only_when_asked() -> None:
+    """close_fds=False hands on those without the flag; the default hands on none."""
+    read, write = os.pipe()
+    os.set_inheritable(write, True)
+    try:
+        fds = "import os; print(sorted(int(n) for n in os.listdir('/proc/self/fd') if int(n) > 2))"
+        said = subprocess.run([PYTHON, "-c", fds], stdout=PIPE, text=True).stdout
+        assert str(write) not in said.strip("[]\n").split(", ")
+        said = subprocess.run([PYTHON, "-c", fds], stdout=PIPE, text=True, close_fds=False).stdout
+        assert str(write) in said.strip("[]\n").split(", ")
+        assert str(read) not in said.strip("[]\n").split(", ")
+        said = subprocess.run([PYTHON, "-c", fds], stdout=PIPE, text=True, pass_fds=[read]).stdout
+        assert str(read) in said.strip("[]\n").split(", ")
+    finally:
+        os.close(read)
+        os.close(write)
+    assert fcntl.fcntl(0, fcntl.F_GETFD) >= 0
+
+
+def test_the_signal_mask_is_the_callers() -> None:
+    """As with the standard module, unlike a managed process."""
+    blocked = "import signal; print(signal.SIGUSR1 in signal.pthread_sigmask(signal.SIG_BLOCK, []))"
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
+    try:
+        assert subprocess.run([PYTHON, "-c", blocked], stdout=PIPE).stdout == b"True\n"
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    assert subprocess.run([PYTHON, "-c", blocked], stdout=PIPE).stdout == b"False\n"
+
+
+# ---- the extra keywords ----
+
+
+def test_the_extra_keywords_reach_the_child() -> None:
+    """In run and Popen alike."""
+    show = (
+        "import os, resource; print(resource.getrlimit(resource.RLIMIT_NOFILE)[0], os.nice(0), "
+        "len(os.sched_getaffinity(0)), open('/proc/self/status').read().split('NoNewPrivs:')[1].split()[0])"
+    )
+    cpu = min(os.sched_getaffinity(0))
+    options = {
+        "limits": fastproc.Limits(open_files=99),
+        "nice": 7,
+        "cpu_affinity": [cpu],
+        "no_new_privs": True,
+    }
+    assert subprocess.run([PYTHON, "-c", show], stdout=PIPE, text=True, **options).stdout == "99 7 1 1\n"
+    assert subprocess.check_output([PYTHON, "-c", show], text=True, **options) == "99 7 1 1\n"
+    with subprocess.Popen([PYTHON, "-c", show], stdout=PIPE, text=True, **options) as process:
+        assert process.communicate()[0] == "99 7 1 1\n"
+
+
+def test_bad_extras_are_refused_before_anything_is_started() -> None:
+    """With the words of Command."""
+    for options, error in (
+        ({"nice": 99}, ValueError),
+        ({"nice": "x"}, TypeError),
+        ({"limits": 5}, TypeError),
+        ({"grace": -1}, ValueError),
+        ({"cpu_affinity": []}, ValueError),
+    ):
+        for function in (subprocess.run, subprocess.Popen, subprocess.call):
+            with pytest.raises(error):
+                function(["true"], **options)
+    with pytest.raises(OSError, match="hard limit") as caught:
+        subprocess.run(["true"], limits=fastproc.Limits(open_files=2**40), user=65534)
+    assert isinstance(caught.value, fastproc.SpawnError)
+
+
+def test_preexec_fn_goes_the_standard_way_and_is_warned_of_once() -> None:
+    """With the true status all the same."""
+    program = (
+        "import os, warnings\n"
+        "from fastproc import subprocess\n"
+        "with warnings.catch_warnings(record=True) as said:\n"
+        "    warnings.simplefilter('always')\n"
+        "    for _ in range(2):\n"
+        "        command = ['sh', '-c', 'umask; exit 7']\n"
+        "        process = subprocess.Popen(command, preexec_fn=lambda: os.umask(0o77))\n"
+        "        os.waitpid(process.pid, 0)\n"
+        "        print(process.wait())\n"
+        "print([str(each.category.__name__) for each in said if 'limits=' in str(each.message)])\n"
+        "try:\n"
+        "    subprocess.run(['true'], preexec_fn=int, nice=3)\n"
+        "except ValueError as error:\n"
+        "    print(error)\n"
+    )
+    done = subprocess.run([PYTHON, "-c", program], stdout=PIPE, text=True, check=True)
+    lines = done.stdout.splitlines()
+    status = "7" if fastproc.capabilities()["pidfd_info"] else "None"
+    assert lines[:5] == ["0077", status, "0077", status, "['RuntimeWarning']"]
+    assert "nice" in lines[5]
+
+
+def test_stop_ends_the_whole_tree() -> None:
+    """The verb for one process: signal, wait, insist, reap."""
+    with subprocess.Popen("setsid sleep 1000 & echo $!; wait", shell=True, stdout=PIPE, text=True) as process:
+        assert process.stdout is not None
+        pid = int(process.stdout.readline())
+        assert process.stop(grace=5) == -signal.SIGTERM
+        assert is_gone(pid)
+        assert process.stop() == -signal.SIGTERM
