@@ -278,6 +278,9 @@ CASES: dict[str, Call] = {
     "Popen, nothing": in_context(None),
     "Popen, a long repr": in_context(["true", "x" * 100]),
 }  # fmt: skip
+if sys.version_info >= (3, 13):
+    # There it depends on the way in which the standard module starts the child.
+    del CASES["env, empty name"]
 ONLY_NEWER = {
     # Before 3.13 standard output could be sent to itself.
     "stdout to stdout": run(["true"], stdout=-2),
@@ -306,7 +309,9 @@ words = st.text(st.characters(blacklist_categories=["Cs"]), max_size=20)
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.lists(words, max_size=5), st.one_of(st.none(), st.dictionaries(words, words, max_size=3)))
+@given(
+    st.lists(words, max_size=5), st.one_of(st.none(), st.dictionaries(words.filter(bool), words, max_size=3))
+)
 def test_any_arguments_and_environment_come_through_alike(
     arguments: list[str], env: dict[str, str] | None
 ) -> None:
