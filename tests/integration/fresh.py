@@ -49,7 +49,8 @@ def begin(
     for name in set(re.findall(r"programs\.(\w+)", source)):
         if (SOURCES / f"{name}.c").exists():
             programs.path(name)
-    environment = dict(os.environ, PYTHONPATH=str(ROOT))
+    # glibc overwrites what is freed, see mallopt(3): who uses it all the same is found out.
+    environment = dict(os.environ, PYTHONPATH=str(ROOT), MALLOC_PERTURB_="165")
     if disable:
         environment["FASTPROC_DISABLE"] = disable
     # A file, so that tracebacks show lines, and so that multiprocessing can import it.

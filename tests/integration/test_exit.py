@@ -333,6 +333,77 @@ def test_collecting_garbage_at_any_moment_does_no_harm(programs: Programs) -> No
     assert out == "0 []\n"
 
 
+def test_a_finaliser_may_use_what_goes_with_it(programs: Programs) -> None:
+    """In a circle of garbage the __del__() of a user may be called last, and still finds everything whole."""
+    out = fresh.run(
+        """
+        class Circle:
+            def __init__(self):
+                self.itself = self
+
+            def __del__(self):
+                process, manager, lines, running = self.things
+                assert process.poll().code == 3 and process.stdout_bytes == b"" and "3" in repr(process)
+                assert not process.send_signal(0) and not process.kill() and process.terminate().stopped
+                assert list(lines) == [] and manager.active_count() == 0
+                # Unless the manager was collected before, it still starts.
+                try:
+                    assert manager.start_process("again", programs.nop()).wait().ok
+                except fastproc.ManagerClosed:
+                    print("closed")
+                else:
+                    print("again")
+                print(len(list(running)))
+                manager.close()
+
+        gc.disable()
+        for first in (True, False):
+            circle = Circle() if first else None
+            manager = ProcessManager(grace=0.2)
+            process = manager.start_process("a", programs.exits_with(3), stdout=PIPE)
+            process.wait(), manager.wait_all()
+            running = manager.map([programs.nop()] * 2)
+            next(running), next(running)
+            circle = circle or Circle()
+            circle.things = (process, manager, process.lines(), running)
+            del circle, process, manager, running
+            gc.collect()
+        """,
+        programs,
+    )
+    assert sorted(out.split()) in (["0", "0", "again", "closed"], ["0", "0", "again", "again"])
+
+
+def test_maps_that_are_forgotten_under_locks_of_others_hold_up_nobody(programs: Programs) -> None:
+    """The collector runs in any thread, also in one that holds the lock of another manager just then."""
+    out = fresh.run(
+        """
+        managers = [ProcessManager(grace=0.2) for _ in range(2)]
+        sleeper = fastproc.Command(programs.ready_then_sleep(), stdout=DEVNULL)
+        maps = [manager.map([programs.nop(), sleeper, sleeper], concurrency=2) for manager in managers]
+        for running in maps:
+            next(running)
+        del running
+        both = threading.Barrier(2)
+
+        def turn(number):
+            with managers[number]._roster.lock:
+                both.wait()
+                maps[1 - number] = None
+                print("forgotten", flush=True)
+
+        threads = [threading.Thread(target=turn, args=(number,), daemon=True) for number in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(20)
+        print(len(programs.running()), [manager.active_count() for manager in managers])
+        """,
+        programs,
+    )
+    assert out == "forgotten\nforgotten\n0 [0, 0]\n"
+
+
 def test_a_program_that_was_stopped_from_outside_can_go_on(programs: Programs) -> None:
     """SIGSTOP and SIGCONT to the program while a deadline passes: the deadline is kept after that."""
     program = fresh.begin(

@@ -15,7 +15,7 @@ from .._native.specs import Keep
 from ..errors import SpawnError
 from .child import COUNTED, HEARD, Child
 from .roster import Roster
-from .stopping import stop_some
+from .stopping import end_some
 
 C = TypeVar("C", bound=Child)
 
@@ -23,6 +23,13 @@ C = TypeVar("C", bound=Child)
 _AHEAD = 128
 # With `ordered`, so many may be finished while an earlier one still runs.
 _HELD_AT_MOST = 4096
+# What cannot be entered for want of the lock is entered by the next who reads the news.
+_LOCK_SECONDS = 0.5
+
+
+def _is_withdrawn(child: Child) -> bool:
+    """Take it back from the library, if it is there and has not been started yet."""
+    return child._handle.proc is None or child._handle.withdraw()
 
 
 class Feed(Generic[C]):
@@ -65,8 +72,21 @@ class Feed(Generic[C]):
         finally:
             # With nothing left to end, this may be a circle of garbage, whose parts in C have gone before it.
             if self in self._roster.feeds:
-                stop_some(self._roster, self.halt())
+                self._end()
+
+    def _end(self) -> None:
+        """End what is left.
+
+        A finaliser may call this in any thread at any point, where that thread, or one that waits for it,
+        holds the lock of another manager: so this waits for processes, but never long for a lock.
+        """
+        self._halted = True
+        end_some(self._roster, [child for child in list(self._flying.values()) if not _is_withdrawn(child)])
+        if self._roster.lock.acquire(timeout=_LOCK_SECONDS):
+            try:
                 self.drain()
+            finally:
+                self._roster.lock.release()
 
     def drain(self) -> None:
         """Read what news there are, for somebody else than the one who asks for what is finished."""
@@ -79,8 +99,7 @@ class Feed(Generic[C]):
         """Take nothing more from the iterator, and take back what waits for its turn; returns the others."""
         with self._roster.lock:
             self._halted = True
-            flying = [child for child in self._flying.values() if child._handle.proc is not None]
-            return [child for child in flying if not child._handle.withdraw()]
+            return [child for child in self._flying.values() if not _is_withdrawn(child)]
 
     def _next(self) -> C | None:
         """One that is to be given back now."""

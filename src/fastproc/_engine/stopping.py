@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import cast
 
 from .._native.clock import grace_ns
@@ -33,13 +34,16 @@ def stop_one(roster: Roster, child: Child, grace: float | None) -> StopResult:
     return _result(child, began)
 
 
-def stop_some(roster: Roster, children: list[Child]) -> None:
-    """Stop these, each with the grace of its command, and wait for the verdict."""
+def end_some(roster: Roster, children: list[Child]) -> None:
+    """Stop these, each with its grace, and wait for the verdict. Takes no lock, enters nothing."""
     if not children:
         return
     grace = max(child.command.grace if child.command.given("grace") else roster.grace for child in children)
     stop_many([child._handle for child in children], REASON_TERMINATED, 0)
-    _await_verdict(roster, children, time.monotonic() + grace + roster.kill_timeout + _VERDICT_SECONDS)
+    until = time.monotonic() + grace + roster.kill_timeout + _VERDICT_SECONDS
+    for child in children:
+        with suppress(NeverStarted):
+            child._handle.wait_stopped(until)
 
 
 def stop_all(roster: Roster, timeout: float) -> StopReport:

@@ -22,11 +22,30 @@ def declarations(header: str) -> str:
     return re.sub(r"\bFP_API\s+", "", between)
 
 
+# Cells that own what is stored in them, see owners.py.
+OWNERS = """
+typedef struct { fp_proc *proc; } proc_owner;
+typedef struct { fp_mailbox *mailbox; } mailbox_owner;
+typedef struct { fp_env *env; } env_owner;
+"""
+OWNER_CALLS = """
+static void *owner_new(size_t size);
+static void proc_owner_free(void *cell);
+static void mailbox_owner_free(void *cell);
+static void env_owner_free(void *cell);
+"""
+OWNER_CODE = """
+static void *owner_new(size_t size) { return calloc(1, size); }
+static void proc_owner_free(void *cell) { fp_proc_free(((proc_owner *)cell)->proc); free(cell); }
+static void mailbox_owner_free(void *cell) { fp_mailbox_free(((mailbox_owner *)cell)->mailbox); free(cell); }
+static void env_owner_free(void *cell) { fp_env_free(((env_owner *)cell)->env); free(cell); }
+"""
+
 ffibuilder = FFI()
-ffibuilder.cdef(declarations(HEADER.read_text(encoding="utf-8")))
+ffibuilder.cdef(declarations(HEADER.read_text(encoding="utf-8")) + OWNERS + OWNER_CALLS)
 ffibuilder.set_source(
     "fastproc._native._cffi",
-    '#include "fastproc.h"',
+    f'#include <stdlib.h>\n#include "fastproc.h"\n{OWNERS}{OWNER_CODE}',
     include_dirs=[str(HEADER.parent)],
     extra_objects=[str(ARCHIVE)],
     depends=[str(HEADER), str(ARCHIVE)],

@@ -7,13 +7,14 @@ from typing import Any
 
 from .check import check
 from .library import ffi, lib
+from .owners import new_env_owner
 
 
 def pack(block: bytes) -> Any:
-    """An `fp_env` of NAME=value strings, each ended by a NUL; it goes when the last reference does."""
-    cell = ffi.new("fp_env **")
-    check(lib.fp_env_new(block, len(block), cell))
-    return ffi.gc(cell[0], lib.fp_env_free)
+    """An `fp_env` of NAME=value strings, each ended by a NUL, in its owner: it goes when that does."""
+    owner = new_env_owner("env_owner *")
+    check(lib.fp_env_new(block, len(block), ffi.addressof(owner, "env")))
+    return owner
 
 
 class Snapshot:
@@ -30,7 +31,7 @@ class Snapshot:
         self._seen: dict[bytes, bytes] | None = None
 
     def current(self) -> Any:
-        """The `fp_env` of now."""
+        """The `fp_env` of now, in its owner."""
         # Looked up each time: tests put another object in the place of os.environ.
         source: dict[bytes, bytes] | None = getattr(os.environ, "_data", None)
         if source is not None and source == self._seen:

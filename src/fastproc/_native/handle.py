@@ -9,6 +9,7 @@ from typing import Any
 from .check import check
 from .clock import remaining_ns
 from .library import ffi, lib
+from .owners import new_proc_owner
 from .records import ExitRecord, FailureRecord, read_exit, read_failure
 
 _PROOFS = {lib.FP_PROOF_SESSION: "session", lib.FP_PROOF_CGROUP: "cgroup", lib.FP_PROOF_GUARD: "guard"}
@@ -18,7 +19,6 @@ _CONTAINMENTS = {
     lib.FP_CONTAIN_GUARD: "guard",
 }
 
-_FREE = (lib.fp_proc_free,)
 _NULL = ffi.NULL
 _gc = ffi.gc
 _new = ffi.new
@@ -36,27 +36,28 @@ class Handle:
     exception, Ctrl-C for one, comes between the birth of the child and the return of the call.
     """
 
-    __slots__ = ("cells", "index", "proc")
+    __slots__ = ("cells", "index", "owner", "proc")
 
     def __init__(self) -> None:
         # Where the start stores the process: one of an array of `fp_proc *`, which is kept alive by this.
         self.cells: Any = None
         self.index = 0
+        # What gives the reference back; `proc` is good as long as this is there.
+        self.owner: Any = None
         self.proc: Any = None
 
     def settle(self) -> bool:
         """Take what the start has stored; whether there is a process.
 
-        The reference goes with the object that `gc` makes: not by __del__(), where a Ctrl-C would be lost.
-        And by a loop of one turn: Ctrl-C may come after any call, here between the making of the object and
-        its storing, which would give the reference back and leave a dangling pointer in the cell; but it
-        does not come between the step of an iterator and the storing of what it gave.
+        Ctrl-C may come between any two of these lines; then this is called again.
         """
         if self.proc is None and self.cells is not None:
             proc = self.cells[self.index]
             if proc != _NULL:
-                for owned in map(_gc, (proc,), _FREE):
-                    self.proc = owned
+                if self.owner is None:
+                    self.owner = new_proc_owner("proc_owner *")
+                self.owner.proc = proc
+                self.proc = proc
         self.cells = None
         return self.proc is not None
 

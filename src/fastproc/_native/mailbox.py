@@ -9,6 +9,7 @@ from typing import Any
 from .check import check
 from .handle import Handle
 from .library import ffi, lib
+from .owners import new_mailbox_owner
 from .records import NewsRecord, read_news
 
 _BATCH = 64
@@ -18,19 +19,12 @@ _take = lib.fp_mailbox_take
 class Mailbox:
     """An `fp_mailbox`. Processes that still name it keep the C side of it alive."""
 
-    __slots__ = ("_spare", "mailbox")
+    __slots__ = ("_owner", "_spare", "mailbox")
 
     def __init__(self) -> None:
-        cell = ffi.new("fp_mailbox **")
-        self.mailbox: Any = None
-        # A loop of one turn, as in Handle.settle(), prepared before: Ctrl-C does not come between the steps.
-        owners = map(ffi.gc, map(cell.__getitem__, (0,)), (lib.fp_mailbox_free,))
-        try:
-            check(lib.fp_mailbox_new(cell))
-        finally:
-            if cell[0] != ffi.NULL:
-                for owned in owners:
-                    self.mailbox = owned
+        self._owner = new_mailbox_owner("mailbox_owner *")
+        check(lib.fp_mailbox_new(ffi.addressof(self._owner, "mailbox")))
+        self.mailbox: Any = self._owner.mailbox
         self._spare: list[Any] = []
 
     def take(self, timeout_ns: int) -> list[NewsRecord] | None:

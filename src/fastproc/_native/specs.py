@@ -82,7 +82,7 @@ class Specs:
         spec.args_bytes = len(block)
         env = self._snapshot.current() if command.env_block is None else self._pack(command.env_block)
         keep.append(env)
-        spec.env = env
+        spec.env = env.env
         said = command.__dict__
         # A Command holds args, args_block and tags always, and beyond that only what was said.
         if len(said) > 3:
