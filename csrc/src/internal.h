@@ -68,7 +68,11 @@ typedef struct fp_slots {
     int bound;          /* highest slot + 1 */
 } fp_slots;
 
-int fp_slots_init(fp_slots *slots);
+/*
+ * `donor`, unless NULL, gives up a slot for the placeholder: that is what most
+ * children get as standard input, and the lower it lies the less they copy.
+ */
+int fp_slots_init(fp_slots *slots, fp_slots *donor);
 void fp_slots_done(fp_slots *slots);
 /* Put a copy of `fd` into a slot and return its number, or -ENOSPC. */
 int fp_slots_borrow(fp_slots *slots, int fd);

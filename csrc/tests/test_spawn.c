@@ -1156,7 +1156,7 @@ static int run_way(const char *disable, bool as_nobody, bool use_slots) {
         for (int capability = 0; capability < FP_CAP_COUNT; capability++)
             fp_probe(capability);
         if (with_slots)
-            CHECK_EQ(fp_slots_init(&slots), 0);
+            CHECK_EQ(fp_slots_init(&slots, NULL), 0);
         int open_before = count_open();
         all_tests();
         CHECK_EQ(count_open(), open_before);
