@@ -42,7 +42,7 @@ static int open_placeholder(void) {
 int fp_slots_init(fp_slots *slots, fp_slots *donor) {
     int r;
 
-    *slots = (fp_slots){.placeholder_fd = -1};
+    *slots = (fp_slots){.placeholder_fd = -1, .dispositions_fd = -1};
     pthread_mutex_init(&slots->lock, NULL);
     for (int i = 0; i < FP_SLOT_COUNT; i++)
         slots->fd[i] = -1;
@@ -63,6 +63,7 @@ int fp_slots_init(fp_slots *slots, fp_slots *donor) {
         if (slots->bound <= r)
             slots->bound = r + 1;
     }
+    slots->dispositions_fd = fp_dispositions_open();
     r = 0;
 out:
     if (r < 0)
@@ -79,6 +80,9 @@ void fp_slots_done(fp_slots *slots) {
     if (slots->placeholder_fd >= 0)
         sys_close(slots->placeholder_fd);
     slots->placeholder_fd = -1;
+    if (slots->dispositions_fd >= 0)
+        sys_close(slots->dispositions_fd);
+    slots->dispositions_fd = -1;
     slots->free = 0;
     slots->bound = 0;
     pthread_mutex_destroy(&slots->lock);
