@@ -12,7 +12,18 @@ import sys
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set as AbstractSet
 from dataclasses import dataclass, field
 from errno import EINVAL
-from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Protocol, TypeAlias, TypedDict, cast
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    ClassVar,
+    Final,
+    Literal,
+    NamedTuple,
+    Protocol,
+    TypeAlias,
+    TypedDict,
+    cast,
+)
 
 from .errors import SpawnError
 from .limits import Limits
@@ -155,6 +166,9 @@ class Command:
     on_max_output: OnMaxOutput = "truncate"
     tags: Mapping[str, str] = field(default_factory=dict, hash=False)
 
+    # Whether nothing was said but the arguments; no field.
+    plain: ClassVar[bool] = True
+
     args_block: bytes = field(init=False, compare=False)
     env_block: bytes | None = field(init=False, compare=False, default=None)
 
@@ -278,6 +292,7 @@ def _fill(command: Command, args: object, options: Mapping[str, object]) -> None
     _set(command, "tags", {})
     if not options:
         return
+    _set(command, "plain", False)
     for name, value in options.items():
         check = _CHECKS.get(name)
         if check is None:

@@ -233,6 +233,7 @@ class ProcessManager:
         if count:
             words = f"{self!r} was forgotten with {count} active tasks; they run until the program ends"
             warnings.warn(words, ResourceWarning, stacklevel=2, source=self)
+            roster.forget()
         else:
             roster.release()
 
@@ -255,7 +256,7 @@ class ProcessManager:
         self._roster.check_usable()
         self._roster.drain()
         with self._roster.lock:
-            children = [child for child in self._roster.active.values() if child._handle.proc is not None]
+            children = [child for child in self._roster.active.values() if child._born]
         return [child for child in children if isinstance(child, Process)]
 
     def get(self, task_id: TaskId) -> Process:
@@ -347,7 +348,7 @@ class ProcessManager:
     def metrics(self) -> Metrics:
         """Counters and histograms of what this manager has done, as plain numbers of one moment."""
         active = self.active_count()
-        return self._roster.counters().snapshot(active)
+        return self._roster.metrics(active)
 
     def health(self, *, stuck_after: float = 60.0) -> list[HealthReport]:
         """Judge how each active task is doing, over its whole tree: a leader whose child works is ok.

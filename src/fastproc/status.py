@@ -7,9 +7,10 @@ is then UNKNOWN. A code of 0 means that the kernel said 0.
 from __future__ import annotations
 
 import signal as _signal
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
 from .errors import TaskId
 
@@ -66,8 +67,22 @@ class ResourceUsage(NamedTuple):
 _NOTHING_USED = ResourceUsage()
 
 
+class _Late:
+    """What the fields of a status are read from when somebody first asks for one, see ExitStatus.__getattr__()."""
+
+    __slots__ = ("_source", "_stand")
+
+
+# Fills what is still empty of an ExitStatus; set by the one who makes such ones.
+fill_end: Callable[[ExitStatus], None]
+fill_usage: Callable[[ExitStatus], None]
+
+_OF_THE_END = frozenset({"reason", "code", "signal", "core_dumped", "escalated", "foreign", "leftovers"})
+_OF_THE_USAGE = frozenset({"started", "ended", "rusage"})
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ExitStatus:
+class ExitStatus(_Late):
     """How a process ended. Equal are those that ended alike, whenever that was.
 
     Attributes:
@@ -92,6 +107,15 @@ class ExitStatus:
     started: float = field(default=0.0, compare=False)
     ended: float = field(default=0.0, compare=False)
     rusage: ResourceUsage = field(default=_NOTHING_USED, compare=False)
+
+    if not TYPE_CHECKING:
+        # Asked only for what is not there: a field of a status that the engine has made and nobody looked at.
+        def __getattr__(self, name):
+            if name in _OF_THE_END:
+                fill_end(self)
+            elif name in _OF_THE_USAGE:
+                fill_usage(self)
+            return object.__getattribute__(self, name)
 
     @classmethod
     def exited(cls, code: int, *, started: float = 0.0, ended: float = 0.0) -> ExitStatus:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from .._native.handle import Handle
+from .._native.owners import PROC_OWNER, new_proc_owner
 from ..command import Command
 from ..errors import SpawnError, TaskId
 from ..status import ExitStatus
@@ -35,7 +36,7 @@ class Child:
         "__weakref__",
         "_callbacks",
         "_flags",
-        "_handle",
+        "_owner",
         "_roster",
         "_starter",
         "_status",
@@ -50,7 +51,7 @@ class Child:
         self.command = command
         self.error: SpawnError | None = None
         self._roster = roster
-        self._handle = Handle()
+        self._owner = new_proc_owner(PROC_OWNER)
         self._token = 0
         # The thread that is starting it: an interruption of that very thread must not wait for the start.
         self._starter = 0
@@ -58,3 +59,13 @@ class Child:
         self._flags = 0
         # Whom to call, and in which state: EXITED or DONE.
         self._callbacks: list[tuple[int, Callable[[Any], object]]] | None = None
+
+    @property
+    def _handle(self) -> Handle:
+        """What can be asked of it and done to it."""
+        return Handle(self._owner)
+
+    @property
+    def _born(self) -> bool:
+        """Whether its start is over, or at least in the hands of the library."""
+        return bool(self._owner.proc)

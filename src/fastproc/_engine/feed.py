@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 from .._native.clock import FOREVER
 from .._native.failures import closed_descriptor
 from .._native.mailbox import Mailbox
-from .._native.records import STATE, STATE_DONE, STATE_FAILED, ExitRecord, NewsRecord
+from .._native.records import STAND_STATE, STATE_DONE, STATE_FAILED, NewsRecord, Stand
 from .._native.specs import Keep
 from ..errors import SpawnError
 from .child import COUNTED, HEARD, Child
@@ -29,7 +29,7 @@ _LOCK_SECONDS = 0.5
 
 def _is_withdrawn(child: Child) -> bool:
     """Take it back from the library, if it is there and has not been started yet."""
-    return child._handle.proc is None or child._handle.withdraw()
+    return not child._born or child._handle.withdraw()
 
 
 class Feed(Generic[C]):
@@ -50,7 +50,7 @@ class Feed(Generic[C]):
         self._ready: deque[C] = deque()
         # All that were taken and not given back, in that order; None if the order does not matter.
         self._in_order: deque[C] | None = deque() if ordered else None
-        self._crew = roster.engage()
+        roster.engage()
         self._mailbox = Mailbox()
         self._specs = roster.make_specs(self._mailbox)
 
@@ -146,7 +146,7 @@ class Feed(Generic[C]):
                     roster.refuse(child, error)
                     self._ready.append(child)
             self._flying.update((child._token, child) for child in queued)
-            roster.queue_all(self._crew, specs, queued, self._concurrency)
+            roster.queue_all(self._specs.starter, specs, queued, self._concurrency)
             for child in queued:
                 if child.error is not None:
                     del self._flying[child._token]
@@ -156,7 +156,7 @@ class Feed(Generic[C]):
         except BaseException:
             # Ctrl-C may have come before or after the library took them: forget those that it has not.
             for child in children:
-                if not child._handle.settle():
+                if not child._born:
                     self._flying.pop(child._token, None)
                     roster.drop(child)
             raise
@@ -175,7 +175,7 @@ class Feed(Generic[C]):
                 self._roster.read(news)
                 child = self._flying.get(news[0])
                 if child is not None:
-                    self._settle(child, news[5:])
+                    self._settle(child, news[1])
         except BaseException:
             self._shaken = True
             raise
@@ -187,24 +187,25 @@ class Feed(Generic[C]):
         self._shaken = False
         try:
             for child in list(self._flying.values()):
-                if child._handle.proc is not None:
-                    self._settle(child, child._handle.known())
+                if child._born:
+                    self._roster.look_at(child)
+                    self._settle(child, child._handle.stand())
         except BaseException:
             self._shaken = True
             raise
 
-    def _settle(self, child: C, record: ExitRecord) -> None:
+    def _settle(self, child: C, stand: Stand) -> None:
         roster = self._roster
-        state = record[STATE]
+        state = stand & STAND_STATE
         with roster.lock:
             if roster.is_early(child):
                 return
             if state > STATE_FAILED and not child._flags & COUNTED:
                 child._flags |= COUNTED
-                roster.count_start()
+                roster.tally.count_start(None)
             if state in (STATE_FAILED, STATE_DONE):
                 # Another reader of the news may have been faster.
                 if self._flying.pop(child._token, None) is not None:
                     self._ready.append(child)
             elif state > STATE_FAILED:
-                roster.enlist(child, record)
+                roster.enlist(child)

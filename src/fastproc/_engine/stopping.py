@@ -86,7 +86,7 @@ def _begin_to_stop_all(roster: Roster, timeout: float, began: float, ret_childre
             for child in (*roster.active.values(), *fed):
                 if child._token in told:
                     continue
-                if child._handle.proc is None:
+                if not child._born:
                     child._flags |= DOOMED
                     unborn |= child._starter != threading.get_ident()
                 else:
@@ -112,7 +112,7 @@ def _await_verdict(roster: Roster, children: Iterable[Child], until: float) -> l
             roster.enter_failure(child)
             continue
         if record is not None:
-            roster.hear_and_tell(child, record)
+            roster.hear_and_tell(child, child._handle.stand())
         judged.append(child)
     return judged
 

@@ -7,14 +7,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from .check import check
-from .handle import Handle
 from .library import ffi, lib
 from .mailbox import Mailbox
-from .records import FailureRecord, read_failure
+from .records import FailureRecord
 
-_NULL = ffi.NULL
 _new = ffi.new
-_spawn = lib.fp_spawn
+_start_plain = lib.start_plain
 
 
 class StartFailed(Exception):
@@ -28,11 +26,10 @@ class StartFailed(Exception):
 class Crew:
     """Supervisors that know of one another."""
 
-    __slots__ = ("_array", "_supervisors", "_turn", "size")
+    __slots__ = ("_array", "_supervisors", "size")
 
     def __init__(self, size: int) -> None:
         self._supervisors: list[Any] = []
-        self._turn = 0
         try:
             for _ in range(size):
                 options = _new("fp_supervisor_options *")
@@ -66,49 +63,71 @@ class Crew:
         """Make this process a subreaper, and reap orphans of managed children; the news go to `mailbox`."""
         check(lib.fp_supervisor_adopt_orphans(self._supervisors[0], mailbox.mailbox))
 
-    def spawn(self, spec: Any, handle: Handle) -> None:
-        """Start a program in this thread; it has passed execve(2) on return, and is in `handle`.
+    @property
+    def supervisors(self) -> Any:
+        """All of them, as an array that lives as long as this."""
+        return self._array
+
+
+class Starter:
+    """Starts processes of one manager, in turn under each supervisor of a crew, and counts them.
+
+    The mailbox must not go while a start is under way, and may go then: processes that name it keep what
+    await_exit() needs of it.
+    """
+
+    __slots__ = ("_crew", "_tally", "common", "starts")
+
+    def __init__(self, crew: Crew, tally: Any, mailbox: Mailbox) -> None:
+        self._crew = crew
+        self._tally = tally
+        self.starts = starts = _new("starts *")
+        starts.crew = crew.supervisors
+        starts.n_crew = crew.size
+        starts.tally = tally
+        # A spec with what all starts have in common; the plain ones say nothing more but their arguments.
+        self.common = spec = starts.common
+        spec.size = ffi.sizeof("fp_spec")
+        spec.mailbox = mailbox.mailbox
+
+    def start_plain(self, owner: Any, args_block: bytes, env: Any, token: int) -> None:
+        """Start a program in this thread; it has passed execve(2) on return, and is in `owner`.
 
         Raises:
             StartFailed: nothing is left of it.
         """
-        # Two threads may draw the same turn: no harm, it only spreads the load.
-        turn = self._turn = (self._turn + 1) % self.size
-        handle.cells = cell = _new("fp_proc **")
-        failure = _new("fp_failure *")
-        result = _spawn(self._supervisors[turn], spec, cell, failure)
+        result = _start_plain(self.starts, owner, args_block, len(args_block), env, token)
         if result < 0:
-            _refuse(result, failure)
-        handle.settle()
+            refuse(result, owner)
 
-    def spawn_many(self, specs: Sequence[Any], handles: Sequence[Handle], max_running: int = 0) -> None:
+    def start(self, owner: Any, spec: Any) -> None:
+        """The same, by a spec."""
+        result = lib.start_spec(self.starts, owner, spec)
+        if result < 0:
+            refuse(result, owner)
+
+    def start_many(self, owners: Sequence[Any], specs: Sequence[Any], max_running: int = 0) -> None:
         """Queue many starts, `max_running` at a time (0: no bound). If it raises, nothing is queued."""
         count = len(specs)
-        cells = _new("fp_proc *[]", count)
-        for index, handle in enumerate(handles):
-            handle.cells, handle.index = cells, index
-        pointers = _new("fp_spec *[]", specs)
-        result = lib.fp_spawn_many(self._array, self.size, pointers, count, max_running, cells)
-        if result < 0:
-            for handle in handles:
-                handle.cells = None
-            check(result)
-        for handle in handles:
-            handle.settle()
+        cells = _new("proc_owner *[]", owners)
+        check(lib.start_many(self.starts, cells, _new("fp_spec *[]", specs), count, max_running))
 
 
-def wait_started(handles: Sequence[Handle]) -> None:
+def wait_started(owners: Sequence[Any]) -> None:
     """Block until each of them has been started or has failed."""
-    procs = _new("fp_proc *[]", [handle.proc for handle in handles])
+    procs = _new("fp_proc *[]", [owner.proc for owner in owners])
     while True:
-        result = lib.fp_procs_wait_started(procs, len(handles), -1)
+        result = lib.fp_procs_wait_started(procs, len(owners), -1)
         if result != -errno.EINTR:
             check(result)
             return
 
 
-def _refuse(result: int, failure: Any) -> None:
-    record = read_failure(failure)
+def refuse(result: int, owner: Any) -> None:
+    """Raise what belongs to a start that has failed at once."""
     if result == -errno.EOWNERDEAD:
         check(result)
-    raise StartFailed(record if record[0] else (-result, record[1], record[2]))
+    failure = owner.failure
+    if failure.error:
+        raise StartFailed((failure.error, failure.stage, failure.detail))
+    raise StartFailed((-result, failure.stage, failure.detail))
