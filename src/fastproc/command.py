@@ -181,6 +181,20 @@ class Command:
     @classmethod
     def coerce(cls, command: Command | Sequence[Arg], options: Mapping[str, object]) -> Command:
         """Make a Command of a sequence and options, or of a Command with some options changed."""
+        if not options and type(command) in _PLAIN_LISTS:
+            # What most starts are, in one piece; whatever is wrong or unusual is looked at again.
+            try:
+                block = "\0".join([*command, ""]).encode(_ENCODING, _ENCODING_ERRORS)
+            except (TypeError, UnicodeEncodeError):
+                pass
+            else:
+                strings = tuple(command)
+                if block.count(b"\0") == len(strings) and strings and strings[0]:
+                    made = _new(cls)
+                    _set(made, "args", strings)
+                    _set(made, "args_block", block)
+                    _set(made, "tags", {})
+                    return made
         if not isinstance(command, Command):
             return _make(cls, command, options)
         return command.replace(**options) if options else command
@@ -275,7 +289,9 @@ def _gid(group: int | str) -> int:
         raise SpawnError(EINVAL, "no such group", group, stage="ids") from None
 
 
+_new = object.__new__
 _set = object.__setattr__  # past the frozen __setattr__ of the dataclass
+_PLAIN_LISTS = (list, tuple)
 
 
 def _make(cls: type[Command], args: object, options: Mapping[str, object]) -> Command:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Generator
-from typing import TYPE_CHECKING, Any, Literal, Self, cast
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from ._engine.child import HEARD, Child
 from ._engine.lines import LineCutter
@@ -105,7 +105,7 @@ class Process(Child):
                 raise WaitTimeout(f"task {self.task_id!r}", timeout)
         elif not self._flags & HEARD:
             self._roster.mark_heard(self)
-        return cast(ExitStatus, self._status)
+        return self._status  # type: ignore[return-value]
 
     def poll(self) -> ExitStatus | None:
         """Ask the kernel, without blocking: how it ended, or None while it runs."""

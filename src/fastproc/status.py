@@ -70,15 +70,16 @@ _NOTHING_USED = ResourceUsage()
 class _Late:
     """What the fields of a status are read from when somebody first asks for one, see ExitStatus.__getattr__()."""
 
-    __slots__ = ("_source", "_stand")
+    __slots__ = ("_source",)
 
 
-# Fills what is still empty of an ExitStatus; set by the one who makes such ones.
-fill_end: Callable[[ExitStatus], None]
-fill_usage: Callable[[ExitStatus], None]
+_read_late: Callable[[ExitStatus, str], object]
 
-_OF_THE_END = frozenset({"reason", "code", "signal", "core_dumped", "escalated", "foreign", "leftovers"})
-_OF_THE_USAGE = frozenset({"started", "ended", "rusage"})
+
+def read_late_by(read: Callable[[ExitStatus, str], object]) -> None:
+    """`read` fills a field of an ExitStatus that is still empty, and gives it; to be called once."""
+    global _read_late
+    _read_late = read
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,11 +112,9 @@ class ExitStatus(_Late):
     if not TYPE_CHECKING:
         # Asked only for what is not there: a field of a status that the engine has made and nobody looked at.
         def __getattr__(self, name):
-            if name in _OF_THE_END:
-                fill_end(self)
-            elif name in _OF_THE_USAGE:
-                fill_usage(self)
-            return object.__getattribute__(self, name)
+            if name not in _FIELDS:
+                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+            return _read_late(self, name)
 
     @classmethod
     def exited(cls, code: int, *, started: float = 0.0, ended: float = 0.0) -> ExitStatus:
@@ -201,6 +200,9 @@ class ExitStatus(_Late):
         if self.signal is not None:
             return f"ended by {_signal_name(self.signal)}"
         return "ending in a way nobody knows"
+
+
+_FIELDS = frozenset(ExitStatus.__dataclass_fields__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

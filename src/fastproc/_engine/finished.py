@@ -18,25 +18,29 @@ _BYTES_AT_MOST = 64 << 20
 class Finished:
     """The last ones, bounded by number and by bytes of output. Called with the roster's lock held."""
 
-    __slots__ = ("_by_task", "_bytes", "_in_order", "unheard")
+    __slots__ = ("_by_task", "_bytes", "_in_order", "_sizes", "unheard")
 
     def __init__(self) -> None:
         # Those of whose end nobody has heard yet who waits, by token.
         self.unheard: dict[int, Child] = {}
         self._by_task: dict[TaskId, Child] = {}
-        self._in_order: deque[tuple[Child, int]] = deque()
+        self._in_order: deque[Child] = deque()
+        # How many bytes of output those keep that keep any, by token.
+        self._sizes: dict[int, int] = {}
         self._bytes = 0
 
     def add(self, child: Child, output_bytes: int) -> None:
         """Remember `child`, which has ended and keeps that much output."""
         self._by_task[child.task_id] = child
-        self._in_order.append((child, output_bytes))
-        self._bytes += output_bytes
+        self._in_order.append(child)
+        if output_bytes:
+            self._sizes[child._token] = output_bytes
+            self._bytes += output_bytes
         if not child._flags & HEARD:
             self.unheard[child._token] = child
-        while self._bytes > _BYTES_AT_MOST or len(self._in_order) > _COUNT_AT_MOST:
-            oldest, size = self._in_order.popleft()
-            self._bytes -= size
+        while len(self._in_order) > _COUNT_AT_MOST or self._bytes > _BYTES_AT_MOST:
+            oldest = self._in_order.popleft()
+            self._bytes -= self._sizes.pop(oldest._token, 0)
             self.unheard.pop(oldest._token, None)
             # The id may be in use again by a later one that has ended too.
             if self._by_task.get(oldest.task_id) is oldest:

@@ -11,6 +11,7 @@ from ..events import Escalated, Event, Exited, OrphanReaped, Refused, Started, U
 
 log = logging.getLogger("fastproc")
 log.addHandler(logging.NullHandler())
+_levels: dict[int, bool] = getattr(log, "_cache", {})
 
 
 class Observers:
@@ -25,7 +26,11 @@ class Observers:
     @property
     def listening(self) -> bool:
         """Whether anybody wants to hear of ordinary events."""
-        return self._on_event is not None or log.isEnabledFor(logging.INFO)
+        if self._on_event is not None:
+            return True
+        # What isEnabledFor() looks into first, by itself; it is emptied whenever a level changes.
+        known: bool | None = _levels.get(logging.INFO)
+        return (log.isEnabledFor(logging.INFO) if known is None else known) and not log.disabled
 
     def queue(self, event: Event) -> None:
         """Have an event told. Called with the roster's lock held, so the order is that of what happened."""

@@ -12,7 +12,6 @@ from .mailbox import Mailbox
 from .records import FailureRecord
 
 _new = ffi.new
-_start_plain = lib.start_plain
 
 
 class StartFailed(Exception):
@@ -90,18 +89,12 @@ class Starter:
         spec.size = ffi.sizeof("fp_spec")
         spec.mailbox = mailbox.mailbox
 
-    def start_plain(self, owner: Any, args_block: bytes, env: Any, token: int) -> None:
+    def start(self, owner: Any, spec: Any) -> None:
         """Start a program in this thread; it has passed execve(2) on return, and is in `owner`.
 
         Raises:
             StartFailed: nothing is left of it.
         """
-        result = _start_plain(self.starts, owner, args_block, len(args_block), env, token)
-        if result < 0:
-            refuse(result, owner)
-
-    def start(self, owner: Any, spec: Any) -> None:
-        """The same, by a spec."""
         result = lib.start_spec(self.starts, owner, spec)
         if result < 0:
             refuse(result, owner)

@@ -19,8 +19,8 @@
 /* Cells that own what is stored in them, see owners.py. */
 typedef struct {
     fp_proc *proc;
+    int64_t stand;      /* how it stood when its end was first heard of; 0: that has not been */
     fp_failure failure; /* of a start that has failed at once */
-    int32_t counted;
 } proc_owner;
 typedef struct {
     fp_mailbox *mailbox;
@@ -38,8 +38,7 @@ static void env_owner_free(void *cell);
  * How a process stands, in one number; 0 or less is an error or nothing:
  *   bits 0 to 2 state, 3 to 11 flags, 12 to 15 reason, 16 to 23 signal, from 24 exit code + 1
  */
-typedef int64_t stand;
-static stand stand_of(proc_owner *owner);
+static int64_t stand_of(proc_owner *owner);
 
 /* What a manager has counted, see metrics.py. Histograms have room for 15 bounds. */
 typedef struct {
@@ -68,7 +67,7 @@ typedef struct {
 
 /* A start took that long; negative: nobody knows. */
 static void tally_start(tally *tally, int64_t length_ns);
-/* How this one ended, unless that has been counted. */
+/* How this one ended, unless that has been counted; it is noted in owner->stand. */
 static void tally_exit(tally *tally, proc_owner *owner, const fp_exit *exit);
 static void tally_end(tally *tally, proc_owner *owner);
 static void tally_read(tally *tally, sums *ret_sums);
@@ -94,7 +93,7 @@ static int start_many(starts *starts, proc_owner **owners, const fp_spec **specs
  * Block until it has exited, count that, and say how it stands. News about one
  * of which nothing is left are dropped: the caller has heard all.
  */
-static stand wait_exit(starts *starts, proc_owner *owner, int64_t timeout_ns);
+static int64_t wait_exit(starts *starts, proc_owner *owner, int64_t timeout_ns);
 
 /* A piece of news, as much of it as is mostly needed. */
 typedef struct {
@@ -135,12 +134,12 @@ static void env_owner_free(void *cell) {
 
 /* ---- how it stands ------------------------------------------------------------ */
 
-static stand stand_of_exit(const fp_exit *exit) {
+static int64_t stand_of_exit(const fp_exit *exit) {
     return exit->state | (int64_t)exit->flags << 3 | (int64_t)exit->reason << 12 | (int64_t)exit->signal << 16 |
            (int64_t)(exit->code + 1) << 24;
 }
 
-static stand stand_of(proc_owner *owner) {
+static int64_t stand_of(proc_owner *owner) {
     fp_exit exit;
     if (!owner->proc)
         return 0;
@@ -183,8 +182,8 @@ static void tally_exit(tally *tally, proc_owner *owner, const fp_exit *exit) {
     int64_t length = exit->ended_ns > exit->started_ns ? exit->ended_ns - exit->started_ns : 0;
 
     tally_lock(tally);
-    if (!owner->counted) {
-        owner->counted = 1;
+    if (!owner->stand) {
+        owner->stand = stand_of_exit(exit);
         sums->reasons[exit->reason]++;
         if (exit->code >= 0)
             sums->exited++;
@@ -260,7 +259,7 @@ static int start_many(starts *starts, proc_owner **owners, const fp_spec **specs
 
 /* ---- ends ---------------------------------------------------------------------------- */
 
-static stand wait_exit(starts *starts, proc_owner *owner, int64_t timeout_ns) {
+static int64_t wait_exit(starts *starts, proc_owner *owner, int64_t timeout_ns) {
     fp_exit exit;
     if (!owner->proc)
         return -ECHILD;

@@ -1,17 +1,17 @@
 """From what the library says of an end to an ExitStatus.
 
-Few ask for more than one or two of its fields, and it is made for each process; so it begins with a number and
-the owner of the process, and its fields are filled when somebody asks for one of them.
+Few ask for more than one or two of its fields, and it is made for each process; so it begins with the owner of
+the process, and its fields are filled when somebody asks for one of them.
 """
 
 from __future__ import annotations
 
 from typing import Any, Final
 
-from .. import status as _status
-from ..status import ExitReason, ExitStatus, ResourceUsage
+from ..status import ExitReason, ExitStatus, ResourceUsage, read_late_by
 from .library import ffi, lib
 from .records import (
+    ENDED_NS,
     EXIT_CORE_DUMPED,
     EXIT_ESCALATED,
     EXIT_FOREIGN,
@@ -20,6 +20,7 @@ from .records import (
     STAND_FLAGS,
     STAND_REASON,
     STAND_SIGNAL,
+    STARTED_NS,
     ExitRecord,
     Stand,
     read_exit,
@@ -29,7 +30,6 @@ from .records import (
 # made by a function in Python.
 _new_object = object.__new__
 _new_tuple = tuple.__new__
-_set_stand = ExitStatus._stand.__set__  # type: ignore[attr-defined]
 _set_source = ExitStatus._source.__set__  # type: ignore[attr-defined]
 _set_reason = ExitStatus.__dict__["reason"].__set__
 _set_code = ExitStatus.__dict__["code"].__set__
@@ -50,12 +50,15 @@ _ESCALATED: Final = EXIT_ESCALATED << STAND_FLAGS
 _FOREIGN: Final = EXIT_FOREIGN << STAND_FLAGS
 _LEFTOVERS: Final = EXIT_LEFTOVERS << STAND_FLAGS
 
+_OF_THE_USAGE: Final = ("started", "ended", "rusage")
+
 
 def status_of(stand: Stand, owner: Any) -> ExitStatus:
-    """The status of a process in state EXITED or DONE."""
+    """The status of a process in state EXITED or DONE, whose end has been counted."""
     status = _new_object(ExitStatus)
-    _set_stand(status, stand)
     _set_source(status, owner)
+    # This one nearly everybody asks for.
+    _set_code(status, (stand >> STAND_CODE) - 1 if stand >> STAND_CODE else None)
     return status
 
 
@@ -80,10 +83,17 @@ def _usage_of(record: ExitRecord) -> ResourceUsage:
     return _new_tuple(ResourceUsage, (record[8] / 1e6, record[9] / 1e6, *record[10:]))
 
 
+def _read(status: Any, name: str) -> object:
+    if name in _OF_THE_USAGE:
+        _fill_usage(status)
+    else:
+        _fill_end(status)
+    return object.__getattribute__(status, name)
+
+
 def _fill_end(status: Any) -> None:
-    stand = status._stand
+    stand = status._source.stand
     _set_reason(status, _REASONS[stand >> STAND_REASON & 15])
-    _set_code(status, (stand >> STAND_CODE) - 1 if stand >> STAND_CODE else None)
     _set_signal(status, stand >> STAND_SIGNAL & 255 or None)
     _set_core_dumped(status, stand & _CORE_DUMPED != 0)
     _set_escalated(status, stand & _ESCALATED != 0)
@@ -96,9 +106,8 @@ def _fill_usage(status: Any) -> None:
     lib.fp_proc_status(status._source.proc, exit_pointer)
     record = read_exit(exit_pointer)
     _set_rusage(status, _usage_of(record))
-    _set_started(status, record[6] / 1e9)
-    _set_ended(status, record[7] / 1e9)
+    _set_started(status, record[STARTED_NS] / 1e9)
+    _set_ended(status, record[ENDED_NS] / 1e9)
 
 
-_status.fill_end = _fill_end
-_status.fill_usage = _fill_usage
+read_late_by(_read)
