@@ -181,20 +181,6 @@ class Command:
     @classmethod
     def coerce(cls, command: Command | Sequence[Arg], options: Mapping[str, object]) -> Command:
         """Make a Command of a sequence and options, or of a Command with some options changed."""
-        if not options and type(command) in _PLAIN_LISTS:
-            # What most starts are, in one piece; whatever is wrong or unusual is looked at again.
-            try:
-                block = "\0".join([*command, ""]).encode(_ENCODING, _ENCODING_ERRORS)
-            except (TypeError, UnicodeEncodeError):
-                pass
-            else:
-                strings = tuple(command)
-                if block.count(b"\0") == len(strings) and strings and strings[0]:
-                    made = _new(cls)
-                    _set(made, "args", strings)
-                    _set(made, "args_block", block)
-                    _set(made, "tags", {})
-                    return made
         if not isinstance(command, Command):
             return _make(cls, command, options)
         return command.replace(**options) if options else command
@@ -289,9 +275,7 @@ def _gid(group: int | str) -> int:
         raise SpawnError(EINVAL, "no such group", group, stage="ids") from None
 
 
-_new = object.__new__
 _set = object.__setattr__  # past the frozen __setattr__ of the dataclass
-_PLAIN_LISTS = (list, tuple)
 
 
 def _make(cls: type[Command], args: object, options: Mapping[str, object]) -> Command:
@@ -324,6 +308,26 @@ def _fill(command: Command, args: object, options: Mapping[str, object]) -> None
         raise ValueError("stdin=PIPE has nothing to feed it: pass the bytes as input=, or leave stdin out")
 
 
+def plain_block(args: object) -> bytes | None:
+    """The arguments as bytes, each ended by a NUL, if they are a list or tuple of sound strings.
+
+    None for all else, which a Command takes or refuses: this is for the many starts that say no more.
+    """
+    if type(args) not in _PLAIN_LISTS or not args:
+        return None
+    try:
+        block = "\0".join((*args, "")).encode(_ENCODING, _ENCODING_ERRORS)  # type: ignore[misc]
+    except (TypeError, UnicodeEncodeError):
+        return None
+    # If the first one is empty, the block begins with its end.
+    return block if block.count(b"\0") == len(args) and block[0] else None  # type: ignore[arg-type]
+
+
+def plain_command(args: tuple[Arg, ...]) -> Command:
+    """The Command of arguments that plain_block() has looked at."""
+    return _make(Command, args, {})
+
+
 def _unknown_option(name: str) -> TypeError:
     import difflib
 
@@ -334,6 +338,7 @@ def _unknown_option(name: str) -> TypeError:
 
 # ---- arguments and environment ----
 
+_PLAIN_LISTS = (list, tuple)
 _ENCODING = sys.getfilesystemencoding()
 _ENCODING_ERRORS = sys.getfilesystemencodeerrors()
 

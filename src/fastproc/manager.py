@@ -16,7 +16,7 @@ from ._engine.feed import Feed
 from ._engine.roster import Roster
 from ._engine.stopping import stop_all, stop_one
 from .cancel import CancelToken
-from .command import Arg, Command, CommandOptions, Containment
+from .command import Arg, Command, CommandOptions, Containment, plain_block
 from .errors import DuplicateTask, NotActive, SpawnError, TaskId, WaitTimeout
 from .events import Event
 from .metrics import Metrics
@@ -119,10 +119,17 @@ class ProcessManager:
             ForkedHandle: this is a forked copy of the program that made the manager.
             TypeError, ValueError: a wrong argument; found before anything is started.
         """
+        roster = self._roster
+        if not options and cancel is None and on_exit is None:
+            block = plain_block(command)
+            if block is not None:
+                process = Process(roster, task_id, tuple(command))  # type: ignore[arg-type]
+                roster.start_plain(process, block)
+                return process
         if options or not isinstance(command, Command):
             command = Command.coerce(command, options)
-        process = Process(self._roster, task_id, command)
-        self._roster.start(process, cancel, on_exit)
+        process = Process(roster, task_id, command)
+        roster.start(process, cancel, on_exit)
         return process
 
     def start_many(

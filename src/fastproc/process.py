@@ -39,7 +39,8 @@ class Process(Child):
     @property
     def args(self) -> tuple[Arg, ...]:
         """The program and its arguments."""
-        return tuple(self.command.args)
+        what = self._what
+        return what if isinstance(what, tuple) else tuple(what.args)
 
     @property
     def pid(self) -> int:

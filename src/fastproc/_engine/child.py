@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from .._native.handle import Handle
 from .._native.owners import PROC_OWNER, new_proc_owner
-from ..command import Command
+from ..command import Arg, Command, plain_command
 from ..errors import SpawnError, TaskId
 from ..status import ExitStatus
 
@@ -41,15 +41,16 @@ class Child:
         "_starter",
         "_status",
         "_token",
-        "command",
+        "_what",
         "error",
         "task_id",
     )
 
-    def __init__(self, roster: Roster, task_id: TaskId, command: Command) -> None:
+    def __init__(self, roster: Roster, task_id: TaskId, what: Command | tuple[Arg, ...]) -> None:
+        """`what` may be the arguments alone, if plain_block() has found nothing wrong with them."""
         self.task_id = task_id
-        self.command = command
         self.error: SpawnError | None = None
+        self._what = what
         self._roster = roster
         self._owner = new_proc_owner(PROC_OWNER)
         self._token = 0
@@ -59,6 +60,15 @@ class Child:
         self._flags = 0
         # Whom to call, and in which state: EXITED or DONE.
         self._callbacks: list[tuple[int, Callable[[Any], object]]] | None = None
+
+    @property
+    def command(self) -> Command:
+        """What was asked for."""
+        what = self._what
+        if isinstance(what, tuple):
+            # Made when somebody asks: it takes as long as all else that Python does for a start.
+            self._what = what = plain_command(what)
+        return what
 
     @property
     def _handle(self) -> Handle:

@@ -11,7 +11,8 @@ from ..events import Escalated, Event, Exited, OrphanReaped, Refused, Started, U
 
 log = logging.getLogger("fastproc")
 log.addHandler(logging.NullHandler())
-_levels: dict[int, bool] = getattr(log, "_cache", {})
+# What isEnabledFor() has found out, by level; emptied whenever a level changes.
+levels: dict[int, bool] = getattr(log, "_cache", {})
 
 
 class Observers:
@@ -24,13 +25,16 @@ class Observers:
         self._untold: deque[Callable[[], object]] = deque()
 
     @property
+    def has_observer(self) -> bool:
+        """Whether somebody wants to hear of all events, whatever is logged."""
+        return self._on_event is not None
+
+    @property
     def listening(self) -> bool:
         """Whether anybody wants to hear of ordinary events."""
         if self._on_event is not None:
             return True
-        # What isEnabledFor() looks into first, by itself; it is emptied whenever a level changes.
-        known: bool | None = _levels.get(logging.INFO)
-        return (log.isEnabledFor(logging.INFO) if known is None else known) and not log.disabled
+        return log.isEnabledFor(logging.INFO)
 
     def queue(self, event: Event) -> None:
         """Have an event told. Called with the roster's lock held, so the order is that of what happened."""
