@@ -33,8 +33,11 @@
  *     sizeof the struct: it tells the library which fields the caller knows.
  *   - The library starts no thread, installs no signal handler, never waits
  *     for children it did not start, and keeps no global state but what it
- *     learnt about the kernel.
- *   - After fork(2) the copy owns nothing: its calls return -EOWNERDEAD.
+ *     learnt about the kernel and, for fork(2), a list of its supervisors.
+ *   - After fork(2) the copy owns nothing: its calls return -EOWNERDEAD. It has
+ *     closed our descriptors, by pthread_atfork(3), so that no child waits for
+ *     the end of a pipe that only the copy holds. Copies made past libc, by
+ *     clone(2) itself, keep them until they end or execute a program.
  *
  * Sources: clone(2), execve(2), pidfd_open(2), pidfd_send_signal(2), waitid(2),
  * cgroups(7), setsid(2), close_range(2). Linux only.
@@ -135,7 +138,9 @@ enum fp_spec_flag {
     FP_STOP_AT_MAX_OUTPUT = 1 << 8, /* stop the child once `max_output_bytes` have come */
     FP_KEEP_SIGNALS = 1 << 9,       /* leave ignored signals ignored instead of resetting all */
     FP_ONE_PATH = 1 << 10,          /* `program` is a path even without a slash: no search */
-    FP_QUIET_START = 1 << 11        /* FP_NEWS_STARTED wakes nobody: it comes with the next news */
+    FP_QUIET_START = 1 << 11,       /* FP_NEWS_STARTED wakes nobody: it comes with the next news */
+    FP_FOLLOW_STDOUT = 1 << 12,     /* lose nothing of that captured stream before the first reader has come */
+    FP_FOLLOW_STDERR = 1 << 13
 };
 
 typedef struct fp_spec {
@@ -362,7 +367,9 @@ FP_API int fp_supervisor_stop(fp_supervisor *supervisor);
 FP_API fp_supervisor *fp_supervisor_free(fp_supervisor *supervisor);
 /* How many of its processes are not done. */
 FP_API int fp_supervisor_active(fp_supervisor *supervisor);
-/* Switch the adoption of orphans on; it stays on. Orphan news go to `mailbox`. */
+/* Switch the adoption of orphans on; it stays on. Orphan news go to the mailbox of the process that they descend from
+ * if it is said there where to, see fp_mailbox_tell_orphans(), else to `mailbox` of the latest such call; to that of
+ * its processes in any case. */
 FP_API int fp_supervisor_adopt_orphans(fp_supervisor *supervisor, fp_mailbox *mailbox);
 
 /*
@@ -470,6 +477,20 @@ FP_API int fp_proc_follow(fp_proc *proc, int stream, int on);
 FP_API int64_t fp_proc_read(fp_proc *proc, int stream, uint64_t *offset, void *buffer, size_t buffer_bytes,
                             int64_t timeout_ns);
 
+/*
+ * A reader of a captured stream. As long as it lives nothing behind its
+ * position is lost: the child waits for the slowest of all readers, as at a
+ * full pipe. The first reader of a stream that is followed from birth begins
+ * with the first byte; others with the oldest that is kept. Read by one thread
+ * at a time. -EINVAL: that stream is not captured; -ENOMEM, -EOWNERDEAD.
+ */
+typedef struct fp_reader fp_reader;
+FP_API int fp_reader_new(fp_proc *proc, int stream, fp_reader **ret_reader);
+/* As fp_proc_read(), at the reader's own position. */
+FP_API int64_t fp_reader_read(fp_reader *reader, void *buffer, size_t buffer_bytes, int64_t timeout_ns);
+/* The child need not wait for it any more. */
+FP_API fp_reader *fp_reader_free(fp_reader *reader);
+
 /* A mailbox: news of many processes for one consumer. */
 FP_API int fp_mailbox_new(fp_mailbox **ret_mailbox);
 /* Readable while there are news: for poll, epoll, an event loop. Borrowed. */
@@ -478,6 +499,9 @@ FP_API int fp_mailbox_fd(fp_mailbox *mailbox);
 FP_API int fp_mailbox_take(fp_mailbox *mailbox, fp_news *ret_news, size_t n, int64_t timeout_ns);
 /* Drop what is waiting about this process. */
 FP_API int fp_mailbox_forget(fp_mailbox *mailbox, fp_proc *proc);
+/* Orphans that descend from processes that name `mailbox` are told of at `where`, which may be the same. Only the first
+ * call counts. */
+FP_API int fp_mailbox_tell_orphans(fp_mailbox *mailbox, fp_mailbox *where);
 /* Let a blocked fp_mailbox_take() return 0. */
 FP_API int fp_mailbox_wake(fp_mailbox *mailbox);
 /* Processes that still name it keep it alive. */

@@ -467,6 +467,10 @@ void fp_leaves_done(fp_leaves *leaves) {
         sys_unlinkat(AT_FDCWD, leaves->path, AT_REMOVEDIR);
     }
     leaves->dir_fd = -1;
+    for (uint32_t i = 0; i < FP_PAST_LEAVES; i++) {
+        fp_mailbox_unref(leaves->past[i].mailbox);
+        leaves->past[i].mailbox = NULL;
+    }
 }
 
 int fp_leaf_fd(const fp_leaf *leaf) {
@@ -539,7 +543,30 @@ uint64_t fp_leaf_oom_kills(fp_leaf *leaf) {
     return p ? strtoull(p + 9, NULL, 10) : 0;
 }
 
-bool fp_leaves_hold(const fp_leaves *leaves, pid_t pid) {
+uint64_t fp_leaf_name(const fp_leaf *leaf) {
+    return leaf->name;
+}
+
+void fp_leaf_retire(fp_leaves *leaves, fp_leaf *leaf, fp_mailbox *mailbox) {
+    if (!leaf)
+        return;
+    if (leaves->dir_fd >= 0) {
+        uint32_t at = leaves->next_past++ % FP_PAST_LEAVES;
+        fp_mailbox_unref(leaves->past[at].mailbox);
+        leaves->past[at].name = leaf->name;
+        leaves->past[at].mailbox = fp_mailbox_ref(mailbox);
+    }
+    leaf_doom(leaves, leaf);
+}
+
+fp_mailbox *fp_leaves_past(const fp_leaves *leaves, uint64_t name) {
+    for (uint32_t i = 0; i < FP_PAST_LEAVES; i++)
+        if (leaves->past[i].mailbox && leaves->past[i].name == name)
+            return leaves->past[i].mailbox;
+    return NULL;
+}
+
+bool fp_leaves_hold(const fp_leaves *leaves, pid_t pid, uint64_t *ret_name) {
     char path[48], text[1024];
     const char *own = strrchr(leaves->path, '/');
     if (leaves->dir_fd < 0 || !own)
@@ -549,5 +576,9 @@ bool fp_leaves_hold(const fp_leaves *leaves, pid_t pid) {
         return false;
     const char *line = strstr(text, "0::");
     const char *found = line ? strstr(line, own) : NULL;
-    return found && found[strlen(own)] == '/';
+    if (!found || found[strlen(own)] != '/')
+        return false;
+    if (ret_name)
+        *ret_name = strtoull(found + strlen(own) + 1, NULL, 10);
+    return true;
 }

@@ -11,8 +11,10 @@
  *
  *   cgroup    nobody leaves it; cgroup.kill ends it; "populated 0" is the proof.
  *   session   the group, and what is found of those who left it: descendants,
- *             followed by pidfd, and members of the session in /proc. Who has
- *             called setsid(2) and lost his parents is not found.
+ *             followed by pidfd, and members of the session in /proc. They are
+ *             held by SIGSTOP while they are looked for, so that none is born,
+ *             or loses his parents, meanwhile. Who had called setsid(2) and lost
+ *             his parents before is not found.
  *
  * All functions are called with the lock of the supervisor held.
  */
@@ -119,7 +121,8 @@ static void catch_up(fp_proc *proc, const fp_tracked *tracked) {
         signal_tracked(tracked, proc->stop_signal);
         signal_tracked(tracked, SIGCONT);
     } else if (proc->rung >= FP_RUNG_KILLED) {
-        signal_tracked(tracked, SIGKILL);
+        /* Killed when his children are known, see fp_contain_count(). */
+        signal_tracked(tracked, SIGSTOP);
     }
 }
 
@@ -158,6 +161,33 @@ static void track_descendants(fp_proc *proc) {
     free(queue);
 }
 
+/* A mere group may have been left by its leader, for another of the session; and without a group he is all there is. */
+static bool leader_is_alone(const fp_proc *proc) {
+    return proc->lead == FP_LEAD_NOTHING ||
+           (proc->lead == FP_LEAD_GROUP && !proc->reaped && sys_getpgid(proc->pid) != proc->pid);
+}
+
+/*
+ * Hold all that can be found, and look for more until there is nobody new. To
+ * whom SIGSTOP has been sent makes no further child: fork(2) looks for signals
+ * under the very lock that they are sent under, and begins anew. So whoever
+ * was born before has his parent still, and is found as his child.
+ */
+static void hold_all(fp_proc *proc) {
+    uint32_t known = 0;
+
+    if (leader_is_alone(proc))
+        signal_leader(proc, SIGSTOP);
+    for (int pass = 0; pass < MOST_PASSES; pass++) {
+        signal_group(proc, SIGSTOP);
+        for (; known < proc->n_tracked; known++)
+            signal_tracked(&proc->tracked[known], SIGSTOP);
+        track_descendants(proc);
+        if (known == proc->n_tracked)
+            return;
+    }
+}
+
 /* ---- asking and killing ------------------------------------------------------------ */
 
 /* Ask the members of the leaf that no signal has reached so far. True: there were some. */
@@ -174,7 +204,7 @@ static bool ask_newcomers(fp_proc *proc, fp_supervisor *supervisor, int sig) {
         if (!ours || asked || is_tracked(proc, &person))
             continue;
         fp_tracked *tracked = track(proc, &person);
-        if (tracked && fp_leaves_hold(&supervisor->leaves, person.pid)) {
+        if (tracked && fp_leaves_hold(&supervisor->leaves, person.pid, NULL)) {
             signal_tracked(tracked, sig);
             signal_tracked(tracked, SIGCONT);
             found = true;
@@ -195,10 +225,11 @@ void fp_contain_ask(fp_proc *proc, int sig) {
 
     if (!proc->leaf)
         track_descendants(proc);
+    /* Where some have left the group already, more may be about to. */
+    if (proc->n_tracked)
+        hold_all(proc);
     signal_group(proc, sig);
-    /* A leader of a mere group may have moved to another group of the session. */
-    bool alone = proc->lead == FP_LEAD_NOTHING ||
-                 (proc->lead == FP_LEAD_GROUP && !proc->reaped && sys_getpgid(proc->pid) != proc->pid);
+    bool alone = leader_is_alone(proc);
     if (alone)
         signal_leader(proc, sig);
     /* What is stopped hears nothing until it goes on. */
@@ -216,8 +247,8 @@ void fp_contain_ask(fp_proc *proc, int sig) {
 void fp_contain_kill(fp_proc *proc) {
     if (proc->leaf)
         fp_leaf_kill(proc->leaf);
-    else
-        track_descendants(proc);
+    else if (fp_can(FP_CAP_PROCFS))
+        hold_all(proc);
     signal_group(proc, SIGKILL);
     signal_leader(proc, SIGKILL);
     for (uint32_t i = 0; i < proc->n_tracked; i++)
@@ -270,10 +301,9 @@ static bool has_known_parent(const fp_proc *proc, const fp_census *census, const
 }
 
 int fp_contain_count(fp_proc *proc, const fp_census *census) {
-    fp_supervisor *supervisor = atomic_load(&proc->supervisor);
     belief b = believe(proc, census);
     int found = 0;
-    bool grown = true;
+    bool grown = true, newcomers = false;
 
     /* A child of someone newly followed may stand before him in the list: again until nobody is new. */
     while (grown) {
@@ -286,7 +316,7 @@ int fp_contain_count(fp_proc *proc, const fp_census *census) {
             if (!is_alive(person)) {
                 /* Its leader will be forgotten: later nobody could tell whose it was. */
                 if (proc->lead == FP_LEAD_SESSION && person->session == proc->pid && belongs(proc, &b, person))
-                    fp_orphan_found(supervisor, person);
+                    fp_orphan_found(proc, person);
                 continue;
             }
             bool known = is_tracked(proc, person);
@@ -300,10 +330,12 @@ int fp_contain_count(fp_proc *proc, const fp_census *census) {
             fp_tracked *tracked = track(proc, person);
             if (tracked) {
                 catch_up(proc, tracked);
-                grown = true;
+                grown = newcomers = true;
             }
         }
     }
+    if (newcomers && proc->rung >= FP_RUNG_KILLED)
+        fp_contain_kill(proc);
     return found;
 }
 

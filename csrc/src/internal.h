@@ -11,6 +11,7 @@
  *     output.c       captured streams, input, idle clocks
  *     timer.c        a heap of processes by the time they next need a look
  *     mailbox.c      news for one consumer
+ *     fork.c         what a forked copy of the host must not keep
  *     cgroup.c       leaves of the cgroup v2 tree
  *     spawn.c        the parent's half of a birth
  *     child.c        the child's half
@@ -24,8 +25,10 @@
  *     sys.h          system calls, -errno
  *
  * Locks: one mutex a supervisor guards its processes, timers and leaves; one
- * a mailbox guards its list; the supervisor's is taken first. None is held
- * while a child is being made.
+ * a mailbox guards its list; one a crew its members and births; one a birth
+ * its pipes. The supervisor's is taken first, and the crew's before that of a
+ * birth. None is held while a child is being made. Only fork.c holds more than
+ * one of a kind.
  */
 #ifndef FASTPROC_INTERNAL_H
 #define FASTPROC_INTERNAL_H
@@ -85,6 +88,8 @@ typedef struct fp_slots {
  */
 int fp_slots_init(fp_slots *slots, fp_slots *donor);
 void fp_slots_done(fp_slots *slots);
+/* Close them, and no more, in a forked copy. */
+void fp_slots_close(fp_slots *slots);
 /* Put a copy of `fd` into a slot and return its number, or -ENOSPC. */
 int fp_slots_borrow(fp_slots *slots, int fd);
 void fp_slots_return(fp_slots *slots, int slot_fd);
@@ -110,11 +115,22 @@ const char *fp_env_path(const fp_env *env);
 
 /* ---- spawn.c: the parent's half ----------------------------------------- */
 
+/* The pipes of a birth under way, for a copy that is forked just then. */
+typedef struct fp_pipes {
+    pthread_mutex_t lock; /* what is written here is open as long as it is held */
+    int ours[3];          /* -1: none */
+    int theirs[3];        /* the child's ends */
+    bool locked_for_fork;
+} fp_pipes;
+
+#define FP_PIPES_NONE {.lock = PTHREAD_MUTEX_INITIALIZER, .ours = {-1, -1, -1}, .theirs = {-1, -1, -1}}
+
 /* Where and how a child is born. */
 typedef struct fp_birthplace {
     fp_slots *slots;         /* NULL: none, the table is copied */
     int cgroup_fd;           /* directory of the leaf, or -1 */
     _Atomic pid_t *born_pid; /* holds the pid while the birth lasts, 0 afterwards; may be NULL */
+    fp_pipes *pipes;         /* still holds our ends after the birth; may be NULL */
 } fp_birthplace;
 
 /* A child that has passed execve(2). All descriptors are the receiver's, close-on-exec. */
@@ -191,8 +207,10 @@ bool fp_mailbox_post_later(fp_mailbox *mailbox, fp_proc *proc, uint32_t what);
 void fp_mailbox_flush(fp_mailbox *mailbox);
 /* Add `what` to whatever is posted next: it is not worth waking anybody. */
 void fp_mailbox_note(fp_mailbox *mailbox, fp_proc *proc, uint32_t what);
-/* News about an orphan; lost only when memory is. */
-void fp_mailbox_post_orphan(fp_mailbox *mailbox, const fp_exit *exit);
+/* News about an orphan; lost only when memory is. False: nobody reads that mailbox any more. */
+bool fp_mailbox_post_orphan(fp_mailbox *mailbox, const fp_exit *exit);
+/* Where orphans of processes that name `mailbox` are told of; borrowed from it; NULL: it has not been said. */
+fp_mailbox *fp_mailbox_of_orphans(fp_mailbox *mailbox);
 
 /* ---- cgroup.c: leaves ----------------------------------------------------- */
 
@@ -201,6 +219,8 @@ bool fp_cgroup_available(void);
 
 typedef struct fp_leaf fp_leaf;
 
+enum { FP_PAST_LEAVES = 64 };
+
 typedef struct fp_leaves {
     int dir_fd;         /* this supervisor's own directory, or -1 */
     fp_leaf *idle;      /* empty, never killed: may serve again */
@@ -208,6 +228,12 @@ typedef struct fp_leaves {
     uint32_t n_idle;
     uint64_t next_name;
     char path[256];
+    /* Whose the latest leaves were that went out of use: their dead may still wait to be reaped. */
+    struct {
+        uint64_t name;
+        fp_mailbox *mailbox; /* referenced, or NULL */
+    } past[FP_PAST_LEAVES];
+    uint32_t next_past;
 } fp_leaves;
 
 /* Make a directory for leaves below `parent` (NULL: found by itself; "": none). Never fails: leaves are then not to be had. */
@@ -219,6 +245,8 @@ void fp_leaves_done(fp_leaves *leaves);
 int fp_leaf_take(fp_leaves *leaves, const fp_spec *spec, fp_leaf **ret_leaf, int *reterr_which);
 /* Give a leaf back; it is kept for the next job if it is empty (`empty`: that is known) and was never killed. */
 void fp_leaf_give(fp_leaves *leaves, fp_leaf *leaf, bool empty);
+/* The same, but it serves nobody any more: who died in it is known to be of a process that told its news to `mailbox`. */
+void fp_leaf_retire(fp_leaves *leaves, fp_leaf *leaf, fp_mailbox *mailbox);
 /* Let go of a leaf that somebody may still live in; its directory stays for whoever comes next. */
 void fp_leaf_drop(fp_leaf *leaf);
 /* Try again to remove doomed leaves. Returns how many are left. */
@@ -232,8 +260,11 @@ int fp_leaf_kill(fp_leaf *leaf);
 int fp_leaf_members(fp_leaf *leaf, pid_t *ret_pids, int n);
 /* How often the OOM killer struck in it. */
 uint64_t fp_leaf_oom_kills(fp_leaf *leaf);
-/* Is process `pid` in a leaf below `leaves`? */
-bool fp_leaves_hold(const fp_leaves *leaves, pid_t pid);
+/* Is process `pid` in a leaf below `leaves`? In which: see fp_leaf_name(); removed ones included. */
+bool fp_leaves_hold(const fp_leaves *leaves, pid_t pid, uint64_t *ret_name);
+uint64_t fp_leaf_name(const fp_leaf *leaf);
+/* Whose it was, see fp_leaf_retire(). */
+fp_mailbox *fp_leaves_past(const fp_leaves *leaves, uint64_t name);
 
 /* ---- census.c: who is alive ----------------------------------------------- */
 
@@ -275,16 +306,27 @@ const fp_person *fp_census_find(const fp_census *census, pid_t pid);
 
 /* ---- output.c: captured streams ------------------------------------------- */
 
+/* One who follows a stream, in the list of all who do. */
+struct fp_reader {
+    fp_reader *next;
+    fp_proc *proc; /* referenced */
+    int stream;
+    uint64_t offset;  /* of the next byte he reads */
+    uint64_t read_to; /* nothing behind is lost; ahead of `offset` when he begins late */
+};
+
 typedef struct fp_stream {
     int fd; /* our end, -1: closed */
     bool captured;
     bool complete; /* it ended by end of file */
     bool followed; /* lose nothing behind `read_to` */
-    bool paused;   /* not read until the follower has caught up */
+    bool awaited;  /* followed since birth, for the first reader */
+    bool paused;   /* not read until the followers have caught up */
     bool in_epoll;
     bool enlarged;
     uint64_t total;
     uint64_t read_to;
+    fp_reader *readers;
     uint64_t owed_to; /* up to here the child itself had written when it ended; only if followed */
     uint8_t *head;
     size_t head_bytes;
@@ -319,6 +361,10 @@ fp_flow *fp_flow_free(fp_flow *flow);
 /* Read once. Bytes read, 0 at the end, -EAGAIN when there is nothing, or the follower lags (paused); else -errno. */
 int64_t fp_stream_pump(fp_flow *flow, fp_stream *stream, uint8_t *scratch, size_t scratch_bytes, int64_t now);
 void fp_stream_close(fp_flow *flow, fp_stream *stream, bool complete);
+/* Does anybody want to lose nothing of it? */
+bool fp_stream_is_followed(const fp_stream *stream);
+/* From now on somebody does: what he has not read yet must be somewhere. */
+void fp_stream_make_room(fp_stream *stream);
 bool fp_flow_over_limit(const fp_flow *flow);
 /* The follower has caught up: reading goes on, and the idle clock begins anew. */
 void fp_stream_resume(fp_flow *flow, fp_stream *stream, int64_t now);
@@ -481,10 +527,20 @@ int fp_contain_survivors(fp_proc *proc, const fp_census *census, int32_t *ret_pi
 
 /* ---- orphans.c --------------------------------------------------------------- */
 
+/* Has somebody asked for that? */
+bool fp_adopts_orphans(const fp_supervisor *supervisor);
+
 /* Reap those adopted children of this process that are dead and descend from processes of this crew. */
 void fp_orphans_reap(fp_supervisor *supervisor);
-/* A census has found this dead member of a session of ours: reap it if it has come to us. */
-void fp_orphan_found(fp_supervisor *supervisor, const fp_person *person);
+/* A census has found this dead member of the session of `proc`: reap it if it has come to us. */
+void fp_orphan_found(fp_proc *proc, const fp_person *person);
+
+/* ---- fork.c ------------------------------------------------------------------- */
+
+/* From now on a forked copy of the host closes what this supervisor has open. */
+void fp_fork_enlist(fp_supervisor *supervisor);
+/* No more; without its lock. It need not be enlisted. */
+void fp_fork_delist(fp_supervisor *supervisor);
 
 /* ---- supervisor.c: one thread's loop ------------------------------------------ */
 
@@ -497,6 +553,7 @@ typedef struct fp_birth_watch {
     struct fp_birth_watch *prev;
     int64_t since_ns;
     _Atomic pid_t pid;
+    fp_pipes pipes;
 } fp_birth_watch;
 
 /* Supervisors that know one another. */
@@ -506,6 +563,7 @@ typedef struct fp_crew {
     fp_supervisor *members; /* through crew_next; borrowed */
     fp_birth_watch *births;
     int64_t last_birth_ns;
+    bool locked_for_fork;
     _Atomic bool watching;
     _Atomic bool adopts_orphans;
     fp_mailbox *orphan_mailbox; /* referenced, or NULL */
@@ -557,6 +615,8 @@ struct fp_supervisor {
 
     fp_crew *crew;
     fp_supervisor *crew_next;
+    fp_supervisor *fork_next; /* see fork.c */
+    bool locked_for_fork;
 
     bool adopts_orphans;
     int64_t orphans_ns;

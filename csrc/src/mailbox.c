@@ -35,6 +35,7 @@ struct fp_mailbox {
     bool raised;    /* the eventfd is readable */
     uint32_t unheard; /* posted since the flag was last raised, waking nobody */
     bool woken;     /* fp_mailbox_wake() */
+    _Atomic(fp_mailbox *) orphans_to; /* referenced, unless it is this one */
     bool closed;    /* the consumer is gone */
 };
 
@@ -65,6 +66,9 @@ fp_mailbox *fp_mailbox_ref(fp_mailbox *mailbox) {
 void fp_mailbox_unref(fp_mailbox *mailbox) {
     if (!mailbox || atomic_fetch_sub_explicit(&mailbox->refs, 1, memory_order_acq_rel) != 1)
         return;
+    fp_mailbox *where = atomic_load_explicit(&mailbox->orphans_to, memory_order_relaxed);
+    if (where != mailbox)
+        fp_mailbox_unref(where);
     pthread_mutex_destroy(&mailbox->lock);
     free(mailbox);
 }
@@ -167,13 +171,31 @@ void fp_mailbox_note(fp_mailbox *mailbox, fp_proc *proc, uint32_t what) {
     pthread_mutex_unlock(&mailbox->lock);
 }
 
-void fp_mailbox_post_orphan(fp_mailbox *mailbox, const fp_exit *exit) {
+fp_mailbox *fp_mailbox_of_orphans(fp_mailbox *mailbox) {
+    return mailbox ? atomic_load_explicit(&mailbox->orphans_to, memory_order_acquire) : NULL;
+}
+
+int fp_mailbox_tell_orphans(fp_mailbox *mailbox, fp_mailbox *where) {
+    fp_mailbox *nowhere = NULL;
+    if (!where)
+        return -EINVAL;
+    if (is_copy(mailbox))
+        return -EOWNERDEAD;
+    if (where != mailbox)
+        fp_mailbox_ref(where);
+    if (!atomic_compare_exchange_strong(&mailbox->orphans_to, &nowhere, where) && where != mailbox)
+        fp_mailbox_unref(where);
+    return 0;
+}
+
+bool fp_mailbox_post_orphan(fp_mailbox *mailbox, const fp_exit *exit) {
     orphan_news *news = mailbox ? malloc(sizeof *news) : NULL;
     if (!news)
-        return;
+        return false;
     *news = (orphan_news){.exit = *exit};
     pthread_mutex_lock(&mailbox->lock);
-    if (mailbox->closed) {
+    bool read = !mailbox->closed;
+    if (!read) {
         free(news);
     } else {
         *mailbox->last_orphan = news;
@@ -181,6 +203,7 @@ void fp_mailbox_post_orphan(fp_mailbox *mailbox, const fp_exit *exit) {
         raise_flag(mailbox);
     }
     pthread_mutex_unlock(&mailbox->lock);
+    return read;
 }
 
 enum { TAKE_AT_ONCE = 64 };

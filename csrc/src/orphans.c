@@ -81,33 +81,50 @@ static uint32_t members_of(fp_crew *crew, fp_supervisor **ret_members, uint32_t 
     return count;
 }
 
-static bool is_in_our_leaves(fp_supervisor **members, uint32_t n, pid_t pid) {
-    bool found = false;
-    for (uint32_t i = 0; i < n && !found; i++) {
-        pthread_mutex_lock(&members[i]->lock);
-        found = fp_leaves_hold(&members[i]->leaves, pid);
-        pthread_mutex_unlock(&members[i]->lock);
+bool fp_adopts_orphans(const fp_supervisor *supervisor) {
+    return atomic_load_explicit(&supervisor->crew->adopts_orphans, memory_order_relaxed);
+}
+
+/* Does it descend from a process of this member? Then *ret_mailbox is where that tells its news, referenced, or NULL. */
+static bool is_of(fp_supervisor *member, const fp_person *person, bool by_session, fp_mailbox **ret_mailbox) {
+    uint64_t name = 0;
+    bool in_leaf = fp_leaves_hold(&member->leaves, person->pid, &name);
+    fp_mailbox *mailbox = in_leaf ? fp_leaves_past(&member->leaves, name) : NULL;
+    bool found = in_leaf;
+
+    for (uint32_t i = 0; i < member->n_places && !mailbox; i++) {
+        const fp_proc *proc = member->places[i].proc;
+        if (!proc || proc->pid <= 0)
+            continue;
+        if (proc->leaf ? in_leaf && fp_leaf_name(proc->leaf) == name : by_session && proc->pid == person->session) {
+            found = true;
+            mailbox = proc->mailbox;
+        }
     }
+    *ret_mailbox = fp_mailbox_ref(mailbox);
     return found;
 }
 
-static void collect(fp_crew *crew, pid_t pid) {
+/* Reap it, and tell whom it concerns: it descends from a process that tells its news to `mailbox`. */
+static void collect(fp_crew *crew, pid_t pid, fp_mailbox *mailbox) {
     fp_exit exit;
     if (!fp_orphan_collect(pid, &exit))
+        return;
+    if (fp_mailbox_post_orphan(fp_mailbox_of_orphans(mailbox), &exit))
         return;
     pthread_mutex_lock(&crew->lock);
     fp_mailbox_post_orphan(crew->orphan_mailbox, &exit);
     pthread_mutex_unlock(&crew->lock);
 }
 
-void fp_orphan_found(fp_supervisor *supervisor, const fp_person *person) {
-    fp_crew *crew = supervisor->crew;
+void fp_orphan_found(fp_proc *proc, const fp_person *person) {
+    fp_supervisor *supervisor = atomic_load(&proc->supervisor);
     fp_person now;
-    if (!atomic_load_explicit(&crew->adopts_orphans, memory_order_relaxed) || person->state != 'Z' ||
-        person->parent != fp_own_pid() || person->session == person->pid)
+    if (!fp_adopts_orphans(supervisor) || person->state != 'Z' || person->parent != fp_own_pid() ||
+        person->session == person->pid)
         return;
     if (fp_person_read(person->pid, &now) == 0 && now.start == person->start)
-        collect(crew, person->pid);
+        collect(supervisor->crew, person->pid, proc->mailbox);
 }
 
 void fp_orphans_reap(fp_supervisor *supervisor) {
@@ -129,9 +146,16 @@ void fp_orphans_reap(fp_supervisor *supervisor) {
             continue;
         /* Who leads a session is a direct child of somebody, or has left the sessions we know. */
         bool by_session = person.session != person.pid && holds(&ours, person.session);
-        if (!by_session && !is_in_our_leaves(members, n_members, children[i]))
-            continue;
-        collect(supervisor->crew, children[i]);
+        bool found = false;
+        fp_mailbox *mailbox = NULL;
+        for (uint32_t at = 0; at < n_members && !found; at++) {
+            pthread_mutex_lock(&members[at]->lock);
+            found = is_of(members[at], &person, by_session, &mailbox);
+            pthread_mutex_unlock(&members[at]->lock);
+        }
+        if (by_session || found)
+            collect(supervisor->crew, children[i], mailbox);
+        fp_mailbox_unref(mailbox);
     }
     for (uint32_t i = 0; i < n_members; i++)
         fp_supervisor_unref(members[i]);

@@ -2,8 +2,8 @@
  * output.c: captured streams, fed input and the idle clock of one process.
  *
  * Of each stream the head and the tail are kept and all is counted, so a
- * process may print what it likes. Somebody who follows a stream loses
- * nothing: reading then pauses until he has caught up, and the child waits as
+ * process may print what it likes. Those who follow a stream lose nothing:
+ * reading then pauses until the slowest has caught up, and the child waits as
  * at any full pipe.
  *
  * After the exit of the child a drain goes on until end of file, or silence
@@ -26,6 +26,7 @@ enum {
     DEFAULT_TAIL = 192 << 10,
     LARGE_STREAM = 1 << 20, /* from here on a bigger pipe pays */
     LARGE_PIPE = 1 << 20,
+    ROOM_FOR_FOLLOWER = 64 << 10,
     FEED_AT_ONCE = 256 << 10, /* who reads as fast as we write must not keep us from the others */
 };
 #define DRAIN_SILENCE (FP_NS_PER_S / 10)
@@ -49,6 +50,13 @@ int fp_flow_new(const fp_spec *spec, fp_flow **ret_flow) {
             .head_max = spec->head_bytes || spec->tail_bytes ? spec->head_bytes : DEFAULT_HEAD,
             .tail_max = spec->head_bytes || spec->tail_bytes ? spec->tail_bytes : DEFAULT_TAIL,
         };
+    for (int i = 0; i < 2; i++) {
+        fp_stream *stream = &flow->streams[i];
+        stream->followed = stream->awaited =
+            stream->captured && spec->flags & (i ? FP_FOLLOW_STDERR : FP_FOLLOW_STDOUT);
+        if (stream->followed)
+            fp_stream_make_room(stream);
+    }
     flow->max_bytes = spec->max_output_bytes;
     flow->idle_timeout_ns = spec->idle_timeout_ns;
     if (in && spec->input_bytes) {
@@ -113,9 +121,8 @@ static void keep_tail(fp_stream *stream, const uint8_t *bytes, size_t n) {
     if (!stream->tail && stream->tail_max) {
         stream->tail = malloc(stream->tail_max);
         if (!stream->tail) {
-            /* Nothing can be kept for a follower either: he must not be waited for. */
+            /* Nothing can be kept for followers either: they must not be waited for. */
             stream->tail_max = 0;
-            stream->followed = false;
         }
     }
     if (n > stream->tail_max) {
@@ -147,9 +154,28 @@ static void keep(fp_stream *stream, const uint8_t *bytes, size_t n) {
         keep_tail(stream, bytes + piece, n - piece);
 }
 
-/* How much may come before a byte is lost that the follower has not read. */
+bool fp_stream_is_followed(const fp_stream *stream) {
+    return (stream->followed || stream->readers) && stream->tail_max;
+}
+
+void fp_stream_make_room(fp_stream *stream) {
+    if (stream->tail_max == 0)
+        stream->tail_max = ROOM_FOR_FOLLOWER;
+}
+
+/* Up to where the slowest follower has read. */
+static uint64_t all_have_read(const fp_stream *stream) {
+    uint64_t least = stream->followed ? stream->read_to : UINT64_MAX;
+    for (const fp_reader *reader = stream->readers; reader; reader = reader->next)
+        if (reader->read_to < least)
+            least = reader->read_to;
+    return least;
+}
+
+/* How much may come before a byte is lost that a follower has not read. */
 static size_t room_for_follower(const fp_stream *stream) {
-    uint64_t read = stream->read_to > stream->head_bytes ? stream->read_to : stream->head_bytes;
+    uint64_t least = all_have_read(stream);
+    uint64_t read = least > stream->head_bytes ? least : stream->head_bytes;
     uint64_t unread = stream->total > read ? stream->total - read : 0;
     uint64_t head_room = stream->tail_bytes ? 0 : stream->head_max - stream->head_bytes;
     uint64_t room = head_room + (stream->tail_max > unread ? stream->tail_max - unread : 0);
@@ -179,7 +205,7 @@ int64_t fp_stream_pump(fp_flow *flow, fp_stream *stream, uint8_t *scratch, size_
     stream->paused = false;
     if (stream->fd < 0)
         return 0;
-    if (stream->followed) {
+    if (fp_stream_is_followed(stream)) {
         size_t room = room_for_follower(stream);
         if (room == 0) {
             stream->paused = true;
@@ -245,7 +271,8 @@ bool fp_flow_open(const fp_flow *flow) {
 
 static bool somebody_lags(const fp_flow *flow) {
     for (int i = 0; i < 2; i++)
-        if (flow->streams[i].fd >= 0 && flow->streams[i].followed && room_for_follower(&flow->streams[i]) == 0)
+        if (flow->streams[i].fd >= 0 && fp_stream_is_followed(&flow->streams[i]) &&
+            room_for_follower(&flow->streams[i]) == 0)
             return true;
     return false;
 }
@@ -268,7 +295,7 @@ void fp_flow_begin_drain(fp_flow *flow, int64_t now) {
     for (int i = 0; i < 2; i++) {
         fp_stream *stream = &flow->streams[i];
         int waiting = 0;
-        if (stream->fd >= 0 && stream->followed)
+        if (stream->fd >= 0 && fp_stream_is_followed(stream))
             sys_ioctl(stream->fd, FIONREAD, &waiting);
         stream->owed_to = stream->total + (uint64_t)waiting;
     }
@@ -277,7 +304,8 @@ void fp_flow_begin_drain(fp_flow *flow, int64_t now) {
 /* Is there something in a pipe that the child itself has written, and that its follower has not got? */
 static bool somebody_is_owed(const fp_flow *flow) {
     for (int i = 0; i < 2; i++)
-        if (flow->streams[i].fd >= 0 && flow->streams[i].followed && flow->streams[i].total < flow->streams[i].owed_to)
+        if (flow->streams[i].fd >= 0 && fp_stream_is_followed(&flow->streams[i]) &&
+            flow->streams[i].total < flow->streams[i].owed_to)
             return true;
     return false;
 }

@@ -38,7 +38,6 @@ enum {
     LAST_PUMP_BYTES = 4 << 20,  /* what an exiting child may have left in its pipes */
     LOST_STATUS_LOOKS = 20,
     LOST_GAP_US = 2000,
-    ROOM_FOR_FOLLOWER = 64 << 10,
     PUMPS_AT_ONCE = 64,
 };
 
@@ -356,7 +355,10 @@ static void finish(fp_supervisor *supervisor, fp_proc *proc) {
     if (proc->flow)
         fp_flow_end(proc->flow);
     fp_contain_forget(proc);
-    fp_leaf_give(&supervisor->leaves, proc->leaf, proc->proof == FP_PROOF_CGROUP);
+    if (fp_adopts_orphans(supervisor))
+        fp_leaf_retire(&supervisor->leaves, proc->leaf, proc->mailbox);
+    else
+        fp_leaf_give(&supervisor->leaves, proc->leaf, proc->proof == FP_PROOF_CGROUP);
     proc->leaf = NULL;
     /* Somebody may be about to poll it: closed under his hands the number could be another's by then. */
     if (!proc->claimed)
@@ -696,7 +698,7 @@ void fp_proc_on_stream_event(fp_proc *proc, int which, int64_t now) {
     }
     bool was_open = fp_flow_open(proc->flow);
     pump(supervisor, proc, which, now);
-    fp_mailbox_post(proc->flow->streams[which].followed ? proc->mailbox : NULL, proc, FP_NEWS_OUTPUT);
+    fp_mailbox_post(fp_stream_is_followed(&proc->flow->streams[which]) ? proc->mailbox : NULL, proc, FP_NEWS_OUTPUT);
     enforce_output_limit(proc, now);
     /* The idle clock and the drain are looked at when their time comes; only an end cannot wait. */
     if ((was_open && !fp_flow_open(proc->flow)) || proc->rung != FP_RUNG_NONE)
@@ -749,12 +751,23 @@ static int make_birth(fp_supervisor *supervisor, fp_proc *proc, const fp_spec *s
         .slots = supervisor->has_slots ? &supervisor->slots : NULL,
         .cgroup_fd = fp_leaf_fd(proc->leaf),
         .born_pid = &watch->pid,
+        .pipes = &watch->pipes,
     };
     atomic_store(&watch->pid, 0);
     return fp_birth_make(spec, &place, ret_birth, reterr_failure);
 }
 
-static void adopt(fp_supervisor *supervisor, fp_proc *proc, const fp_spec *spec, const fp_birth *birth) {
+/* From here on our ends of the pipes are to be found with the process. */
+static void take_pipes(fp_proc *proc, const fp_birth *birth, fp_pipes *pipes) {
+    pthread_mutex_lock(&pipes->lock);
+    fp_flow_attach(proc->flow, birth);
+    for (int i = 0; i < 3; i++)
+        pipes->ours[i] = -1;
+    pthread_mutex_unlock(&pipes->lock);
+}
+
+static void adopt(fp_supervisor *supervisor, fp_proc *proc, const fp_spec *spec, const fp_birth *birth,
+                  fp_pipes *pipes) {
     int64_t by_timeout = spec->timeout_ns > 0 ? after(birth->started_ns, spec->timeout_ns) : FP_NEVER;
     int64_t by_deadline = spec->deadline_ns > 0 ? spec->deadline_ns : FP_NEVER;
 
@@ -767,7 +780,7 @@ static void adopt(fp_supervisor *supervisor, fp_proc *proc, const fp_spec *spec,
     if (by_deadline < by_timeout && spec->deadline_reason)
         proc->deadline_reason = (uint8_t)spec->deadline_reason;
     if (proc->flow)
-        fp_flow_attach(proc->flow, birth);
+        take_pipes(proc, birth, pipes);
     tell(proc, FP_STATE_RUNNING, 0);
     watch_all(supervisor, proc);
     int64_t now = birth->started_ns;
@@ -778,7 +791,7 @@ static void adopt(fp_supervisor *supervisor, fp_proc *proc, const fp_spec *spec,
 
 int fp_proc_start(fp_supervisor *supervisor, fp_proc *proc, const fp_spec *spec, fp_failure *reterr_failure) {
     fp_birth birth;
-    fp_birth_watch watch = {0};
+    fp_birth_watch watch = {.pipes = FP_PIPES_NONE};
 
     *reterr_failure = (fp_failure){.error = ESHUTDOWN, .stage = FP_STAGE_SUPERVISOR, .detail = -1};
     if (supervisor->stopping)
@@ -806,7 +819,7 @@ int fp_proc_start(fp_supervisor *supervisor, fp_proc *proc, const fp_spec *spec,
     }
     fp_supervisor_lock(supervisor);
     if (r >= 0)
-        adopt(supervisor, proc, spec, &birth);
+        adopt(supervisor, proc, spec, &birth, &watch.pipes);
     /* Only now: between the two it would be nobody's child, see orphans.c. */
     fp_supervisor_birth_ends(supervisor, &watch);
 out:
@@ -1223,6 +1236,15 @@ int64_t fp_proc_output_copy(fp_proc *proc, int stream, void *buffer, size_t buff
     return (int64_t)n;
 }
 
+/* A follower has read on or gone: is the pause over? */
+static void resume(fp_supervisor *supervisor, fp_proc *proc, int stream) {
+    fp_stream *s = &proc->flow->streams[stream - 1];
+    if (!supervisor || !s->paused || s->fd < 0)
+        return;
+    fp_stream_resume(proc->flow, s, fp_now_ns());
+    watch_stream(supervisor, proc, stream - 1);
+}
+
 int fp_proc_follow(fp_proc *proc, int stream, int on) {
     fp_stream *s = stream_of(proc, stream);
     if (!s)
@@ -1234,28 +1256,72 @@ int fp_proc_follow(fp_proc *proc, int stream, int on) {
         goto out;
     }
     s->followed = on;
+    s->awaited = false;
     if (on) {
         s->read_to = s->total - s->tail_bytes;
-        /* What he has not read yet must be somewhere. */
-        if (s->tail_max == 0)
-            s->tail_max = ROOM_FOR_FOLLOWER;
-    } else if (supervisor && s->paused && fp_proc_state(proc) != FP_STATE_DONE) {
-        fp_stream_resume(proc->flow, s, fp_now_ns());
-        watch_stream(supervisor, proc, stream - 1);
+        fp_stream_make_room(s);
+    } else {
+        resume(supervisor, proc, stream);
     }
-    s->paused = on && s->paused;
 out:
     fp_proc_unlock(proc, supervisor);
     return r;
 }
 
-int64_t fp_proc_read(fp_proc *proc, int stream, uint64_t *offset, void *buffer, size_t buffer_bytes,
-                     int64_t timeout_ns) {
+int fp_reader_new(fp_proc *proc, int stream, fp_reader **ret_reader) {
+    fp_stream *s = stream_of(proc, stream);
+    if (!s)
+        return -EINVAL;
+    fp_reader *reader = calloc(1, sizeof *reader);
+    if (!reader)
+        return -ENOMEM;
+    fp_supervisor *supervisor = fp_proc_lock(proc);
+    if (is_copy(proc, supervisor)) {
+        fp_proc_unlock(proc, supervisor);
+        free(reader);
+        return -EOWNERDEAD;
+    }
+    fp_stream_make_room(s);
+    /* What is kept of the beginning stays in any case. */
+    *reader = (fp_reader){
+        .next = s->readers, .proc = fp_proc_ref(proc), .stream = stream, .read_to = s->total - s->tail_bytes};
+    s->readers = reader;
+    /* He is the one who was waited for. */
+    if (s->awaited)
+        s->followed = s->awaited = false;
+    fp_proc_unlock(proc, supervisor);
+    *ret_reader = reader;
+    return 0;
+}
+
+fp_reader *fp_reader_free(fp_reader *reader) {
+    if (!reader)
+        return NULL;
+    fp_proc *proc = reader->proc;
+    fp_supervisor *supervisor = fp_proc_lock(proc);
+    if (!is_copy(proc, supervisor)) {
+        for (fp_reader **at = &stream_of(proc, reader->stream)->readers; *at; at = &(*at)->next) {
+            if (*at == reader) {
+                *at = reader->next;
+                break;
+            }
+        }
+        resume(supervisor, proc, reader->stream);
+    }
+    fp_proc_unlock(proc, supervisor);
+    free(reader);
+    fp_proc_unref(proc);
+    return NULL;
+}
+
+/* Read at `*offset`, and move both that and `*read_to`, up to where this follower has read, on. */
+static int64_t read_from(fp_proc *proc, int stream, uint64_t *offset, uint64_t *read_to, void *buffer,
+                         size_t buffer_bytes, int64_t timeout_ns) {
     int64_t until = timeout_ns < 0 ? FP_NEVER : after(fp_now_ns(), timeout_ns);
     fp_stream *s = stream_of(proc, stream);
     int64_t r;
 
-    if (!s || !buffer_bytes)
+    if (!buffer_bytes)
         return -EINVAL;
     fp_supervisor *supervisor = fp_proc_lock(proc);
     for (;;) {
@@ -1268,12 +1334,9 @@ int64_t fp_proc_read(fp_proc *proc, int stream, uint64_t *offset, void *buffer, 
         if (n) {
             *offset = from + n;
             r = (int64_t)n;
-            if (s->read_to < *offset)
-                s->read_to = *offset;
-            if (supervisor && s->paused && s->fd >= 0) {
-                fp_stream_resume(proc->flow, s, fp_now_ns());
-                watch_stream(supervisor, proc, stream - 1);
-            }
+            if (*read_to < *offset)
+                *read_to = *offset;
+            resume(supervisor, proc, stream);
             break;
         }
         int state = fp_proc_state(proc);
@@ -1304,4 +1367,14 @@ int64_t fp_proc_read(fp_proc *proc, int stream, uint64_t *offset, void *buffer, 
     }
     fp_proc_unlock(proc, supervisor);
     return r;
+}
+
+int64_t fp_proc_read(fp_proc *proc, int stream, uint64_t *offset, void *buffer, size_t buffer_bytes,
+                     int64_t timeout_ns) {
+    fp_stream *s = stream_of(proc, stream);
+    return s ? read_from(proc, stream, offset, &s->read_to, buffer, buffer_bytes, timeout_ns) : -EINVAL;
+}
+
+int64_t fp_reader_read(fp_reader *reader, void *buffer, size_t buffer_bytes, int64_t timeout_ns) {
+    return read_from(reader->proc, reader->stream, &reader->offset, &reader->read_to, buffer, buffer_bytes, timeout_ns);
 }

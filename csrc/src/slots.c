@@ -71,7 +71,7 @@ out:
     return r;
 }
 
-void fp_slots_done(fp_slots *slots) {
+void fp_slots_close(fp_slots *slots) {
     for (int i = 0; i < FP_SLOT_COUNT; i++) {
         if (slots->fd[i] >= 0)
             sys_close(slots->fd[i]);
@@ -83,6 +83,10 @@ void fp_slots_done(fp_slots *slots) {
     if (slots->dispositions_fd >= 0)
         sys_close(slots->dispositions_fd);
     slots->dispositions_fd = -1;
+}
+
+void fp_slots_done(fp_slots *slots) {
+    fp_slots_close(slots);
     slots->free = 0;
     slots->bound = 0;
     pthread_mutex_destroy(&slots->lock);

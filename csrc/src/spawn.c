@@ -42,7 +42,6 @@ struct birth {
     const fp_spec *spec;
     const fp_birthplace *place;
     fp_child_plan plan;
-    int theirs[3]; /* the child's ends of our pipes, or -1 */
     int borrowed[FP_SLOT_COUNT];
     int n_borrowed;
     int lowest_bound; /* all that the child needs is below; -1: its table must be a copy */
@@ -128,15 +127,38 @@ static int make_pipe(int *ret_ours, int *ret_theirs, bool child_reads) {
     return 0;
 }
 
-static int make_pipes(const fp_spec *spec, int ret_ours[3], int ret_theirs[3], fp_failure *reterr_failure) {
-    for (int target = 0; target < 3; target++) {
+static bool has_pipes(const fp_spec *spec) {
+    for (int target = 0; target < 3; target++)
+        if (spec->stdio[target].kind == FP_STDIO_PIPE)
+            return true;
+    return false;
+}
+
+/* Under their lock, so that a fork finds each pipe either noted or not made. */
+static int make_pipes(const fp_spec *spec, fp_pipes *pipes, fp_failure *reterr_failure) {
+    int r = 0;
+
+    pthread_mutex_lock(&pipes->lock);
+    for (int target = 0; target < 3 && r >= 0; target++) {
         if (spec->stdio[target].kind != FP_STDIO_PIPE)
             continue;
-        int r = make_pipe(&ret_ours[target], &ret_theirs[target], target == 0);
+        r = make_pipe(&pipes->ours[target], &pipes->theirs[target], target == 0);
         if (r < 0)
-            return fail(reterr_failure, r, FP_STAGE_PIPE, target);
+            fail(reterr_failure, r, FP_STAGE_PIPE, target);
     }
-    return 0;
+    pthread_mutex_unlock(&pipes->lock);
+    return r;
+}
+
+/* The child has got its ends, or has failed, and ours are of no use either. */
+static void close_pipes(fp_pipes *pipes, bool failed) {
+    pthread_mutex_lock(&pipes->lock);
+    for (int i = 0; i < 3; i++) {
+        close_fd(&pipes->theirs[i]);
+        if (failed)
+            close_fd(&pipes->ours[i]);
+    }
+    pthread_mutex_unlock(&pipes->lock);
 }
 
 /* Put a copy of every descriptor that the child needs and that lies high into a slot. */
@@ -510,14 +532,17 @@ static int bear_patiently(struct birth *birth, fp_failure *reterr_failure) {
 int fp_birth_make(const fp_spec *spec, const fp_birthplace *place, fp_birth *ret_birth, fp_failure *reterr_failure) {
     _Alignas(16) char small_space[PLAN_BYTES];
     void *space = small_space;
-    struct birth birth = {.spec = spec, .place = place, .theirs = {-1, -1, -1}, .lowest_bound = -1, .pidfd = -1};
-    int ours[3] = {-1, -1, -1};
+    fp_pipes nobody_elses = FP_PIPES_NONE;
+    fp_pipes *pipes = place->pipes ? place->pipes : &nobody_elses;
+    struct birth birth = {.spec = spec, .place = place, .lowest_bound = -1, .pidfd = -1};
+    bool piped = has_pipes(spec);
     int null_fd = place->slots ? place->slots->placeholder_fd : -1;
 
     int r = check_sources(spec, reterr_failure);
     if (r < 0)
         return r;
-    r = make_pipes(spec, ours, birth.theirs, reterr_failure);
+    if (piped)
+        r = make_pipes(spec, pipes, reterr_failure);
     if (r < 0)
         goto out;
 
@@ -528,7 +553,7 @@ int fp_birth_make(const fp_spec *spec, const fp_birthplace *place, fp_birth *ret
         r = fail(reterr_failure, -ENOMEM, FP_STAGE_REQUEST, -1);
         goto out;
     }
-    fp_plan_make(&birth.plan, space, spec, birth.theirs, null_fd);
+    fp_plan_make(&birth.plan, space, spec, pipes->theirs, null_fd);
     /* Where no slot is free the whole table is copied: slower, and as right. */
     if (place->slots && birth.plan.has_close_range)
         birth.lowest_bound = bring_low(&birth);
@@ -545,7 +570,7 @@ int fp_birth_make(const fp_spec *spec, const fp_birthplace *place, fp_birth *ret
     *ret_birth = (fp_birth){
         .pid = birth.pid,
         .pidfd = birth.pidfd,
-        .pipe_fd = {ours[0], ours[1], ours[2]},
+        .pipe_fd = {pipes->ours[0], pipes->ours[1], pipes->ours[2]},
         .started_ns = birth.started_ns,
     };
 out:
@@ -554,10 +579,7 @@ out:
     return_slots(&birth);
     if (space != small_space)
         free(space);
-    for (int i = 0; i < 3; i++) {
-        close_fd(&birth.theirs[i]);
-        if (r < 0)
-            close_fd(&ours[i]);
-    }
+    if (piped)
+        close_pipes(pipes, r < 0);
     return r;
 }

@@ -196,6 +196,7 @@ int fp_supervisor_new(const fp_supervisor_options *options, fp_supervisor **ret_
         fp_supervisor_free(supervisor);
         return r;
     }
+    fp_fork_enlist(supervisor);
     *ret_supervisor = supervisor;
     return 0;
 }
@@ -216,6 +217,7 @@ fp_supervisor *fp_supervisor_free(fp_supervisor *supervisor) {
     if (!supervisor)
         return NULL;
     bool copy = fp_supervisor_is_copy(supervisor);
+    fp_fork_delist(supervisor);
     if (!copy) {
         leave_crew(supervisor);
         pthread_mutex_lock(&supervisor->lock);
@@ -916,6 +918,8 @@ int fp_supervisor_adopt_orphans(fp_supervisor *supervisor, fp_mailbox *mailbox) 
     pthread_mutex_lock(&crew->lock);
     fp_mailbox *before = crew->orphan_mailbox;
     crew->orphan_mailbox = fp_mailbox_ref(mailbox);
+    if (mailbox)
+        fp_mailbox_tell_orphans(mailbox, mailbox);
     atomic_store_explicit(&crew->adopts_orphans, true, memory_order_relaxed);
     pthread_mutex_unlock(&crew->lock);
     fp_mailbox_unref(before);

@@ -1599,6 +1599,21 @@ static void orphans_in(void) {
     CHECK_EQ(news.exit.code, 3);
     CHECK_EQ(news.exit.reason, FP_REASON_EXITED);
     fp_proc_free(proc);
+    /* Of one whose news have a reader of their own, and who has said where he wants to hear of them, they go there. */
+    fp_mailbox *others, *wanted;
+    CHECK_EQ(fp_mailbox_new(&others), 0);
+    CHECK_EQ(fp_mailbox_new(&wanted), 0);
+    CHECK_EQ(fp_mailbox_tell_orphans(others, wanted), 0);
+    CHECK_EQ(fp_mailbox_tell_orphans(others, others), 0);
+    proc = start(supervisor, JOB("(sleep .1; exit 4) & exit 0", .flags = FP_KEEP_LEFTOVERS, .mailbox = others));
+    CHECK_EQ(fp_proc_wait(proc, FP_STATE_DONE, LONG, NULL), 0);
+    fp_mailbox_free(others);
+    CHECK_EQ(fp_mailbox_take(wanted, &news, 1, 5000 * MS), 1);
+    CHECK_EQ(news.what, FP_NEWS_ORPHAN);
+    CHECK_EQ(news.exit.code, 4);
+    CHECK_EQ(fp_mailbox_take(mailbox, &news, 1, 0), -ETIMEDOUT);
+    fp_proc_free(proc);
+    fp_mailbox_free(wanted);
     /* The host's own child is the host's. */
     int status = -1;
     CHECK_EQ(waitpid(foreign, &status, WNOHANG), foreign);

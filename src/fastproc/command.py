@@ -40,7 +40,7 @@ Arg: TypeAlias = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 Containment: TypeAlias = Literal["auto", "session", "cgroup", "guard"]
 StartNew: TypeAlias = Literal["session", "group"] | None
 Leftovers: TypeAlias = Literal["stop", "keep"]
-OnMaxOutput: TypeAlias = Literal["truncate", "stop"]
+OnMaxOutput: TypeAlias = Literal["truncate", "stop", "wait"]
 
 
 class HasFileno(Protocol):
@@ -132,7 +132,9 @@ class Command:
             until they have ended.
         die_with_parent: SIGKILL it when this process dies; None leaves it to the manager.
         max_output: bytes to keep of each captured stream; None for 256 KiB.
-        on_max_output: beyond `max_output` in all, drop what is in the middle, or stop the process.
+        on_max_output: beyond `max_output` in all, drop what is in the middle, or stop the process; or "wait":
+            each captured stream loses nothing before its first Process.lines(), which begins with the first
+            byte. A process that prints more meanwhile waits, as at a pipe that nobody reads, so read both.
         tags: words of yours; fastproc only carries them.
 
     `args_block` and `env_block` hold arguments and environment as bytes, each string ended by a NUL.
@@ -655,7 +657,7 @@ _CHECKS: dict[str, Callable[[str, object], object]] = {
     "leftovers": _one_of("stop", "keep"),
     "die_with_parent": _optional_bool,
     "max_output": _between(1, 2**62, "1 or more bytes"),
-    "on_max_output": _one_of("truncate", "stop"),
+    "on_max_output": _one_of("truncate", "stop", "wait"),
     "tags": _tags,
 }
 

@@ -234,8 +234,9 @@ class Process(Child):
         """Iterate over the lines of a captured stream while it runs, without their newline.
 
         From this call on nothing is lost: a process that is faster than the reader waits, as with a pipe of
-        its own, so read on or close() the iterator. What came before is there as far as it is kept. A line
-        longer than `max_line` bytes comes in pieces.
+        its own, so read on or close() the iterator; of several readers it waits for the slowest. What came
+        before is there as far as it is kept, and all of it for the first reader of a command that was started
+        with ``on_max_output="wait"``. A line longer than `max_line` bytes comes in pieces.
 
         Raises:
             ValueError: that stream is not captured.

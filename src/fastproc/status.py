@@ -68,7 +68,7 @@ _NOTHING_USED = ResourceUsage()
 
 
 class _Late:
-    """What the fields of a status are read from when somebody first asks for one, see ExitStatus.__getattr__()."""
+    """What the fields of a status are read from when somebody asks, see ExitStatus.__getattr__()."""
 
     __slots__ = ("_source",)
 

@@ -15,9 +15,9 @@ import pytest
 from tests.conftest import eventually
 from tests.integration import fresh
 from tests.programs import Programs
-from tests.watch import first_line
+from tests.watch import first_line, held, let_go
 
-from fastproc import PIPE, ForkedHandle, ProcessManager
+from fastproc import PIPE, ForkedHandle, Process, ProcessManager
 
 
 def in_copy(work: Callable[[], object]) -> int:
@@ -163,6 +163,46 @@ def test_the_original_hears_all_while_it_is_copied(manager: ProcessManager, prog
     report = manager.terminate_all()
     assert report
     assert len(report.results) == 5
+
+
+def test_a_copy_keeps_no_pipe_of_ours(manager: ProcessManager, programs: Programs) -> None:
+    """While copies live, a child that reads to the end comes to it, and what it prints has an end for us."""
+    size = 1 << 20  # more than a pipe holds: we still hold our end when the copies are made
+    command = held(programs.reads_stdin_slowly(1 << 16, 0))
+    before = manager.start_process("before", command, stdout=PIPE, input=b"x" * size)
+    enough = threading.Event()
+    incomplete: list[Process] = []
+
+    def start() -> None:
+        number = 0
+        while not enough.is_set():
+            number += 1
+            process = manager.start_process(number, ["cat"], stdout=PIPE, input=b"y")
+            process.wait(20)
+            if not eventually(lambda process=process: process.output_complete, 10):  # type: ignore[misc]
+                incomplete.append(process)
+
+    starter = threading.Thread(target=start)
+    starter.start()
+    copies = []
+    try:
+        for _ in range(25):
+            pid = os.fork()
+            if pid == 0:
+                signal.alarm(60)
+                while True:
+                    signal.pause()
+            copies.append(pid)
+        let_go(before)
+        assert before.wait(20).ok
+        assert before.stdout_bytes.split()[-1] == str(size).encode()
+    finally:
+        enough.set()
+        starter.join(30)
+        for pid in copies:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+    assert incomplete == []
 
 
 def test_a_copy_of_a_copy_can_start_afresh(manager: ProcessManager, programs: Programs) -> None:

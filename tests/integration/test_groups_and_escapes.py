@@ -131,9 +131,9 @@ def test_what_ended_by_itself_leaves_no_daemon_behind(manager: ProcessManager, p
 def test_a_fork_bomb_is_ended_while_it_goes_off(
     manager: ProcessManager, programs: Programs, containment: Containment, setsid: bool
 ) -> None:
-    """The kill races with the forks; a cgroup holds also those who are born into sessions of their own."""
-    if setsid and containment == "session":
-        pytest.skip("who is born into a session of its own while its parent dies is not found")
+    """The kill races with the forks, also of those who are born into sessions of their own."""
+    if setsid:
+        skip_if_fugitives_are_lost(containment)
     with nobody_left(programs):
         process = manager.start_process(
             "bomb", programs.fork_bomb(80, setsid=setsid), stdout=PIPE, containment=containment

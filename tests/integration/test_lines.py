@@ -8,10 +8,11 @@ import threading
 import time
 
 import pytest
+from tests.conftest import eventually
 from tests.programs import Programs
 from tests.watch import first_line, held, let_go
 
-from fastproc import PIPE, ProcessManager
+from fastproc import PIPE, ExitReason, ProcessManager, WaitTimeout
 
 
 def test_a_line_is_there_as_soon_as_it_is_whole(manager: ProcessManager, programs: Programs) -> None:
@@ -131,6 +132,51 @@ def test_who_stops_reading_lets_it_write_on(manager: ProcessManager, programs: P
             del lines
 
         assert process.wait(20).ok
+
+
+def test_what_is_printed_before_the_first_reader_comes_is_kept_on_request(
+    manager: ProcessManager, programs: Programs
+) -> None:
+    """With on_max_output="wait" it holds its breath when the buffer is full; without, the middle is gone."""
+    command = programs.spams(1_280_000, lines=True)
+    waits = manager.start_process("waits", command, stdout=PIPE, on_max_output="wait")
+    drops = manager.start_process("drops", command, stdout=PIPE)
+    assert drops.wait(20).ok
+    with pytest.raises(WaitTimeout):
+        waits.wait(0.2)
+
+    assert not waits.output_truncated
+    assert sum(1 for _ in waits.lines()) == 20_000
+    assert waits.wait(20).ok
+    assert sum(1 for _ in drops.lines()) < 20_000
+    # Once it had its reader it is like any other.
+    assert waits.output_truncated
+
+
+@pytest.mark.parametrize("size", [1, 1000, 1 << 20])
+def test_the_buffer_in_which_a_reader_is_waited_for_may_have_any_size(
+    manager: ProcessManager, programs: Programs, size: int
+) -> None:
+    process = manager.start_process(
+        "waits", programs.spams(640_000, lines=True), stdout=PIPE, on_max_output="wait", max_output=size
+    )
+    time.sleep(0.05)
+    assert sum(1 for _ in process.lines()) == 10_000
+    assert process.wait(20).ok
+
+
+def test_one_that_nobody_reads_can_be_stopped_and_has_its_time_limit(
+    manager: ProcessManager, programs: Programs
+) -> None:
+    """It waits for a reader, and nobody waits for it."""
+    command = programs.spams(10_000_000)
+    late = manager.start_process("late", command, stdout=PIPE, on_max_output="wait", timeout=0.2)
+    stopped = manager.start_process("stopped", command, stdout=PIPE, on_max_output="wait")
+    assert late.wait(20).reason is ExitReason.TIMEOUT
+    assert stopped.terminate(5).stopped
+    assert eventually(lambda: manager.active_count() == 0, 10)
+    # What it was stopped in the middle of is there as far as it was kept.
+    assert set("".join(late.lines())) == {"x"}
 
 
 def test_a_reader_is_woken_by_the_end(manager: ProcessManager, programs: Programs) -> None:

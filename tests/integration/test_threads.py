@@ -11,10 +11,11 @@ import pytest
 from tests.conftest import eventually
 from tests.integration import fresh
 from tests.programs import Programs
-from tests.watch import in_threads
+from tests.watch import held, in_threads, let_go
 
 import fastproc
 from fastproc import PIPE, ExitStatus, NotActive, Process, ProcessManager, WaitTimeout
+from fastproc.process import Lines
 
 
 def all_together(works: list[Callable[[], object]], seconds: float = 40) -> None:
@@ -249,13 +250,33 @@ def test_a_task_that_is_just_being_started_is_not_met_half_made(
     all_together([start, look, look])
 
 
-@pytest.mark.xfail(strict=True, reason="the library waits for the fastest of several readers only")
 def test_the_slowest_reader_of_an_output_misses_nothing(manager: ProcessManager, programs: Programs) -> None:
     """One has read all before the other begins; the program was to wait for both."""
-    process = manager.start_process("tells", programs.spams(640_000, lines=True), stdout=PIPE)
+    process = manager.start_process("tells", held(programs.spams(640_000, lines=True)), stdout=PIPE)
     fast, slow = process.lines(), process.lines()
+    let_go(process)
+    counts: dict[str, int] = {}
+    reader = threading.Thread(target=lambda: counts.update(fast=sum(1 for _ in fast)))
+    reader.start()
 
-    counts = in_threads(lambda: sum(1 for _ in fast))
-    counts += in_threads(lambda: sum(1 for _ in slow))
+    # The fast one has read all that may come before the other begins.
+    with pytest.raises(WaitTimeout):
+        process.wait(0.3)
+    counts["slow"] = sum(1 for _ in slow)
+    reader.join(20)
 
-    assert counts == [10_000] * 2
+    assert counts == {"fast": 10_000, "slow": 10_000}
+    assert process.wait(20).ok
+
+
+def test_who_is_no_reader_any_more_is_not_waited_for(manager: ProcessManager, programs: Programs) -> None:
+    """The slowest closes his iterator, or forgets it: the others go on."""
+    for number, forget in enumerate((Lines.close, lambda lines: None)):
+        process = manager.start_process(number, held(programs.spams(640_000, lines=True)), stdout=PIPE)
+        fast, slow = process.lines(), process.lines()
+        let_go(process)
+        next(slow)
+        forget(slow)
+        del slow
+        assert sum(1 for _ in fast) == 10_000
+        assert process.wait(20).ok

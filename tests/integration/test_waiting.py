@@ -142,7 +142,7 @@ def test_an_await_that_is_cancelled_leaves_the_process_alone(
         assert (await process).signal == 9
 
     asyncio.run(story())
-    assert process._callbacks is None
+    assert not process._callbacks
 
 
 def test_a_loop_that_is_closed_before_the_end_is_no_trouble(

@@ -300,7 +300,7 @@ def test_a_log_file_without_a_name_is_refused(path: Any) -> None:
         ({"leftovers": "kill"}, ValueError, "'stop' or 'keep'"),
         ({"die_with_parent": "yes"}, TypeError, "die_with_parent"),
         ({"max_output": 0}, ValueError, "max_output"),
-        ({"on_max_output": "drop"}, ValueError, "'truncate' or 'stop'"),
+        ({"on_max_output": "drop"}, ValueError, "'truncate' or 'stop' or 'wait'"),
         ({"tags": {"a": 1}}, TypeError, "tags"),
         ({"tags": "a"}, TypeError, "tags"),
     ],

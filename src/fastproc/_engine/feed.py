@@ -52,6 +52,7 @@ class Feed(Generic[C]):
         self._in_order: deque[C] | None = deque() if ordered else None
         roster.engage()
         self._mailbox = Mailbox()
+        roster.direct_orphans(self._mailbox)
         self._specs = roster.make_specs(self._mailbox)
 
     def finished(self) -> Iterator[C]:
@@ -81,9 +82,13 @@ class Feed(Generic[C]):
         holds the lock of another manager: so this waits for processes, but never long for a lock.
         """
         self._halted = True
-        end_some(self._roster, [child for child in list(self._flying.values()) if not _is_withdrawn(child)])
+        left: list[Child] = [child for child in list(self._flying.values()) if not _is_withdrawn(child)]
+        judged = end_some(self._roster, left)
         if self._roster.lock.acquire(timeout=_LOCK_SECONDS):
             try:
+                # Not by the news alone: Ctrl-C may have come into their reading.
+                for child in judged:
+                    self._roster.hear_and_tell(child, child._handle.stand())
                 self.drain()
             finally:
                 self._roster.lock.release()

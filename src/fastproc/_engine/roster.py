@@ -21,7 +21,7 @@ from typing import Any, Protocol
 from .._native.clock import FOREVER, deadline, nanoseconds, remaining_ns
 from .._native.crew import Crew, Starter, StartFailed, refuse, wait_started
 from .._native.failures import closed_descriptor, spawn_error_of
-from .._native.handle import NeverStarted, explain
+from .._native.handle import NeverStarted, is_to_be_repeated
 from .._native.library import lib
 from .._native.mailbox import Mailbox
 from .._native.records import (
@@ -378,6 +378,12 @@ class Roster:
                 self._crew = self._engine.crew
             return self._crew
 
+    def direct_orphans(self, mailbox: Mailbox) -> None:
+        """See that orphans of processes whose news go to `mailbox` are told of here, if that is wanted."""
+        own = self._mailbox
+        if self._reap_orphans and own is not None:
+            mailbox.tell_orphans(own)
+
     def make_specs(self, mailbox: Mailbox) -> Specs:
         """What makes the specs of starts whose news go to `mailbox`."""
         assert self._engine is not None
@@ -550,13 +556,11 @@ class Roster:
             while True:
                 left = FOREVER if until is None else remaining_ns(until)
                 stand: int = _wait_exit(self._starter.starts, child._owner, left)  # type: ignore[union-attr]
+                # Else back in the interpreter, which runs the handler of a signal that woke us; that may raise.
                 if stand > 0:
                     break
-                if stand == -errno.ETIMEDOUT:
+                if not is_to_be_repeated(stand):
                     return False
-                # Back in the interpreter, which runs the handler of the signal that woke us; that may raise.
-                if stand != -errno.EINTR:
-                    explain(stand)
             if (
                 stand & _STATE_AND_ESCALATED != STATE_DONE
                 or self._telling
@@ -749,7 +753,12 @@ class Roster:
         if not child._flags & TOLD_ESCALATED:
             child._flags |= TOLD_ESCALATED
             self._tell_started(child)
-            self._queue(Escalated(task_id=child.task_id, pid=child._handle.pid, at=time.monotonic()))
+            # When it is read, and no later than the end that it has led to.
+            at = time.monotonic()
+            record = child._handle.known()
+            if record[ENDED_NS]:
+                at = min(at, record[ENDED_NS] / 1e9)
+            self._queue(Escalated(task_id=child.task_id, pid=record[PID], at=at))
 
     def _enter_orphans(self) -> None:
         mailbox = self._mailbox

@@ -10,7 +10,12 @@ from typing import cast
 
 from .._native.clock import grace_ns
 from .._native.handle import NeverStarted, stop_many
-from .._native.records import EXIT_ESCALATED, EXIT_LEFTOVERS_ESCALATED, FLAGS, REASON_TERMINATED
+from .._native.records import (
+    EXIT_ESCALATED,
+    EXIT_LEFTOVERS_ESCALATED,
+    FLAGS,
+    REASON_TERMINATED,
+)
 from ..status import Proof, StopReport, StopResult
 from .child import DOOMED, Child
 from .roster import BIRTH_SECONDS, BIRTH_STEP_SECONDS, Roster
@@ -34,16 +39,19 @@ def stop_one(roster: Roster, child: Child, grace: float | None) -> StopResult:
     return _result(child, began)
 
 
-def end_some(roster: Roster, children: list[Child]) -> None:
-    """Stop these, each with its grace, and wait for the verdict. Takes no lock, enters nothing."""
+def end_some(roster: Roster, children: list[Child]) -> list[Child]:
+    """Stop these, each with its grace, and wait for the verdict, which is to be entered. Takes no lock."""
     if not children:
-        return
+        return []
     grace = max(child.command.grace if child.command.given("grace") else roster.grace for child in children)
     stop_many([child._handle for child in children], REASON_TERMINATED, 0)
     until = time.monotonic() + grace + roster.kill_timeout + _VERDICT_SECONDS
+    judged = []
     for child in children:
         with suppress(NeverStarted):
-            child._handle.wait_stopped(until)
+            if child._handle.wait_stopped(until) is not None:
+                judged.append(child)
+    return judged
 
 
 def stop_all(roster: Roster, timeout: float) -> StopReport:

@@ -23,6 +23,9 @@ typedef struct {
     fp_failure failure; /* of a start that has failed at once */
 } proc_owner;
 typedef struct {
+    fp_reader *reader;
+} reader_owner;
+typedef struct {
     fp_mailbox *mailbox;
 } mailbox_owner;
 typedef struct {
@@ -31,6 +34,7 @@ typedef struct {
 
 static void *owner_new(size_t size);
 static void proc_owner_free(void *cell);
+static void reader_owner_free(void *cell);
 static void mailbox_owner_free(void *cell);
 static void env_owner_free(void *cell);
 
@@ -119,6 +123,11 @@ static void *owner_new(size_t size) {
 
 static void proc_owner_free(void *cell) {
     fp_proc_free(((proc_owner *)cell)->proc);
+    free(cell);
+}
+
+static void reader_owner_free(void *cell) {
+    fp_reader_free(((reader_owner *)cell)->reader);
     free(cell);
 }
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from .check import check
 from .clock import remaining_ns
 from .library import ffi, lib
+from .owners import new_reader_owner
 from .records import ExitRecord, FailureRecord, Stand, read_exit, read_failure
 
 _PROOFS = {lib.FP_PROOF_SESSION: "session", lib.FP_PROOF_CGROUP: "cgroup", lib.FP_PROOF_GUARD: "guard"}
@@ -19,7 +20,6 @@ _CONTAINMENTS = {
 }
 
 _NULL = ffi.NULL
-_gc = ffi.gc
 _new = ffi.new
 
 
@@ -151,49 +151,45 @@ def stop_many(handles: Sequence[Handle], reason: int, grace_ns: int, kill_timeou
     return check(lib.fp_procs_stop(procs, len(handles), reason, grace_ns, kill_timeout_ns))
 
 
-def _let_go_of(stream: int) -> Callable[[Any], None]:
-    # All is bound early, as this may be called at interpreter exit.
-    def let_go(proc: Any, follow: Any = lib.fp_proc_follow, free: Any = lib.fp_proc_free) -> None:
-        follow(proc, stream, 0)
-        free(proc)
-
-    return let_go
-
-
-_LET_GO = {stream: _let_go_of(stream) for stream in (1, 2)}
-
-
 class Reader:
     """Reads a captured stream of a process from its oldest kept byte on; nothing is lost meanwhile.
 
-    When it goes, the process may write on unread. Not by __del__(): in a circle of garbage the reference of
-    the handle may be given back before that is called. So the reader has a reference of its own.
+    Closed or forgotten: the process need not wait for it any more.
     """
 
-    __slots__ = ("_buffer", "_followed", "_handle", "_offset", "_stream")
+    __slots__ = ("_buffer", "_owner")
 
     SIZE = 65536
 
     def __init__(self, handle: Handle, stream: int) -> None:
-        self._handle = handle
-        self._stream = stream
-        self._offset = _new("uint64_t *", 0)
         self._buffer = _new("char[]", self.SIZE)
-        self._followed = _gc(lib.fp_proc_ref(handle.proc), _LET_GO[stream])
-        check(lib.fp_proc_follow(handle.proc, stream, 1))
+        self._owner = new_reader_owner("reader_owner *")
+        check(lib.fp_reader_new(handle.proc, stream, ffi.addressof(self._owner, "reader")))
 
     def read(self) -> bytes:
         """What comes next; blocks until there is something. Nothing at the end."""
+        owner = self._owner
         while True:
-            count = lib.fp_proc_read(
-                self._handle.proc, self._stream, self._offset, self._buffer, self.SIZE, -1
-            )
+            count = lib.fp_reader_read(owner.reader, self._buffer, self.SIZE, -1)
             if count != -errno.EINTR:
                 return bytes(ffi.buffer(self._buffer, check(count)))
 
     def close(self) -> None:
-        """Let the process write on unread. More than once does no harm."""
-        ffi.release(self._followed)
+        """Let the process write on unread, once no other thread is in read() any more."""
+        self._owner = None
+
+
+def is_to_be_repeated(result: int) -> bool:
+    """Whether a wait that has failed was only interrupted by a signal. False: its time is over.
+
+    Raises:
+        NeverStarted: there is no end to wait for.
+    """
+    if result == -errno.ETIMEDOUT:
+        return False
+    if result != -errno.EINTR:
+        explain(result)
+    return True
 
 
 def explain(result: int) -> None:

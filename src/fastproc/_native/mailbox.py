@@ -75,6 +75,10 @@ class Mailbox:
         """A descriptor that is readable while there are news."""
         return check(lib.fp_mailbox_fd(self.mailbox))
 
+    def tell_orphans(self, where: Mailbox) -> None:
+        """Have orphans of those processes that tell their news here told of there."""
+        check(lib.fp_mailbox_tell_orphans(self.mailbox, where.mailbox))
+
     def wake(self) -> None:
         """Let a blocked take() return."""
         check(lib.fp_mailbox_wake(self.mailbox))

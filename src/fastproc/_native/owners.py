@@ -18,6 +18,8 @@ from .library import ffi, lib
 new_proc_owner = ffi.new_allocator(lib.owner_new, lib.proc_owner_free, should_clear_after_alloc=False)
 """Called with PROC_OWNER."""
 PROC_OWNER: Final[Any] = ffi.typeof("proc_owner *")
+new_reader_owner = ffi.new_allocator(lib.owner_new, lib.reader_owner_free, should_clear_after_alloc=False)
+"""Called with "reader_owner *"."""
 new_mailbox_owner = ffi.new_allocator(lib.owner_new, lib.mailbox_owner_free, should_clear_after_alloc=False)
 """Called with "mailbox_owner *"."""
 new_env_owner = ffi.new_allocator(lib.owner_new, lib.env_owner_free, should_clear_after_alloc=False)

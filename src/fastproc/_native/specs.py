@@ -268,6 +268,8 @@ def _on_max_output(spec: Any, command: Command, _keep: Keep) -> None:
     if command.on_max_output == "stop":
         spec.max_output_bytes = DEFAULT_MAX_OUTPUT if command.max_output is None else command.max_output
         spec.flags |= lib.FP_STOP_AT_MAX_OUTPUT
+    elif command.on_max_output == "wait":
+        spec.flags |= lib.FP_FOLLOW_STDOUT | lib.FP_FOLLOW_STDERR
 
 
 # What writes an option of Command into a spec. User and groups belong together: doing them twice is harmless.

@@ -1,7 +1,7 @@
 """From what the library says of an end to an ExitStatus.
 
-Few ask for more than one or two of its fields, and it is made for each process; so it begins with the owner of
-the process, and its fields are filled when somebody asks for one of them.
+Few ask for more than one or two of its fields, and it is made for each process; so it begins with the owner
+of the process, and its fields are filled when somebody asks for one of them.
 """
 
 from __future__ import annotations

@@ -1,0 +1,162 @@
+/*
+ * fork.c: what a forked copy of the host must not keep.
+ *
+ * A copy owns nothing, but fork(2) gives it all our descriptors: as long as it
+ * holds our end of a pipe, a child that reads its input sees no end, and one
+ * that writes to nobody no SIGPIPE. So it closes them before it goes on, by
+ * pthread_atfork(3). Closed only: EPOLL_CTL_DEL would take the watch from the
+ * original, which has the same epoll.
+ *
+ * The tables must say what is open at the moment of the fork, so all locks are
+ * taken before it, in the order of internal.h. Whose lock is not to be had in
+ * time (the thread that forks may itself be interrupted amid a call of ours)
+ * is left alone, and the copy keeps what that one has.
+ *
+ * Not seen here: copies made past libc, by clone(2) itself, and vfork(2), whose
+ * child has execve(2) close everything.
+ */
+#include <errno.h>
+#include <time.h>
+
+#include "internal.h"
+#include "sys.h"
+
+#define MOST_PATIENCE_S 1
+
+static pthread_once_t once = PTHREAD_ONCE_INIT;
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static fp_supervisor *all; /* through fork_next; borrowed */
+
+static bool lock_in_time(pthread_mutex_t *mutex) {
+    struct timespec until;
+
+    if (pthread_mutex_trylock(mutex) == 0)
+        return true;
+    clock_gettime(CLOCK_REALTIME, &until);
+    until.tv_sec += MOST_PATIENCE_S;
+    return pthread_mutex_timedlock(mutex, &until) == 0;
+}
+
+static bool lock_supervisor(fp_supervisor *supervisor) {
+    /* As in fp_supervisor_lock(): a loop that is never idle gives way. */
+    atomic_fetch_add_explicit(&supervisor->waiting, 1, memory_order_relaxed);
+    bool had = lock_in_time(&supervisor->lock);
+    atomic_fetch_sub_explicit(&supervisor->waiting, 1, memory_order_relaxed);
+    if (had)
+        atomic_fetch_add_explicit(&supervisor->served, 1, memory_order_relaxed);
+    return had;
+}
+
+static void lock_crew(fp_crew *crew) {
+    if (crew->locked_for_fork)
+        return;
+    crew->locked_for_fork = lock_in_time(&crew->lock);
+    if (!crew->locked_for_fork)
+        return;
+    for (fp_birth_watch *birth = crew->births; birth; birth = birth->next)
+        birth->pipes.locked_for_fork = lock_in_time(&birth->pipes.lock);
+}
+
+static void unlock_crew(fp_crew *crew) {
+    if (!crew->locked_for_fork)
+        return;
+    crew->locked_for_fork = false;
+    for (fp_birth_watch *birth = crew->births; birth; birth = birth->next)
+        if (birth->pipes.locked_for_fork)
+            pthread_mutex_unlock(&birth->pipes.lock);
+    pthread_mutex_unlock(&crew->lock);
+}
+
+static void before_fork(void) {
+    pthread_mutex_lock(&lock);
+    for (fp_supervisor *supervisor = all; supervisor; supervisor = supervisor->fork_next)
+        supervisor->locked_for_fork = lock_supervisor(supervisor);
+    for (fp_supervisor *supervisor = all; supervisor; supervisor = supervisor->fork_next)
+        lock_crew(supervisor->crew);
+}
+
+static void unlock_all(void) {
+    for (fp_supervisor *supervisor = all; supervisor; supervisor = supervisor->fork_next)
+        unlock_crew(supervisor->crew);
+    for (fp_supervisor *supervisor = all; supervisor; supervisor = supervisor->fork_next) {
+        if (supervisor->locked_for_fork)
+            pthread_mutex_unlock(&supervisor->lock);
+        supervisor->locked_for_fork = false;
+    }
+}
+
+static void after_in_original(void) {
+    unlock_all();
+    pthread_mutex_unlock(&lock);
+}
+
+static void close_fd(int *fd) {
+    if (*fd >= 0)
+        sys_close(*fd);
+    *fd = -1;
+}
+
+static void close_births(fp_crew *crew) {
+    for (fp_birth_watch *birth = crew->locked_for_fork ? crew->births : NULL; birth; birth = birth->next)
+        for (int i = 0; i < 3 && birth->pipes.locked_for_fork; i++) {
+            close_fd(&birth->pipes.ours[i]);
+            close_fd(&birth->pipes.theirs[i]);
+        }
+}
+
+static void close_proc(fp_proc *proc) {
+    close_fd(&proc->pidfd);
+    for (uint32_t i = 0; i < proc->n_tracked; i++)
+        close_fd(&proc->tracked[i].pidfd);
+    if (!proc->flow)
+        return;
+    close_fd(&proc->flow->in_fd);
+    for (int i = 0; i < 2; i++)
+        close_fd(&proc->flow->streams[i].fd);
+}
+
+static void close_supervisor(fp_supervisor *supervisor) {
+    close_fd(&supervisor->epoll_fd);
+    close_fd(&supervisor->event_fd);
+    if (supervisor->has_slots)
+        fp_slots_close(&supervisor->slots);
+    for (uint32_t i = 0; i < supervisor->n_places; i++)
+        if (supervisor->places[i].proc)
+            close_proc(supervisor->places[i].proc);
+}
+
+static void after_in_copy(void) {
+    for (fp_supervisor *supervisor = all; supervisor; supervisor = supervisor->fork_next) {
+        close_births(supervisor->crew);
+        if (supervisor->locked_for_fork)
+            close_supervisor(supervisor);
+    }
+    unlock_all();
+    /* A copy of the copy finds nothing of ours. */
+    all = NULL;
+    pthread_mutex_unlock(&lock);
+}
+
+static void begin(void) {
+    /* -ENOMEM: a copy then keeps what it was given; it is inert all the same. */
+    pthread_atfork(before_fork, after_in_original, after_in_copy);
+}
+
+void fp_fork_enlist(fp_supervisor *supervisor) {
+    pthread_once(&once, begin);
+    pthread_mutex_lock(&lock);
+    supervisor->fork_next = all;
+    all = supervisor;
+    pthread_mutex_unlock(&lock);
+}
+
+void fp_fork_delist(fp_supervisor *supervisor) {
+    pthread_mutex_lock(&lock);
+    for (fp_supervisor **at = &all; *at; at = &(*at)->fork_next) {
+        if (*at == supervisor) {
+            *at = supervisor->fork_next;
+            break;
+        }
+    }
+    pthread_mutex_unlock(&lock);
+}
