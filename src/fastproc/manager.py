@@ -142,14 +142,14 @@ class ProcessManager:
                 any of the items; then none has been started.
         """
         roster = self._roster
-        processes = [Process(roster, task_id, Command.coerce(command, {})) for task_id, command in items]
+        started = [_process(roster, task_id, command) for task_id, command in items]
         names = set()
-        for process in processes:
+        for process, _block in started:
             if process.task_id in names:
                 raise DuplicateTask(process.task_id)
             names.add(process.task_id)
-        roster.start_many(processes)
-        return [process if process.error is None else process.error for process in processes]
+        roster.start_many(started)
+        return [process if process.error is None else process.error for process, _block in started]
 
     def map(
         self,
@@ -186,8 +186,7 @@ class ProcessManager:
         roster = self._roster
         prefix = f"map-{next(self._maps)}"
         processes = (
-            Process(roster, f"{prefix}-{number}", Command.coerce(command, {}))
-            for number, command in enumerate(commands, 1)
+            _process(roster, f"{prefix}-{number}", command) for number, command in enumerate(commands, 1)
         )
         yield from Feed(roster, processes, concurrency=concurrency, ordered=ordered).finished()
 
@@ -404,6 +403,16 @@ def _subject(process: Process) -> Subject:
         unkillable=process._flags & UNKILLABLE != 0,
         output_leaking=ended and process.command.captures and not process.output_complete,
     )
+
+
+def _process(
+    roster: Roster, task_id: TaskId, command: Command | Sequence[Arg]
+) -> tuple[Process, bytes | None]:
+    """A process to be started, and its arguments as a block if nothing else is said."""
+    block = plain_block(command)
+    if block is None:
+        return Process(roster, task_id, Command.coerce(command, {})), None
+    return Process(roster, task_id, tuple(command)), block  # type: ignore[arg-type]
 
 
 def _seconds(name: str, value: float) -> float:

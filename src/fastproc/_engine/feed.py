@@ -11,9 +11,8 @@ from .._native.clock import FOREVER
 from .._native.failures import closed_descriptor
 from .._native.mailbox import Mailbox
 from .._native.records import STAND_STATE, STATE_DONE, STATE_FAILED, NewsRecord, Stand
-from .._native.specs import Keep
 from ..errors import SpawnError
-from .child import COUNTED, HEARD, Child
+from .child import COUNTED, EARLY, HEARD, Child
 from .roster import Roster
 from .stopping import end_some
 
@@ -39,7 +38,15 @@ class Feed(Generic[C]):
     What runs belongs to the roster like any other; what waits for its turn has no name there yet.
     """
 
-    def __init__(self, roster: Roster, children: Iterator[C], *, concurrency: int, ordered: bool) -> None:
+    def __init__(
+        self,
+        roster: Roster,
+        children: Iterator[tuple[C, bytes | None]],
+        *,
+        concurrency: int,
+        ordered: bool,
+    ) -> None:
+        """`children` as for Roster.start_many()."""
         self._roster = roster
         self._children = children
         self._concurrency = concurrency
@@ -123,44 +130,34 @@ class Feed(Generic[C]):
         if self._in_order is not None and len(self._in_order) >= _HELD_AT_MOST:
             return
         children = list(islice(self._children, room))
-        for child in children:
+        for child, _block in children:
             # Whoever asks for what is finished will hear of it: it is nothing for wait_all().
             child._flags |= HEARD
         if len(children) < room:
             self._halted = True
         if self._in_order is not None:
-            self._in_order.extend(children)
+            self._in_order.extend(child for child, _block in children)
         if children:
             self._hand_over(children)
 
-    def _hand_over(self, children: list[C]) -> None:
+    def _hand_over(self, children: list[tuple[C, bytes | None]]) -> None:
         roster = self._roster
-        specs = []
-        queued = []
-        keep: Keep = []
         try:
-            roster.admit_fed(children)
-            for child in children:
-                try:
-                    closed = closed_descriptor(child.command)
-                    if closed is not None:
-                        raise closed
-                    specs.append(self._specs.make(child.command, child._token, keep))
-                    queued.append(child)
-                except SpawnError as error:
-                    roster.refuse(child, error)
-                    self._ready.append(child)
-            self._flying.update((child._token, child) for child in queued)
-            roster.queue_all(self._specs.starter, specs, queued, self._concurrency)
-            for child in queued:
+            roster.admit_fed([child for child, _block in children])
+            closed: dict[Child, SpawnError | None] = {
+                child: closed_descriptor(child.command) for child, block in children if block is None
+            }
+            self._flying.update((child._token, child) for child, _block in children)
+            roster.queue_all(self._specs, children, closed, self._concurrency)
+            for child, _block in children:
                 if child.error is not None:
-                    del self._flying[child._token]
-                    self._ready.append(child)
-                elif roster.catch_up(child):
+                    if self._flying.pop(child._token, None) is not None:
+                        self._ready.append(child)
+                elif child._flags & EARLY and roster.catch_up(child):
                     self._shaken = True
         except BaseException:
             # Ctrl-C may have come before or after the library took them: forget those that it has not.
-            for child in children:
+            for child, _block in children:
                 if not child._born:
                     self._flying.pop(child._token, None)
                     roster.drop(child)
@@ -171,21 +168,25 @@ class Feed(Generic[C]):
         if self._shaken:
             self._look_at_all()
         try:
-            all_news: Iterable[NewsRecord] = ()
+            all_news: Iterable[list[NewsRecord]] = ()
             if not wait:
                 all_news = self._mailbox.drain()
             elif self._flying:
-                all_news = self._mailbox.take(FOREVER) or ()
+                all_news = (self._mailbox.take(FOREVER) or [],)
             for news in all_news:
-                self._roster.read(news)
-                child = self._flying.get(news[0])
-                if child is not None:
-                    self._settle(child, news[1])
+                self._roster.enter_all(news)
+                self._settle_all(news)
         except BaseException:
             self._shaken = True
             raise
         if self._halted and not self._flying:
             self._roster.close_feed(self)
+
+    def _settle_all(self, news: list[NewsRecord]) -> None:
+        for item in news:
+            child = self._flying.get(item[0])
+            if child is not None:
+                self._settle(child, item[1])
 
     def _look_at_all(self) -> None:
         """Ctrl-C has come into the reading of news: ask the library instead."""

@@ -13,13 +13,13 @@ import itertools
 import signal
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from logging import INFO
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from .._native.clock import FOREVER, deadline, nanoseconds, remaining_ns
-from .._native.crew import Crew, Starter, StartFailed, refuse, wait_started
+from .._native.crew import ANY_NUMBER, Crew, Starter, StartFailed, refuse, wait_started
 from .._native.failures import closed_descriptor, spawn_error_of
 from .._native.handle import NeverStarted, is_to_be_repeated
 from .._native.library import lib
@@ -27,9 +27,12 @@ from .._native.mailbox import Mailbox
 from .._native.records import (
     ENDED_NS,
     EXIT_ESCALATED,
+    NEWS_DONE,
     NEWS_ESCALATED,
+    NEWS_EXITED,
     NEWS_FAILED,
     NEWS_ORPHAN,
+    NEWS_STARTED,
     NEWS_UNKILLABLE,
     PID,
     REASON_CANCELLED,
@@ -65,11 +68,17 @@ BIRTH_SECONDS = 1.0
 BIRTH_STEP_SECONDS = 0.001
 _LINGER_NS = nanoseconds(1.0)
 _ESCALATED = EXIT_ESCALATED << STAND_FLAGS
+_ORDINARY = NEWS_STARTED | NEWS_EXITED | NEWS_DONE
+# So many starts are handed over in one call: the crew begins with them while we prepare the next.
+_CHUNK = 256
 _STATE_AND_ESCALATED = STAND_STATE | _ESCALATED
 
 _get_ident = threading.get_ident
 _start_plain = lib.start_plain
 _wait_exit = lib.wait_exit
+
+
+C = TypeVar("C")
 
 
 class Feed(Protocol):
@@ -256,61 +265,90 @@ class Roster:
         else:
             specs.starter.start(child._owner, spec)
 
-    def start_many(self, children: Sequence[Child]) -> None:
-        """Start many in the supervisors' threads. Those that could not be started have their `error` set."""
-        closed = [closed_descriptor(child.command) for child in children]
+    def start_many(self, children: Sequence[tuple[Child, bytes | None]]) -> None:
+        """Start many in the supervisors' threads. Those that could not be started have their `error` set.
+
+        With each child its arguments as a block, if nothing else is said: see plain_block().
+        """
+        closed = {child: closed_descriptor(child.command) for child, block in children if block is None}
         crew = self.engage()
-        maker = self._specs
-        if maker is None:
+        specs = self._specs
+        if specs is None:
             raise ManagerClosed
         if not children:
             return
         began = time.monotonic()
-        specs = []
-        queued = []
-        keep: Keep = []
         try:
-            self._admit_all(children)
-            for child, mistake in zip(children, closed, strict=True):
-                try:
-                    if mistake is not None:
-                        raise mistake
-                    specs.append(maker.make(child.command, child._token, keep))
-                    queued.append(child)
-                except SpawnError as error:
-                    self.refuse(child, error)
-            self.queue_all(maker.starter, specs, queued, 0)
-            queued = [child for child in queued if child.error is None]
-            wait_started([child._owner for child in queued])
+            self._admit_all([child for child, _block in children])
+            for chunk in _chunks(children):
+                self.queue_all(specs, chunk, closed, ANY_NUMBER)
+            queued = [child for child, _block in children if child.error is None]
+            failures = wait_started([child._owner for child in queued])
         except BaseException as error:
-            for child in children:
+            for child, _block in children:
                 self._abort(child, error)
             raise
         # Each took its share of the time: the crew starts them one after the other.
         share = (time.monotonic() - began) * crew.size / len(children)
         for child in queued:
-            failure = child._handle.failure()
-            if failure is not None:
+            if failures and (failure := child._handle.failure()) is not None:
                 self.refuse(child, spawn_error_of(child.command, failure))
                 continue
-            child._starter = 0
             self.tally.count_start(share)
             if child._flags or self._telling:
                 self._announce(child, began)
         self.drain()
 
     def queue_all(
-        self, starter: Starter, specs: Sequence[Any], children: Sequence[Child], max_running: int
+        self,
+        specs: Specs,
+        children: Sequence[tuple[Child, bytes | None]],
+        closed: Mapping[Child, SpawnError | None],
+        max_running: int,
     ) -> None:
         """Hand many starts over. Those that are refused at once have their `error` set."""
-        if not children:
-            return
+        owners, blocks, tokens, special = [], [], [], []
+        for child, block in children:
+            if block is None or self._die_with_parent:
+                special.append(child)
+            else:
+                owners.append(child._owner)
+                blocks.append(block)
+                tokens.append(child._token)
+        if owners:
+            try:
+                specs.starter.start_all_plain(owners, blocks, tokens, specs.environment(), max_running)
+            except OSError:
+                # One that is too long spoils the call; which one, and why, is found out one by one.
+                special = [child for child, _block in children]
+        if special:
+            self._queue_special(specs, special, closed, max_running)
+
+    def _queue_special(
+        self,
+        specs: Specs,
+        children: Sequence[Child],
+        closed: Mapping[Child, SpawnError | None],
+        max_running: int,
+    ) -> None:
+        keep: Keep = []
+        queued = []
+        made = []
+        for child in children:
+            try:
+                mistake = closed.get(child)
+                if mistake is not None:
+                    raise mistake
+                made.append(specs.make(child.command, child._token, keep))
+                queued.append(child)
+            except SpawnError as error:
+                self.refuse(child, error)
         try:
-            starter.start_many([child._owner for child in children], specs, max_running)
+            if queued:
+                specs.starter.start_many([child._owner for child in queued], made, max_running)
         except OSError:
-            # One bad spec spoils the call; which one, and why, is found out one by one.
-            for spec, child in zip(specs, children, strict=True):
-                self._queue_one(starter, spec, child, max_running)
+            for spec, child in zip(made, queued, strict=True):
+                self._queue_one(specs.starter, spec, child, max_running)
 
     def _queue_one(self, starter: Starter, spec: Any, child: Child, max_running: int) -> None:
         try:
@@ -555,8 +593,9 @@ class Roster:
         try:
             while True:
                 left = FOREVER if until is None else remaining_ns(until)
-                stand: int = _wait_exit(self._starter.starts, child._owner, left)  # type: ignore[union-attr]
-                # Else back in the interpreter, which runs the handler of a signal that woke us; that may raise.
+                assert self._starter is not None
+                stand: int = _wait_exit(self._starter.starts, child._owner, left)
+                # Else back here, where the handler of a signal that woke us is run; that may raise.
                 if stand > 0:
                     break
                 if not is_to_be_repeated(stand):
@@ -682,6 +721,35 @@ class Roster:
             self._held = False
             self._special = True
 
+    def enter_all(self, news: Sequence[NewsRecord]) -> None:
+        """Enter many pieces of news, most of them in one go."""
+        if self._telling or self._cancels or self._mailbox is None:
+            for item in news:
+                self.read(item)
+            return
+        simple: list[tuple[Child, Stand]] = []
+        with self.lock:
+            for item in news:
+                child = self._by_token.get(item[0])
+                if child is not None and _is_simple_end(child, item):
+                    simple.append((child, item[1]))
+                else:
+                    self.read(item)
+            if not simple:
+                return
+            self.tally.count_ends([child._owner for child, _stand in simple])
+            finished = self.finished
+            for child, stand in simple:
+                # As _retire() has it.
+                if child._status is None:
+                    child._status = status_of(stand, child._owner)
+                if self.active.get(child.task_id) is child:
+                    del self.active[child.task_id]
+                finished.add(child, 0)
+                self._by_token.pop(child._token, None)
+        if self._forgotten:
+            self._relax()
+
     def drain(self) -> None:
         """Read what news there are, without blocking."""
         mailbox = self._mailbox
@@ -691,7 +759,7 @@ class Roster:
             self._look_at_all()
         try:
             for news in mailbox.drain():
-                self.read(news)
+                self.enter_all(news)
             for feed in tuple(self.feeds):
                 feed.drain()
         except BaseException:
@@ -944,6 +1012,22 @@ def _apply_cancel(spec: Any, cancel: CancelToken) -> None:
     deadline = cancel.deadline
     if deadline is not None:
         set_deadline(spec, deadline)
+
+
+def _is_simple_end(child: Child, news: NewsRecord) -> bool:
+    """Whether there is no more to do about it than to enter it."""
+    return (
+        news[1] & _STATE_AND_ESCALATED == STATE_DONE
+        and not news[2] & ~_ORDINARY
+        and type(child._what) is tuple
+        and not child._callbacks
+        and bool(child._owner.proc)
+    )
+
+
+def _chunks(children: Sequence[C]) -> Iterator[Sequence[C]]:
+    for at in range(0, len(children), _CHUNK):
+        yield children[at : at + _CHUNK]
 
 
 def _start_elsewhere(starter: Starter, spec: Any, child: Child) -> None:

@@ -2,7 +2,8 @@
 
 The public header is the only description of the interface: what stands there between the two markers is
 declared to cffi as it is, and so is what glue.h adds for our own use. The C library itself is built by
-csrc/Makefile (setup.py sees to that) and linked in whole and hidden, so that the extension needs no libfastproc at run time and cannot meet a foreign one.
+csrc/Makefile (setup.py sees to that) and linked in whole and hidden, so that the extension needs no
+libfastproc at run time and cannot meet a foreign one.
 
 Paths are relative to the directory of setup.py, where setuptools runs, as a source distribution demands.
 """

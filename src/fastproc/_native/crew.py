@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 from .check import check
 from .library import ffi, lib
 from .mailbox import Mailbox
 from .records import FailureRecord
+
+# A bound that is none. With 0 each call would be a queue of its own, and the latest the first.
+ANY_NUMBER: Final = 2**32 - 1
 
 _new = ffi.new
 
@@ -99,21 +102,41 @@ class Starter:
         if result < 0:
             refuse(result, owner)
 
-    def start_many(self, owners: Sequence[Any], specs: Sequence[Any], max_running: int = 0) -> None:
-        """Queue many starts, `max_running` at a time (0: no bound). If it raises, nothing is queued."""
+    def start_many(self, owners: Sequence[Any], specs: Sequence[Any], max_running: int = ANY_NUMBER) -> None:
+        """Queue many starts, `max_running` at a time. If it raises, nothing is queued."""
         count = len(specs)
         cells = _new("proc_owner *[]", owners)
         check(lib.start_many(self.starts, cells, _new("fp_spec *[]", specs), count, max_running))
 
+    def start_all_plain(
+        self,
+        owners: Sequence[Any],
+        args_blocks: Sequence[bytes],
+        tokens: Sequence[int],
+        env: Any,
+        max_running: int = ANY_NUMBER,
+    ) -> None:
+        """Queue many of which nothing is said but their arguments. What one starter queues is one queue."""
+        result = lib.start_all_plain(
+            self.starts,
+            _new("proc_owner *[]", owners),
+            b"".join(args_blocks),
+            _new("size_t[]", [*map(len, args_blocks)]),
+            _new("uint64_t[]", tokens),
+            env,
+            len(owners),
+            max_running,
+        )
+        check(result)
 
-def wait_started(owners: Sequence[Any]) -> None:
-    """Block until each of them has been started or has failed."""
-    procs = _new("fp_proc *[]", [owner.proc for owner in owners])
+
+def wait_started(owners: Sequence[Any]) -> int:
+    """Block until each of them has been started or has failed. Returns how many have failed."""
+    cells = _new("proc_owner *[]", owners)
     while True:
-        result = lib.fp_procs_wait_started(procs, len(owners), -1)
+        result: int = lib.wait_all_started(cells, len(owners))
         if result != -errno.EINTR:
-            check(result)
-            return
+            return check(result)
 
 
 def refuse(result: int, owner: Any) -> None:

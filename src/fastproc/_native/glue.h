@@ -74,6 +74,7 @@ static void tally_start(tally *tally, int64_t length_ns);
 /* How this one ended, unless that has been counted; it is noted in owner->stand. */
 static void tally_exit(tally *tally, proc_owner *owner, const fp_exit *exit);
 static void tally_end(tally *tally, proc_owner *owner);
+static void tally_ends(tally *tally, proc_owner **owners, size_t n);
 static void tally_read(tally *tally, sums *ret_sums);
 
 /* Who starts, and what all starts have in common. */
@@ -92,6 +93,11 @@ static int start_plain(starts *starts, proc_owner *owner, const char *args, size
 static int start_spec(starts *starts, proc_owner *owner, const fp_spec *spec);
 /* Queue many, all or none. */
 static int start_many(starts *starts, proc_owner **owners, const fp_spec **specs, size_t n, uint32_t max_running);
+/* The same for those of which nothing is said but their arguments, which stand one behind the other in `args`. */
+static int start_all_plain(starts *starts, proc_owner **owners, const char *args, const size_t *args_bytes,
+                           const uint64_t *tokens, env_owner *env, size_t n, uint32_t max_running);
+/* Block until each has been started or has failed; how many have failed, or -errno. */
+static int wait_all_started(proc_owner **owners, size_t n);
 
 /*
  * Block until it has exited, count that, and say how it stands. News about one
@@ -221,6 +227,11 @@ static void tally_end(tally *tally, proc_owner *owner) {
         tally_exit(tally, owner, &exit);
 }
 
+static void tally_ends(tally *tally, proc_owner **owners, size_t n) {
+    for (size_t i = 0; i < n; i++)
+        tally_end(tally, owners[i]);
+}
+
 static void tally_read(tally *tally, sums *ret_sums) {
     tally_lock(tally);
     *ret_sums = tally->sums;
@@ -264,6 +275,41 @@ static int start_many(starts *starts, proc_owner **owners, const fp_spec **specs
         owners[i]->proc = procs[i];
     free(procs);
     return r;
+}
+
+static int start_all_plain(starts *starts, proc_owner **owners, const char *args, const size_t *args_bytes,
+                           const uint64_t *tokens, env_owner *env, size_t n, uint32_t max_running) {
+    fp_spec *specs = malloc((n ? n : 1) * sizeof *specs);
+    const fp_spec **pointers = malloc((n ? n : 1) * sizeof *pointers);
+    int r = -ENOMEM;
+    if (specs && pointers) {
+        for (size_t i = 0; i < n; i++) {
+            specs[i] = starts->common;
+            specs[i].args = args;
+            specs[i].args_bytes = args_bytes[i];
+            specs[i].env = env->env;
+            specs[i].token = tokens[i];
+            pointers[i] = &specs[i];
+            args += args_bytes[i];
+        }
+        r = start_many(starts, owners, pointers, n, max_running);
+    }
+    free(pointers);
+    free(specs);
+    return r;
+}
+
+static int wait_all_started(proc_owner **owners, size_t n) {
+    fp_failure failure;
+    int failed = 0;
+    /* From the end: they are started in order, so mostly this waits but once. */
+    for (size_t i = n; i-- > 0;) {
+        int r = fp_procs_wait_started(&owners[i]->proc, 1, -1);
+        if (r < 0)
+            return r;
+        failed += fp_proc_failure(owners[i]->proc, &failure) == 0;
+    }
+    return failed;
 }
 
 /* ---- ends ---------------------------------------------------------------------------- */

@@ -64,10 +64,10 @@ class Mailbox:
         except IndexError:
             return None
 
-    def drain(self) -> Iterator[NewsRecord]:
-        """All that is there now, without blocking."""
+    def drain(self) -> Iterator[list[NewsRecord]]:
+        """All that is there now, without blocking, in lists."""
         while news := self.take(0):
-            yield from news
+            yield news
             if len(news) < _BATCH:
                 break
 
