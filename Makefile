@@ -13,7 +13,7 @@ space := $(empty) $(empty)
 # What the installed package depends on: how it is declared, and what is compiled.
 recipe := pyproject.toml setup.py
 native := $(wildcard csrc/include/*.h csrc/src/*.[ch]) csrc/Makefile csrc/fastproc.map csrc/fastproc.pc.in \
-    src/fastproc/_native/_build.py
+    src/fastproc/_native/_build.py src/fastproc/_native/glue.h
 c_files := $(wildcard csrc/include/*.h csrc/src/*.[ch] csrc/tests/*.[ch] examples/*.c tests/programs/*.c \
     benchmarks/*.[ch])
 

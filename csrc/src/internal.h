@@ -19,6 +19,7 @@
  *     spec.c         checks and copies a spec; the packed environment
  *     fdplan.c       orders descriptor moves; pure
  *     slots.c        low descriptors kept in reserve
+ *     dispositions.c which signals this process ignores
  *     probe.c        what the kernel allows
  *     names.c        words
  *     sys.h          system calls, -errno
@@ -52,6 +53,15 @@
 /* Like fp_probe(), for capabilities that are known to exist. Probes on first use. */
 bool fp_can(int capability);
 
+/* ---- dispositions.c: which signals this process ignores ------------------ */
+
+/* A descriptor that makes the question cheap, or -errno. */
+int fp_dispositions_open(void);
+/* Bit n - 1: signal n is or may be ignored. `fd` may be negative: then more of them may be. */
+uint64_t fp_dispositions_ignored(int fd);
+/* Read them from the text of /proc/pid/stat. False: it is not that of `pid`. Pure. */
+bool fp_dispositions_parse(const char *text, pid_t pid, uint64_t *ret_ignored);
+
 /* ---- slots.c: low descriptors kept in reserve --------------------------- */
 
 /*
@@ -69,9 +79,14 @@ typedef struct fp_slots {
     uint32_t free;      /* bit i: fd[i] is free */
     int fd[FP_SLOT_COUNT];
     int bound;          /* highest slot + 1 */
+    int dispositions_fd; /* for fp_dispositions_ignored(), or negative */
 } fp_slots;
 
-int fp_slots_init(fp_slots *slots);
+/*
+ * `donor`, unless NULL, gives up a slot for the placeholder: that is what most
+ * children get as standard input, and the lower it lies the less they copy.
+ */
+int fp_slots_init(fp_slots *slots, fp_slots *donor);
 void fp_slots_done(fp_slots *slots);
 /* Close them, and no more, in a forked copy. */
 void fp_slots_close(fp_slots *slots);

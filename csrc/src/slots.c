@@ -11,24 +11,45 @@
 #include "internal.h"
 #include "sys.h"
 
-enum { FIRST_SLOT = 3 };
+enum { FIRST_SLOT = 3, MOST_GIVEN = FP_SLOT_COUNT / 2 };
 
-int fp_slots_init(fp_slots *slots) {
+/* Take the lowest slot of `donor` out of its hands; it holds a placeholder. -1: it keeps what it has. */
+static int take_from(fp_slots *donor) {
+    int fd = -1;
+
+    pthread_mutex_lock(&donor->lock);
+    for (int i = 0; i < MOST_GIVEN && fd < 0; i++) {
+        if (!(donor->free >> i & 1))
+            continue;
+        fd = donor->fd[i];
+        donor->fd[i] = -1;
+        donor->free &= ~(UINT32_C(1) << i);
+    }
+    pthread_mutex_unlock(&donor->lock);
+    return fd;
+}
+
+static int open_placeholder(void) {
+    int null_fd = sys_openat(AT_FDCWD, "/dev/null", O_RDWR | O_CLOEXEC, 0);
+    if (null_fd < 0)
+        return null_fd;
+    /* Not 0 to 2: they would be taken for standard streams where the caller has closed his. */
+    int r = sys_fcntl(null_fd, F_DUPFD_CLOEXEC, FIRST_SLOT);
+    sys_close(null_fd);
+    return r;
+}
+
+int fp_slots_init(fp_slots *slots, fp_slots *donor) {
     int r;
 
-    *slots = (fp_slots){.placeholder_fd = -1};
+    *slots = (fp_slots){.placeholder_fd = -1, .dispositions_fd = -1};
     pthread_mutex_init(&slots->lock, NULL);
     for (int i = 0; i < FP_SLOT_COUNT; i++)
         slots->fd[i] = -1;
 
-    int null_fd = sys_openat(AT_FDCWD, "/dev/null", O_RDWR | O_CLOEXEC, 0);
-    if (null_fd < 0) {
-        r = null_fd;
-        goto out;
-    }
-    /* Not 0 to 2: they would be taken for standard streams where the caller has closed his. */
-    r = sys_fcntl(null_fd, F_DUPFD_CLOEXEC, FIRST_SLOT);
-    sys_close(null_fd);
+    r = donor ? take_from(donor) : -1;
+    if (r < 0)
+        r = open_placeholder();
     if (r < 0)
         goto out;
     slots->placeholder_fd = r;
@@ -42,6 +63,7 @@ int fp_slots_init(fp_slots *slots) {
         if (slots->bound <= r)
             slots->bound = r + 1;
     }
+    slots->dispositions_fd = fp_dispositions_open();
     r = 0;
 out:
     if (r < 0)
@@ -58,6 +80,9 @@ void fp_slots_close(fp_slots *slots) {
     if (slots->placeholder_fd >= 0)
         sys_close(slots->placeholder_fd);
     slots->placeholder_fd = -1;
+    if (slots->dispositions_fd >= 0)
+        sys_close(slots->dispositions_fd);
+    slots->dispositions_fd = -1;
 }
 
 void fp_slots_done(fp_slots *slots) {

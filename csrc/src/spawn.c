@@ -265,43 +265,16 @@ static void restore_dumpable(void) {
 
 /* ---- signals ---------------------------------------------------------------------- */
 
-/*
- * Which real-time signals does this process ignore? To the children they would
- * pass through clone(2) and execve(2) alike, so they must be reset there, but
- * to do that for all 33 of them each time costs 6 % of a start, and hardly ever
- * is there one. So they are looked up, not more often than every millisecond:
- * a host that begins to ignore one and starts a child within that time may
- * hand it on. The signals 1 to 31 are reset without a look.
- */
-static fp_sigset ignored_realtime_signals(void) {
-    enum { FIRST = 32, LAST = 64 };
-    static _Atomic int64_t looked_ns = INT64_MIN / 2;
-    static _Atomic fp_sigset ignored;
-    fp_sigset found = 0;
-    int64_t now = fp_now_ns();
-
-    if (now - atomic_load_explicit(&looked_ns, memory_order_acquire) < FP_NS_PER_MS)
-        return atomic_load_explicit(&ignored, memory_order_relaxed);
-    for (int sig = FIRST; sig <= LAST; sig++) {
-        fp_sigaction action;
-        if (sys_rt_sigaction(sig, NULL, &action) < 0 || action.handler == (uintptr_t)SIG_IGN)
-            found |= UINT64_C(1) << (sig - 1);
-    }
-    atomic_store_explicit(&ignored, found, memory_order_relaxed);
-    atomic_store_explicit(&looked_ns, now, memory_order_release);
-    return found;
-}
-
 /* What the child has to put to default by itself. `cleared`: the kernel has done so with all handlers. */
 static void plan_signals(struct birth *birth, bool cleared) {
-    const fp_sigset below_realtime = (UINT64_C(1) << 31) - 1;
+    const fp_slots *slots = birth->place->slots;
     fp_child_plan *plan = &birth->plan;
     bool keep_ignored = birth->spec->flags & FP_KEEP_SIGNALS;
 
     plan->sigdefault = birth->spec->sigdefault & FP_SIGNALS_CHANGEABLE & ~plan->sigignore;
     plan->caught_to_default = keep_ignored && !cleared;
     if (!keep_ignored) {
-        plan->sigdefault = cleared ? below_realtime | ignored_realtime_signals() : ~UINT64_C(0);
+        plan->sigdefault = cleared ? fp_dispositions_ignored(slots ? slots->dispositions_fd : -1) : ~UINT64_C(0);
         plan->sigdefault &= FP_SIGNALS_CHANGEABLE & ~plan->sigignore;
     }
 }

@@ -174,6 +174,9 @@ int fp_supervisor_new(const fp_supervisor_options *options, fp_supervisor **ret_
     fp_census_init(&supervisor->census);
     fp_leaves_init(&supervisor->leaves, options->cgroup_dir);
 
+    /* Before all that stays open: these shall lie low. */
+    fp_slots *donor = options->sibling && options->sibling->has_slots ? &options->sibling->slots : NULL;
+    supervisor->has_slots = fp_slots_init(&supervisor->slots, donor) == 0;
     r = supervisor->epoll_fd = sys_above_2(sys_epoll_create(EPOLL_CLOEXEC));
     if (r >= 0)
         r = supervisor->event_fd = sys_above_2(sys_eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
@@ -193,7 +196,6 @@ int fp_supervisor_new(const fp_supervisor_options *options, fp_supervisor **ret_
         fp_supervisor_free(supervisor);
         return r;
     }
-    supervisor->has_slots = fp_slots_init(&supervisor->slots) == 0;
     fp_fork_enlist(supervisor);
     *ret_supervisor = supervisor;
     return 0;

@@ -1062,7 +1062,7 @@ static void slots_are_borrowed_and_returned(void) {
     fp_slots mine;
     int got[FP_SLOT_COUNT];
 
-    CHECK_EQ(fp_slots_init(&mine), 0);
+    CHECK_EQ(fp_slots_init(&mine, NULL), 0);
     for (int i = 0; i < FP_SLOT_COUNT; i++) {
         got[i] = fp_slots_borrow(&mine, 0);
         CHECK(got[i] >= 3 && got[i] < mine.bound);
@@ -1081,11 +1081,32 @@ static void slots_are_borrowed_and_returned(void) {
     int next = dup(0);
     close(next);
     setrlimit(RLIMIT_NOFILE, &(struct rlimit){(rlim_t)next + 5, before.rlim_max});
-    CHECK_EQ(fp_slots_init(&mine), -EMFILE);
+    CHECK_EQ(fp_slots_init(&mine, NULL), -EMFILE);
     setrlimit(RLIMIT_NOFILE, &before);
     int after = dup(0);
     close(after);
     CHECK_EQ(after, next);
+}
+
+/* A sibling's null device lies as low as that of the first, which keeps most of its slots. */
+static void a_sibling_is_given_a_low_slot(void) {
+    enum { SIBLINGS = FP_SLOT_COUNT };
+    fp_slots first, siblings[SIBLINGS];
+    int given = 0;
+
+    CHECK_EQ(fp_slots_init(&first, NULL), 0);
+    fp_slots before = first;
+    for (int i = 0; i < SIBLINGS; i++) {
+        CHECK_EQ(fp_slots_init(&siblings[i], &first), 0);
+        given += i < FP_SLOT_COUNT / 2 && siblings[i].placeholder_fd == before.fd[i];
+        CHECK_TEXT(identity_of(siblings[i].placeholder_fd), identity_of(first.placeholder_fd));
+    }
+    CHECK_EQ(given, FP_SLOT_COUNT / 2);
+    CHECK_EQ(__builtin_popcount(first.free), FP_SLOT_COUNT - given);
+    fp_slots_done(&first);
+    CHECK(fcntl(siblings[0].placeholder_fd, F_GETFD) >= 0);
+    for (int i = 0; i < SIBLINGS; i++)
+        fp_slots_done(&siblings[i]);
 }
 
 /* ---- all of it, in each way ----------------------------------------------------------------------- */
@@ -1156,7 +1177,7 @@ static int run_way(const char *disable, bool as_nobody, bool use_slots) {
         for (int capability = 0; capability < FP_CAP_COUNT; capability++)
             fp_probe(capability);
         if (with_slots)
-            CHECK_EQ(fp_slots_init(&slots), 0);
+            CHECK_EQ(fp_slots_init(&slots, NULL), 0);
         int open_before = count_open();
         all_tests();
         CHECK_EQ(count_open(), open_before);
@@ -1202,6 +1223,7 @@ int main(int argc, char **argv) {
             CHECK_EQ(open("/dev/null", O_RDWR), fd);
 
     RUN(slots_are_borrowed_and_returned);
+    RUN(a_sibling_is_given_a_low_slot);
     for (size_t i = 0; i < sizeof ways / sizeof *ways; i++)
         check_failures += run_way(ways[i], false, true) != 0;
     check_failures += run_way("", false, false) != 0;

@@ -12,7 +12,18 @@ import sys
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set as AbstractSet
 from dataclasses import dataclass, field
 from errno import EINVAL
-from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Protocol, TypeAlias, TypedDict, cast
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    ClassVar,
+    Final,
+    Literal,
+    NamedTuple,
+    Protocol,
+    TypeAlias,
+    TypedDict,
+    cast,
+)
 
 from .errors import SpawnError
 from .limits import Limits
@@ -157,6 +168,9 @@ class Command:
     on_max_output: OnMaxOutput = "truncate"
     tags: Mapping[str, str] = field(default_factory=dict, hash=False)
 
+    # Whether nothing was said but the arguments; no field.
+    plain: ClassVar[bool] = True
+
     args_block: bytes = field(init=False, compare=False)
     env_block: bytes | None = field(init=False, compare=False, default=None)
 
@@ -280,6 +294,7 @@ def _fill(command: Command, args: object, options: Mapping[str, object]) -> None
     _set(command, "tags", {})
     if not options:
         return
+    _set(command, "plain", False)
     for name, value in options.items():
         check = _CHECKS.get(name)
         if check is None:
@@ -295,6 +310,26 @@ def _fill(command: Command, args: object, options: Mapping[str, object]) -> None
         raise ValueError("stdin=PIPE has nothing to feed it: pass the bytes as input=, or leave stdin out")
 
 
+def plain_block(args: object) -> bytes | None:
+    """The arguments as bytes, each ended by a NUL, if they are a list or tuple of sound strings.
+
+    None for all else, which a Command takes or refuses: this is for the many starts that say no more.
+    """
+    if type(args) not in _PLAIN_LISTS or not args:
+        return None
+    try:
+        block = "\0".join((*args, "")).encode(_ENCODING, _ENCODING_ERRORS)  # type: ignore[misc]
+    except (TypeError, UnicodeEncodeError):
+        return None
+    # If the first one is empty, the block begins with its end.
+    return block if block.count(b"\0") == len(args) and block[0] else None  # type: ignore[arg-type]
+
+
+def plain_command(args: tuple[Arg, ...]) -> Command:
+    """The Command of arguments that plain_block() has looked at."""
+    return _make(Command, args, {})
+
+
 def _unknown_option(name: str) -> TypeError:
     import difflib
 
@@ -305,6 +340,7 @@ def _unknown_option(name: str) -> TypeError:
 
 # ---- arguments and environment ----
 
+_PLAIN_LISTS = (list, tuple)
 _ENCODING = sys.getfilesystemencoding()
 _ENCODING_ERRORS = sys.getfilesystemencodeerrors()
 

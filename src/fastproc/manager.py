@@ -16,7 +16,7 @@ from ._engine.feed import Feed
 from ._engine.roster import Roster
 from ._engine.stopping import stop_all, stop_one
 from .cancel import CancelToken
-from .command import Arg, Command, CommandOptions, Containment
+from .command import Arg, Command, CommandOptions, Containment, plain_block
 from .errors import DuplicateTask, NotActive, SpawnError, TaskId, WaitTimeout
 from .events import Event
 from .metrics import Metrics
@@ -119,10 +119,17 @@ class ProcessManager:
             ForkedHandle: this is a forked copy of the program that made the manager.
             TypeError, ValueError: a wrong argument; found before anything is started.
         """
+        roster = self._roster
+        if not options and cancel is None and on_exit is None:
+            block = plain_block(command)
+            if block is not None:
+                process = Process(roster, task_id, tuple(command))  # type: ignore[arg-type]
+                roster.start_plain(process, block)
+                return process
         if options or not isinstance(command, Command):
             command = Command.coerce(command, options)
-        process = Process(self._roster, task_id, command)
-        self._roster.start(process, cancel, on_exit)
+        process = Process(roster, task_id, command)
+        roster.start(process, cancel, on_exit)
         return process
 
     def start_many(
@@ -135,10 +142,10 @@ class ProcessManager:
                 any of the items; then none has been started.
         """
         roster = self._roster
-        processes = [Process(roster, task_id, Command.coerce(command, {})) for task_id, command in items]
-        check_names(process.task_id for process in processes)
-        roster.start_many(processes)
-        return [process if process.error is None else process.error for process in processes]
+        started = [_process(roster, task_id, command) for task_id, command in items]
+        check_names(process.task_id for process, _block in started)
+        roster.start_many(started)
+        return [process if process.error is None else process.error for process, _block in started]
 
     def map(
         self,
@@ -173,8 +180,7 @@ class ProcessManager:
         roster = self._roster
         prefix = f"map-{next(self._maps)}"
         processes = (
-            Process(roster, f"{prefix}-{number}", Command.coerce(command, {}))
-            for number, command in enumerate(commands, 1)
+            _process(roster, f"{prefix}-{number}", command) for number, command in enumerate(commands, 1)
         )
         return Feed(roster, processes, concurrency=concurrency, ordered=ordered)
 
@@ -227,6 +233,7 @@ class ProcessManager:
         if count:
             words = f"{self!r} was forgotten with {count} active tasks; they run until the program ends"
             warnings.warn(words, ResourceWarning, stacklevel=2, source=self)
+            roster.forget()
         else:
             roster.release()
 
@@ -249,7 +256,7 @@ class ProcessManager:
         self._roster.check_usable()
         self._roster.drain()
         with self._roster.lock:
-            children = [child for child in self._roster.active.values() if child._handle.proc is not None]
+            children = [child for child in self._roster.active.values() if child._born]
         return [child for child in children if isinstance(child, Process)]
 
     def get(self, task_id: TaskId) -> Process:
@@ -341,7 +348,7 @@ class ProcessManager:
     def metrics(self) -> Metrics:
         """Counters and histograms of what this manager has done, as plain numbers of one moment."""
         active = self.active_count()
-        return self._roster.counters().snapshot(active)
+        return self._roster.metrics(active)
 
     def health(self, *, stuck_after: float = 60.0) -> list[HealthReport]:
         """Judge how each active task is doing, over its whole tree: a leader whose child works is ok.
@@ -410,6 +417,16 @@ def bound_of(concurrency: int | None, limit: int | None) -> int:
     if concurrency < 1:
         raise ValueError(f"concurrency must be at least 1, not {concurrency}")
     return concurrency if limit is None else min(concurrency, limit)
+
+
+def _process(
+    roster: Roster, task_id: TaskId, command: Command | Sequence[Arg]
+) -> tuple[Process, bytes | None]:
+    """A process to be started, and its arguments as a block if nothing else is said."""
+    block = plain_block(command)
+    if block is None:
+        return Process(roster, task_id, Command.coerce(command, {})), None
+    return Process(roster, task_id, tuple(command)), block  # type: ignore[arg-type]
 
 
 def _seconds(name: str, value: float) -> float:

@@ -1,14 +1,11 @@
-"""Counting what a manager did: plain numbers, cheap to add to and safe to read at any time."""
+"""What a manager has done, as plain numbers."""
 
 from __future__ import annotations
 
 import dataclasses
-import signal
-import threading
-from bisect import bisect_left
 from dataclasses import dataclass, field
 
-from .status import ExitReason, ExitStatus
+from .status import ExitReason
 
 SPAWN_BOUNDS = (0.000_05, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0)
 RUN_BOUNDS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 60.0, 300.0, 1800.0, 3600.0, 21600.0)
@@ -99,110 +96,44 @@ class Metrics:
         return plain
 
 
-class Counters:
-    """Adds up what is observed. Safe from any thread; an observation costs about a microsecond."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sums:
+    """What the engine has added up about starts and ends; see Metrics for the meanings."""
 
-    __slots__ = (
-        "_cpu_system_seconds",
-        "_cpu_user_seconds",
-        "_escalated",
-        "_exited",
-        "_failed_to_start",
-        "_killed",
-        "_lock",
-        "_max_rss_bytes",
-        "_orphans_reaped",
-        "_reasons",
-        "_run_counts",
-        "_run_total",
-        "_signaled",
-        "_spawn_counts",
-        "_spawn_total",
-        "_started",
-        "_status_unknown",
+    started: int = 0
+    exited: int = 0
+    signaled: int = 0
+    status_unknown: int = 0
+    escalated: int = 0
+    killed: int = 0
+    cpu_user_seconds: float = 0.0
+    cpu_system_seconds: float = 0.0
+    max_rss_bytes: int = 0
+    spawn_seconds: float = 0.0
+    spawn_counts: tuple[int, ...] = (0,) * (len(SPAWN_BOUNDS) + 1)
+    run_seconds: float = 0.0
+    run_counts: tuple[int, ...] = (0,) * (len(RUN_BOUNDS) + 1)
+    reasons: dict[ExitReason, int] = field(default_factory=dict, hash=False)
+
+
+def metrics_of(sums: Sums, *, failed_to_start: int = 0, orphans_reaped: int = 0, active: int = 0) -> Metrics:
+    """All that is known, as Metrics."""
+    reasons = {reason: sums.reasons.get(reason, 0) for reason in ExitReason}
+    return Metrics(
+        started=sums.started,
+        failed_to_start=failed_to_start,
+        exited=sums.exited,
+        signaled=sums.signaled,
+        status_unknown=sums.status_unknown,
+        timed_out=reasons[ExitReason.TIMEOUT] + reasons[ExitReason.IDLE_TIMEOUT],
+        escalated=sums.escalated,
+        killed=sums.killed,
+        orphans_reaped=orphans_reaped,
+        active=active,
+        cpu_user_seconds=sums.cpu_user_seconds,
+        cpu_system_seconds=sums.cpu_system_seconds,
+        max_rss_bytes=sums.max_rss_bytes,
+        spawn_seconds=Histogram(bounds=SPAWN_BOUNDS, counts=sums.spawn_counts, total=sums.spawn_seconds),
+        run_seconds=Histogram(bounds=RUN_BOUNDS, counts=sums.run_counts, total=sums.run_seconds),
+        reasons=reasons,
     )
-
-    def __init__(self) -> None:
-        # A signal handler may ask for metrics while its own thread is in here.
-        self._lock = threading.RLock()
-        self._started = 0
-        self._failed_to_start = 0
-        self._exited = 0
-        self._signaled = 0
-        self._status_unknown = 0
-        self._escalated = 0
-        self._killed = 0
-        self._orphans_reaped = 0
-        self._cpu_user_seconds = 0.0
-        self._cpu_system_seconds = 0.0
-        self._max_rss_bytes = 0
-        self._spawn_counts = [0] * (len(SPAWN_BOUNDS) + 1)
-        self._spawn_total = 0.0
-        self._run_counts = [0] * (len(RUN_BOUNDS) + 1)
-        self._run_total = 0.0
-        self._reasons = dict.fromkeys(ExitReason, 0)
-
-    def observe_started(self, seconds: float | None) -> None:
-        """A program runs; to get there took `seconds`, or None if it has waited for its turn."""
-        with self._lock:
-            self._started += 1
-            if seconds is None:
-                return
-            bucket = bisect_left(SPAWN_BOUNDS, seconds)
-            self._spawn_counts[bucket] += 1
-            self._spawn_total += seconds
-
-    def observe_failed_to_start(self) -> None:
-        with self._lock:
-            self._failed_to_start += 1
-
-    def observe_exit(self, status: ExitStatus) -> None:
-        """A started program has ended like this."""
-        seconds = status.duration
-        bucket = bisect_left(RUN_BOUNDS, seconds)
-        usage = status.rusage
-        with self._lock:
-            self._reasons[status.reason] += 1
-            if status.code is not None:
-                self._exited += 1
-            elif status.signal is not None:
-                self._signaled += 1
-                self._killed += status.signal == signal.SIGKILL
-            else:
-                self._status_unknown += 1
-            self._escalated += status.escalated
-            self._run_counts[bucket] += 1
-            self._run_total += seconds
-            self._cpu_user_seconds += usage.user
-            self._cpu_system_seconds += usage.system
-            self._max_rss_bytes = max(self._max_rss_bytes, usage.max_rss)
-
-    def observe_orphan(self) -> None:
-        with self._lock:
-            self._orphans_reaped += 1
-
-    def snapshot(self, active: int = 0) -> Metrics:
-        """All numbers as of one moment; `active` is the caller's to know."""
-        with self._lock:
-            return Metrics(
-                started=self._started,
-                failed_to_start=self._failed_to_start,
-                exited=self._exited,
-                signaled=self._signaled,
-                status_unknown=self._status_unknown,
-                timed_out=self._reasons[ExitReason.TIMEOUT] + self._reasons[ExitReason.IDLE_TIMEOUT],
-                escalated=self._escalated,
-                killed=self._killed,
-                orphans_reaped=self._orphans_reaped,
-                active=active,
-                cpu_user_seconds=self._cpu_user_seconds,
-                cpu_system_seconds=self._cpu_system_seconds,
-                max_rss_bytes=self._max_rss_bytes,
-                spawn_seconds=Histogram(
-                    bounds=SPAWN_BOUNDS, counts=tuple(self._spawn_counts), total=self._spawn_total
-                ),
-                run_seconds=Histogram(
-                    bounds=RUN_BOUNDS, counts=tuple(self._run_counts), total=self._run_total
-                ),
-                reasons=dict(self._reasons),
-            )

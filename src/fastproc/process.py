@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Callable, Generator
-from typing import TYPE_CHECKING, Any, Literal, Self, cast
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from ._engine.child import HEARD, Child
 from ._engine.lines import LineCutter
@@ -40,7 +39,8 @@ class Process(Child):
     @property
     def args(self) -> tuple[Arg, ...]:
         """The program and its arguments."""
-        return tuple(self.command.args)
+        what = self._what
+        return what if isinstance(what, tuple) else tuple(what.args)
 
     @property
     def pid(self) -> int:
@@ -59,7 +59,7 @@ class Process(Child):
         """How it ended, as far as is known; None while it runs. Does not ask the kernel: see poll()."""
         if self._status is None and self.error is None:
             self._roster.check_usable()
-            self._roster.hear(self, self._handle.known())
+            self._roster.hear(self, self._handle.stand())
         return self._status
 
     @property
@@ -97,30 +97,27 @@ class Process(Child):
             SpawnError: it was never started (only a process of map()).
         """
         if self._status is None:
-            self._roster.check_usable()
-            until = None if timeout is None else time.monotonic() + timeout
             try:
-                record = self._handle.wait(STATE_EXITED, until)
+                in_time = self._roster.await_exit(self, timeout)
             except NeverStarted:
                 raise self._start_error() from None
-            if record is None:
+            if not in_time:
                 assert timeout is not None
                 raise WaitTimeout(f"task {self.task_id!r}", timeout)
-            self._roster.hear_and_tell(self, record)
         elif not self._flags & HEARD:
             self._roster.mark_heard(self)
-        return cast(ExitStatus, self._status)
+        return self._status  # type: ignore[return-value]
 
     def poll(self) -> ExitStatus | None:
         """Ask the kernel, without blocking: how it ended, or None while it runs."""
         if self._status is None and self.error is None:
             self._roster.check_usable()
             try:
-                record = self._handle.look(STATE_EXITED)
+                stand = self._handle.look(STATE_EXITED)
             except NeverStarted:
                 return None
-            if record is not None:
-                self._roster.hear_and_tell(self, record)
+            if stand:
+                self._roster.hear_and_tell(self, stand)
         elif not self._flags & HEARD and self.error is None:
             self._roster.mark_heard(self)
         return self._status

@@ -7,9 +7,10 @@ is then UNKNOWN. A code of 0 means that the kernel said 0.
 from __future__ import annotations
 
 import signal as _signal
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
 from .errors import TaskId
 
@@ -66,8 +67,23 @@ class ResourceUsage(NamedTuple):
 _NOTHING_USED = ResourceUsage()
 
 
+class _Late:
+    """What the fields of a status are read from when somebody asks, see ExitStatus.__getattr__()."""
+
+    __slots__ = ("_source",)
+
+
+_read_late: Callable[[ExitStatus, str], object]
+
+
+def read_late_by(read: Callable[[ExitStatus, str], object]) -> None:
+    """`read` fills a field of an ExitStatus that is still empty, and gives it; to be called once."""
+    global _read_late
+    _read_late = read
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ExitStatus:
+class ExitStatus(_Late):
     """How a process ended. Equal are those that ended alike, whenever that was.
 
     Attributes:
@@ -92,6 +108,13 @@ class ExitStatus:
     started: float = field(default=0.0, compare=False)
     ended: float = field(default=0.0, compare=False)
     rusage: ResourceUsage = field(default=_NOTHING_USED, compare=False)
+
+    if not TYPE_CHECKING:
+        # Asked only for what is not there: a field of a status that the engine has made and nobody looked at.
+        def __getattr__(self, name):
+            if name not in _FIELDS:
+                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+            return _read_late(self, name)
 
     @classmethod
     def exited(cls, code: int, *, started: float = 0.0, ended: float = 0.0) -> ExitStatus:
@@ -177,6 +200,9 @@ class ExitStatus:
         if self.signal is not None:
             return f"ended by {_signal_name(self.signal)}"
         return "ending in a way nobody knows"
+
+
+_FIELDS = frozenset(ExitStatus.__dataclass_fields__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -170,7 +170,7 @@ def test_an_interrupt_at_any_place_leaves_everything_in_order(
     source = f"sleeper = programs.ready_then_sleep()\nprograms.nop()\n{_CHECKS}{_SWEEP}{_WORKS[name]}"
     source += f"print(*sweep(work, lambda: ProcessManager(grace=0.3), {every}, {patience}))\n"
     points, kept = map(int, fresh.run(source, programs, seconds=500).split())
-    assert points >= 40 // every
+    assert points >= 20 // every
     # What was amid its start has been stopped; of what was started before, some runs on under its name.
     assert kept == 0 or not patience
 

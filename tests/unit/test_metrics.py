@@ -1,39 +1,56 @@
-"""Counters add up, whoever asks and whenever."""
+"""What is counted adds up, whoever asks and whenever."""
 
 from __future__ import annotations
 
 import json
 import signal
 import threading
+from typing import Any
 
-from fastproc.metrics import RUN_BOUNDS, SPAWN_BOUNDS, Counters, Histogram
-from fastproc.status import ExitReason, ExitStatus, ResourceUsage
+from fastproc._native.library import ffi, lib
+from fastproc._native.owners import PROC_OWNER, new_proc_owner
+from fastproc._native.tally import Tally
+from fastproc.metrics import RUN_BOUNDS, SPAWN_BOUNDS, Histogram, Metrics, Sums, metrics_of
+from fastproc.status import ExitReason
+
+_REASONS = dict(zip(ExitReason, range(1, len(ExitReason) + 1), strict=True))
 
 
-def test_new_counters_are_zero() -> None:
-    metrics = Counters().snapshot()
+def end(reason: ExitReason, code: int = -1, **fields: Any) -> Any:
+    """What the library says of a process that has ended."""
+    usage = {"user_us": fields.pop("user_us", 0), "system_us": 0, "max_rss_bytes": fields.pop("rss", 0)}
+    exit_pointer = ffi.new("fp_exit *", {"reason": _REASONS[reason], "code": code, "usage": usage, **fields})
+    exit_pointer.state = lib.FP_STATE_DONE
+    return exit_pointer
 
-    assert metrics.started == metrics.exited == metrics.active == 0
-    assert metrics.cpu_seconds == 0.0
-    assert metrics.spawn_seconds == Histogram(bounds=SPAWN_BOUNDS, counts=(0,) * (len(SPAWN_BOUNDS) + 1))
-    assert metrics.run_seconds.count == 0
-    assert metrics.run_seconds.mean == 0.0
+
+def count(tally: Tally, *ends: Any) -> Metrics:
+    for one in ends:
+        lib.tally_exit(tally.tally, new_proc_owner(PROC_OWNER), one)
+    return metrics_of(tally.read())
+
+
+def test_at_first_all_is_zero() -> None:
+    for metrics in (metrics_of(Sums()), metrics_of(Tally().read())):
+        assert metrics.started == metrics.exited == metrics.active == 0
+        assert metrics.cpu_seconds == 0.0
+        assert metrics.spawn_seconds == Histogram(bounds=SPAWN_BOUNDS, counts=(0,) * (len(SPAWN_BOUNDS) + 1))
+        assert metrics.run_seconds.count == 0
+        assert metrics.run_seconds.mean == 0.0
+        assert metrics.reasons == dict.fromkeys(ExitReason, 0)
 
 
 def test_each_end_is_counted_once_by_what_ended_it() -> None:
-    counters = Counters()
-    for status in (
-        ExitStatus.exited(0),
-        ExitStatus.exited(1),
-        ExitStatus.signaled(signal.SIGSEGV),
-        ExitStatus.signaled(signal.SIGKILL),
-        ExitStatus.unknown(),
-        ExitStatus(reason=ExitReason.TIMEOUT, signal=signal.SIGKILL, escalated=True),
-        ExitStatus(reason=ExitReason.IDLE_TIMEOUT, code=0),
-    ):
-        counters.observe_exit(status)
-
-    metrics = counters.snapshot()
+    metrics = count(
+        Tally(),
+        end(ExitReason.EXITED, 0),
+        end(ExitReason.EXITED, 1),
+        end(ExitReason.SIGNALED, signal=signal.SIGSEGV),
+        end(ExitReason.SIGNALED, signal=signal.SIGKILL),
+        end(ExitReason.UNKNOWN),
+        end(ExitReason.TIMEOUT, signal=signal.SIGKILL, flags=lib.FP_EXIT_ESCALATED),
+        end(ExitReason.IDLE_TIMEOUT, 0),
+    )
 
     assert (metrics.exited, metrics.signaled, metrics.status_unknown) == (3, 3, 1)
     assert (metrics.timed_out, metrics.escalated, metrics.killed) == (2, 1, 2)
@@ -42,48 +59,60 @@ def test_each_end_is_counted_once_by_what_ended_it() -> None:
     assert metrics.reasons[ExitReason.OOM] == 0
 
 
+def test_who_hears_an_end_again_does_not_count_it_again() -> None:
+    tally, owner = Tally(), new_proc_owner(PROC_OWNER)
+    for _ in range(3):
+        lib.tally_exit(tally.tally, owner, end(ExitReason.EXITED, 0))
+    tally.count_end(new_proc_owner(PROC_OWNER))  # of one that was never started
+
+    assert metrics_of(tally.read()).exited == 1
+
+
 def test_usage_adds_up_and_the_largest_memory_is_kept() -> None:
-    counters = Counters()
-    for user, rss in ((1.0, 100), (2.0, 50)):
-        usage = ResourceUsage(user=user, system=0.5, max_rss=rss)
-        counters.observe_exit(ExitStatus(reason=ExitReason.EXITED, code=0, rusage=usage))
+    metrics = count(
+        Tally(),
+        end(ExitReason.EXITED, 0, user_us=1_000_000, rss=100),
+        end(ExitReason.EXITED, 0, user_us=2_500_000, rss=50),
+    )
 
-    metrics = counters.snapshot()
-
-    assert (metrics.cpu_user_seconds, metrics.cpu_system_seconds, metrics.cpu_seconds) == (3.0, 1.0, 4.0)
+    assert (metrics.cpu_user_seconds, metrics.cpu_system_seconds, metrics.cpu_seconds) == (3.5, 0.0, 3.5)
     assert metrics.max_rss_bytes == 100
 
 
 def test_a_length_on_a_bound_belongs_to_its_bucket() -> None:
-    counters = Counters()
-    counters.observe_started(SPAWN_BOUNDS[1])
-    counters.observe_started(SPAWN_BOUNDS[-1] + 1)
-    counters.observe_exit(ExitStatus.exited(0, started=1.0, ended=1.0 + 7.0))
-
-    metrics = counters.snapshot()
+    tally = Tally()
+    tally.count_start(SPAWN_BOUNDS[1])
+    tally.count_start(SPAWN_BOUNDS[-1] + 1)
+    tally.count_start(None)
+    metrics = count(
+        tally,
+        end(ExitReason.EXITED, 0, started_ns=1_000_000_000, ended_ns=8_000_000_000),
+        end(ExitReason.EXITED, 0, started_ns=1, ended_ns=1 + 10**15),
+    )
 
     assert metrics.spawn_seconds.counts[1] == metrics.spawn_seconds.counts[-1] == 1
-    assert metrics.spawn_seconds.count == metrics.started == 2
+    assert (metrics.spawn_seconds.count, metrics.started) == (2, 3)
     assert metrics.run_seconds.counts[RUN_BOUNDS.index(10.0)] == 1
-    assert metrics.run_seconds.mean == 7.0
+    assert metrics.run_seconds.counts[-1] == 1
+    assert metrics.run_seconds.total == 7.0 + 10**6
 
 
-def test_starts_that_fail_and_orphans_are_counted() -> None:
-    counters = Counters()
-    counters.observe_failed_to_start()
-    counters.observe_orphan()
+def test_what_others_count_is_handed_on() -> None:
+    metrics = metrics_of(Sums(), failed_to_start=1, orphans_reaped=2, active=3)
 
-    metrics = counters.snapshot(active=3)
-
-    assert (metrics.failed_to_start, metrics.orphans_reaped, metrics.active) == (1, 1, 3)
+    assert (metrics.failed_to_start, metrics.orphans_reaped, metrics.active) == (1, 2, 3)
 
 
 def test_metrics_become_json() -> None:
-    counters = Counters()
-    counters.observe_started(0.001)
-    counters.observe_exit(ExitStatus.exited(0, started=1.0, ended=2.0))
+    tally = Tally()
+    tally.count_start(0.001)
+    lib.tally_exit(
+        tally.tally,
+        new_proc_owner(PROC_OWNER),
+        end(ExitReason.EXITED, 0, started_ns=10**9, ended_ns=2 * 10**9),
+    )
 
-    plain = json.loads(json.dumps(counters.snapshot(active=1).as_dict()))
+    plain = json.loads(json.dumps(metrics_of(tally.read(), active=1).as_dict()))
 
     assert plain["started"] == plain["active"] == 1
     assert plain["reasons"]["exited"] == 1
@@ -92,11 +121,11 @@ def test_metrics_become_json() -> None:
     assert len(plain["run_seconds"]["counts"]) == len(plain["run_seconds"]["bounds"]) + 1
 
 
-def test_a_snapshot_does_not_change_later() -> None:
-    counters = Counters()
-    before = counters.snapshot()
+def test_metrics_do_not_change_later() -> None:
+    tally = Tally()
+    before = metrics_of(tally.read())
 
-    counters.observe_exit(ExitStatus.exited(0))
+    count(tally, end(ExitReason.EXITED, 0))
 
     assert before.exited == 0
     assert before.reasons[ExitReason.EXITED] == 0
@@ -104,12 +133,15 @@ def test_a_snapshot_does_not_change_later() -> None:
 
 
 def test_threads_lose_no_count() -> None:
-    counters = Counters()
+    tally = Tally()
 
     def observe() -> None:
         for _ in range(2000):
-            counters.observe_started(0.001)
-            counters.observe_exit(ExitStatus.exited(0))
+            tally.count_start(0.001)
+            count_one()
+
+    def count_one() -> None:
+        lib.tally_exit(tally.tally, new_proc_owner(PROC_OWNER), end(ExitReason.EXITED, 0))
 
     threads = [threading.Thread(target=observe) for _ in range(4)]
     for thread in threads:
@@ -117,5 +149,5 @@ def test_threads_lose_no_count() -> None:
     for thread in threads:
         thread.join()
 
-    metrics = counters.snapshot()
+    metrics = metrics_of(tally.read())
     assert metrics.started == metrics.exited == metrics.spawn_seconds.count == 8000

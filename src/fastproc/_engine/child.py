@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from .._native.handle import Handle
-from ..command import Command
+from .._native.owners import PROC_OWNER, new_proc_owner
+from ..command import Arg, Command, plain_command
 from ..errors import SpawnError, TaskId
 from ..status import ExitStatus
 
@@ -35,22 +36,23 @@ class Child:
         "__weakref__",
         "_callbacks",
         "_flags",
-        "_handle",
+        "_owner",
         "_roster",
         "_starter",
         "_status",
         "_token",
-        "command",
+        "_what",
         "error",
         "task_id",
     )
 
-    def __init__(self, roster: Roster, task_id: TaskId, command: Command) -> None:
+    def __init__(self, roster: Roster, task_id: TaskId, what: Command | tuple[Arg, ...]) -> None:
+        """`what` may be the arguments alone, if plain_block() has found nothing wrong with them."""
         self.task_id = task_id
-        self.command = command
         self.error: SpawnError | None = None
+        self._what = what
         self._roster = roster
-        self._handle = Handle()
+        self._owner = new_proc_owner(PROC_OWNER)
         self._token = 0
         # The thread that is starting it: an interruption of that very thread must not wait for the start.
         self._starter = 0
@@ -58,3 +60,22 @@ class Child:
         self._flags = 0
         # Whom to call, and in which state: EXITED or DONE.
         self._callbacks: list[tuple[int, Callable[[Any], object]]] | None = None
+
+    @property
+    def command(self) -> Command:
+        """What was asked for."""
+        what = self._what
+        if isinstance(what, tuple):
+            # Made when somebody asks: it takes as long as all else that Python does for a start.
+            self._what = what = plain_command(what)
+        return what
+
+    @property
+    def _handle(self) -> Handle:
+        """What can be asked of it and done to it."""
+        return Handle(self._owner)
+
+    @property
+    def _born(self) -> bool:
+        """Whether its start is over, or at least in the hands of the library."""
+        return bool(self._owner.proc)

@@ -10,10 +10,9 @@ from typing import Generic, TypeVar
 from .._native.clock import FOREVER
 from .._native.failures import closed_descriptor
 from .._native.mailbox import Mailbox
-from .._native.records import STATE, STATE_DONE, STATE_FAILED, ExitRecord, NewsRecord
-from .._native.specs import Keep
+from .._native.records import STAND_STATE, STATE_DONE, STATE_FAILED, NewsRecord, Stand
 from ..errors import SpawnError
-from .child import COUNTED, HEARD, Child
+from .child import COUNTED, EARLY, HEARD, Child
 from .roster import Roster
 from .stopping import end_some
 
@@ -29,7 +28,7 @@ _LOCK_SECONDS = 0.5
 
 def _is_withdrawn(child: Child) -> bool:
     """Take it back from the library, if it is there and has not been started yet."""
-    return child._handle.proc is None or child._handle.withdraw()
+    return not child._born or child._handle.withdraw()
 
 
 class Feed(Generic[C]):
@@ -39,7 +38,15 @@ class Feed(Generic[C]):
     What runs belongs to the roster like any other; what waits for its turn has no name there yet.
     """
 
-    def __init__(self, roster: Roster, children: Iterator[C], *, concurrency: int, ordered: bool) -> None:
+    def __init__(
+        self,
+        roster: Roster,
+        children: Iterator[tuple[C, bytes | None]],
+        *,
+        concurrency: int,
+        ordered: bool,
+    ) -> None:
+        """`children` as for Roster.start_many()."""
         self._roster = roster
         self._children = children
         self._concurrency = concurrency
@@ -50,7 +57,7 @@ class Feed(Generic[C]):
         self._ready: deque[C] = deque()
         # All that were taken and not given back, in that order; None if the order does not matter.
         self._in_order: deque[C] | None = deque() if ordered else None
-        self._crew = roster.engage()
+        roster.engage()
         self._mailbox = Mailbox()
         roster.direct_orphans(self._mailbox)
         self._specs = roster.make_specs(self._mailbox)
@@ -87,8 +94,8 @@ class Feed(Generic[C]):
         if self._roster.lock.acquire(timeout=_LOCK_SECONDS):
             try:
                 # Not by the news alone: Ctrl-C may have come into their reading.
-                for child, record in judged:
-                    self._roster.hear_and_tell(child, record)
+                for child in judged:
+                    self._roster.hear_and_tell(child, child._handle.stand())
                 self.drain()
             finally:
                 self._roster.lock.release()
@@ -123,45 +130,35 @@ class Feed(Generic[C]):
         if self._in_order is not None and len(self._in_order) >= _HELD_AT_MOST:
             return
         children = list(islice(self._children, room))
-        for child in children:
+        for child, _block in children:
             # Whoever asks for what is finished will hear of it: it is nothing for wait_all().
             child._flags |= HEARD
         if len(children) < room:
             self._halted = True
         if self._in_order is not None:
-            self._in_order.extend(children)
+            self._in_order.extend(child for child, _block in children)
         if children:
             self._hand_over(children)
 
-    def _hand_over(self, children: list[C]) -> None:
+    def _hand_over(self, children: list[tuple[C, bytes | None]]) -> None:
         roster = self._roster
-        specs = []
-        queued = []
-        keep: Keep = []
         try:
-            roster.admit_fed(children)
-            for child in children:
-                try:
-                    closed = closed_descriptor(child.command)
-                    if closed is not None:
-                        raise closed
-                    specs.append(self._specs.make(child.command, child._token, keep))
-                    queued.append(child)
-                except SpawnError as error:
-                    roster.refuse(child, error)
-                    self._ready.append(child)
-            self._flying.update((child._token, child) for child in queued)
-            roster.queue_all(self._crew, specs, queued, self._concurrency)
-            for child in queued:
+            roster.admit_fed([child for child, _block in children])
+            closed: dict[Child, SpawnError | None] = {
+                child: closed_descriptor(child.command) for child, block in children if block is None
+            }
+            self._flying.update((child._token, child) for child, _block in children)
+            roster.queue_all(self._specs, children, closed, self._concurrency)
+            for child, _block in children:
                 if child.error is not None:
-                    del self._flying[child._token]
-                    self._ready.append(child)
-                elif roster.catch_up(child):
+                    if self._flying.pop(child._token, None) is not None:
+                        self._ready.append(child)
+                elif child._flags & EARLY and roster.catch_up(child):
                     self._shaken = True
         except BaseException:
             # Ctrl-C may have come before or after the library took them: forget those that it has not.
-            for child in children:
-                if not child._handle.settle():
+            for child, _block in children:
+                if not child._born:
                     self._flying.pop(child._token, None)
                     roster.drop(child)
             raise
@@ -171,45 +168,50 @@ class Feed(Generic[C]):
         if self._shaken:
             self._look_at_all()
         try:
-            all_news: Iterable[NewsRecord] = ()
+            all_news: Iterable[list[NewsRecord]] = ()
             if not wait:
                 all_news = self._mailbox.drain()
             elif self._flying:
-                all_news = self._mailbox.take(FOREVER) or ()
+                all_news = (self._mailbox.take(FOREVER) or [],)
             for news in all_news:
-                self._roster.read(news)
-                child = self._flying.get(news[0])
-                if child is not None:
-                    self._settle(child, news[5:])
+                self._roster.enter_all(news)
+                self._settle_all(news)
         except BaseException:
             self._shaken = True
             raise
         if self._halted and not self._flying:
             self._roster.close_feed(self)
 
+    def _settle_all(self, news: list[NewsRecord]) -> None:
+        for item in news:
+            child = self._flying.get(item[0])
+            if child is not None:
+                self._settle(child, item[1])
+
     def _look_at_all(self) -> None:
         """Ctrl-C has come into the reading of news: ask the library instead."""
         self._shaken = False
         try:
             for child in list(self._flying.values()):
-                if child._handle.proc is not None:
-                    self._settle(child, child._handle.known())
+                if child._born:
+                    self._roster.look_at(child)
+                    self._settle(child, child._handle.stand())
         except BaseException:
             self._shaken = True
             raise
 
-    def _settle(self, child: C, record: ExitRecord) -> None:
+    def _settle(self, child: C, stand: Stand) -> None:
         roster = self._roster
-        state = record[STATE]
+        state = stand & STAND_STATE
         with roster.lock:
             if roster.is_early(child):
                 return
             if state > STATE_FAILED and not child._flags & COUNTED:
                 child._flags |= COUNTED
-                roster.count_start()
+                roster.tally.count_start(None)
             if state in (STATE_FAILED, STATE_DONE):
                 # Another reader of the news may have been faster.
                 if self._flying.pop(child._token, None) is not None:
                     self._ready.append(child)
             elif state > STATE_FAILED:
-                roster.enlist(child, record)
+                roster.enlist(child)

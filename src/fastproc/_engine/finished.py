@@ -11,41 +11,50 @@ from .child import HEARD
 if TYPE_CHECKING:
     from .child import Child
 
-_COUNT_AT_MOST = 10_000
+COUNT_AT_MOST = 10_000
 _BYTES_AT_MOST = 64 << 20
 
 
 class Finished:
     """The last ones, bounded by number and by bytes of output. Called with the roster's lock held."""
 
-    __slots__ = ("_by_task", "_bytes", "_count_at_most", "_in_order", "unheard")
+    __slots__ = ("_bytes", "_count_at_most", "_sizes", "by_task", "in_order", "unheard")
 
-    def __init__(self, count_at_most: int = _COUNT_AT_MOST) -> None:
+    def __init__(self, count_at_most: int = COUNT_AT_MOST) -> None:
         """With `count_at_most` 0 nobody ever asks."""
         self._count_at_most = count_at_most
         # Those of whose end nobody has heard yet who waits, by token.
         self.unheard: dict[int, Child] = {}
-        self._by_task: dict[TaskId, Child] = {}
-        self._in_order: deque[tuple[Child, int]] = deque()
+        self.by_task: dict[TaskId, Child] = {}
+        self.in_order: deque[Child] = deque()
+        # How many bytes of output those keep that keep any, by token.
+        self._sizes: dict[int, int] = {}
         self._bytes = 0
 
     def add(self, child: Child, output_bytes: int) -> None:
         """Remember `child`, which has ended and keeps that much output."""
         if not self._count_at_most:
             return
-        self._by_task[child.task_id] = child
-        self._in_order.append((child, output_bytes))
-        self._bytes += output_bytes
+        # See also Roster.await_exit(), which does the same for the simple ones.
+        self.by_task[child.task_id] = child
+        self.in_order.append(child)
+        if output_bytes:
+            self._sizes[child._token] = output_bytes
+            self._bytes += output_bytes
         if not child._flags & HEARD:
             self.unheard[child._token] = child
-        while self._bytes > _BYTES_AT_MOST or len(self._in_order) > self._count_at_most:
-            oldest, size = self._in_order.popleft()
-            self._bytes -= size
+        self.forget_oldest()
+
+    def forget_oldest(self) -> None:
+        """Those that are too many."""
+        while len(self.in_order) > self._count_at_most or self._bytes > _BYTES_AT_MOST:
+            oldest = self.in_order.popleft()
+            self._bytes -= self._sizes.pop(oldest._token, 0)
             self.unheard.pop(oldest._token, None)
             # The id may be in use again by a later one that has ended too.
-            if self._by_task.get(oldest.task_id) is oldest:
-                del self._by_task[oldest.task_id]
+            if self.by_task.get(oldest.task_id) is oldest:
+                del self.by_task[oldest.task_id]
 
     def get(self, task_id: TaskId) -> Child | None:
         """The last one of that name."""
-        return self._by_task.get(task_id)
+        return self.by_task.get(task_id)

@@ -40,7 +40,7 @@ class _Bell:
             # No lock is taken: this may be called at any point.
             feed._halted = True
             handles = [child._handle for child in list(feed._flying.values())]
-            stop_many([handle for handle in handles if handle.proc is not None], REASON_TERMINATED, 0)
+            stop_many([handle for handle in handles if handle.proc], REASON_TERMINATED, 0)
 
 
 async def finished_in_loop(feed: Feed[C], roster: Roster, loop: AbstractEventLoop) -> AsyncGenerator[C, None]:

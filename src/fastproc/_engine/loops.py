@@ -26,6 +26,7 @@ from functools import partial
 from typing import Any
 
 from .._native.clock import grace_ns
+from .._native.crew import ANY_NUMBER
 from .._native.failures import closed_descriptor, spawn_error_of
 from .._native.handle import stop_many
 from .._native.mailbox import Mailbox
@@ -35,13 +36,13 @@ from .._native.records import (
     NEWS_UNKILLABLE,
     REASON_CANCELLED,
     REASON_TERMINATED,
-    STATE,
+    STAND_STATE,
     STATE_DONE,
     STATE_EXITED,
     STATE_FAILED,
     STATE_RUNNING,
-    ExitRecord,
     NewsRecord,
+    Stand,
 )
 from .._native.specs import Keep, Specs
 from .._native.statuses import status_of
@@ -71,7 +72,7 @@ class Flight:
         "on_news",
         "on_over",
         "over",
-        "record",
+        "stand",
         "start",
         "unbind",
         "waiters",
@@ -96,7 +97,7 @@ class Flight:
         # Nothing of it is left, or it never was: no news will come.
         self.over = False
         # How a nameless one has ended, once that is known. Its status is made of that if anybody asks.
-        self.record: ExitRecord | None = None
+        self.stand: Stand | None = None
         # Called in a turn of their own once it is over, if it has run.
         self.on_over: list[Callable[[], object]] | None = None
 
@@ -120,8 +121,10 @@ class Flight:
     def status(self) -> ExitStatus | None:
         """How it ended, as far as is known here."""
         child = self.child
-        if child._status is None and self.record is not None:
-            child._status = status_of(self.record)
+        if child._status is None and self.stand is not None:
+            # The rest of it is read from its owner, once the end is noted there.
+            child._roster.tally.count_end(child._owner)
+            child._status = status_of(self.stand, child._owner)
         return child._status
 
     # ---- waiting ----
@@ -131,7 +134,7 @@ class Flight:
         if self.over:
             return True
         if state <= STATE_EXITED:
-            return self.record is not None or self.child._status is not None
+            return self.stand is not None or self.child._status is not None
         return self.child._flags & UNKILLABLE != 0
 
     def waiter(self, state: int) -> Future[None]:
@@ -176,9 +179,9 @@ class Flight:
 
     # ---- news ----
 
-    def settle(self, what: int, record: ExitRecord) -> None:
+    def settle(self, what: int, stand: Stand) -> None:
         """This piece of news has been entered: tell those who wait here."""
-        state = record[STATE]
+        state = stand & STAND_STATE
         if self.start is not None:
             self.decided()
         if state == STATE_RUNNING:
@@ -251,7 +254,7 @@ async def stop_shielded(
     To be cancelled meanwhile, once or often, changes nothing. Returns the first of these cancellations, for
     those who are not about to raise one anyway.
     """
-    flights = [flight for flight in flights if flight.child._handle.proc is not None and not flight.over]
+    flights = [flight for flight in flights if flight.child._born and not flight.over]
     stop_many([flight.child._handle for flight in flights], reason, 0 if grace is None else grace_ns(grace))
     loop = asyncio.get_running_loop()
     begun = loop.time()
@@ -276,14 +279,14 @@ class LoopFeed:
     the interpreter exits: it costs as much as all else.
     """
 
-    __slots__ = ("__weakref__", "_crew", "_queue", "_specs", "mail", "named", "roster")
+    __slots__ = ("__weakref__", "_queue", "_specs", "mail", "named", "roster")
 
     def __init__(self, roster: Roster, mail: LoopMail, *, named: bool) -> None:
         self.roster = roster
         self.mail = mail
         self.named = named
         self._queue: list[Flight] = []
-        self._crew = roster.engage()
+        roster.engage()
         self._specs: Specs | None = roster.make_specs(mail.mailbox)
         if not named:
             self._specs.begin_as_asyncio_does()
@@ -326,7 +329,7 @@ class LoopFeed:
         except BaseException as error:
             for flight in flights:
                 # Some may be in the library already, if it was Ctrl-C: they are looked after there.
-                if flight.over or flight.child._handle.settle():
+                if flight.over or flight.child._born:
                     continue
                 start = flight.start
                 if start is not None and not start.done():
@@ -358,11 +361,9 @@ class LoopFeed:
                 queued.append(flight)
                 children.append(child)
                 mail.flying[child._token] = flight
-        roster.queue_all(self._crew, specs, children, 0)
-        for spec, flight in zip(specs, queued, strict=True):
+        roster.hand_over(maker.starter, specs, children, ANY_NUMBER)
+        for flight in queued:
             child = flight.child
-            if flight.extras is PLAIN:
-                maker.give_back(spec, child.command)
             if child.error is not None:
                 self.refuse(flight, child.error)
                 continue
@@ -393,24 +394,24 @@ class LoopFeed:
 
     def enter(self, flight: Flight, news: NewsRecord) -> None:
         """Enter a piece of news, and tell those who wait."""
-        what, record = news[1], news[5:]
+        stand, what = news[1], news[2]
         child = flight.child
-        state = record[STATE]
+        state = stand & STAND_STATE
         if self.named:
             if flight.start is not None and state > STATE_FAILED:
-                self.roster.count_start()
-                self.roster.enlist(child, record)
+                self.roster.tally.count_start(None)
+                self.roster.enlist(child)
             self.roster.read(news)
         elif state >= STATE_EXITED:
-            if flight.record is None:
-                flight.record = record
+            if flight.stand is None:
+                flight.stand = stand
             if what & NEWS_UNKILLABLE:
                 child._flags |= UNKILLABLE
         elif state == STATE_FAILED:
-            child.error = spawn_error_of(child.command, (news[2], news[3], news[4]))
+            child.error = spawn_error_of(child.command, (news[3], news[4], news[5]))
         elif what & NEWS_UNKILLABLE:
             child._flags |= UNKILLABLE
-        flight.settle(what, record)
+        flight.settle(what, stand)
 
     # ---- what a roster asks of its feeds, in any thread ----
 
@@ -424,7 +425,7 @@ class LoopFeed:
         """Take back what waits for its turn; those that run."""
         with self.roster.lock:
             flights = [flight for flight in list(self.mail.flying.values()) if flight.feed is self]
-            children = [flight.child for flight in flights if flight.child._handle.proc is not None]
+            children = [flight.child for flight in flights if flight.child._born]
             return [child for child in children if not child._handle.withdraw()]
 
     def refuse_queued(self) -> None:
@@ -538,10 +539,11 @@ class LoopMail:
             return
         flying = self.flying
         try:
-            for news in mailbox.drain():
-                flight = flying.get(news[0])
-                if flight is not None:
-                    flight.feed.enter(flight, news)
+            for batch in mailbox.drain():
+                for news in batch:
+                    flight = flying.get(news[0])
+                    if flight is not None:
+                        flight.feed.enter(flight, news)
         except BaseException:
             # Ctrl-C, for one: what was taken and not entered is found by looking, in the next turn.
             self.look_at_all_soon()
@@ -559,14 +561,15 @@ class LoopMail:
         try:
             for flight in list(self.flying.values()):
                 child = flight.child
-                if child._handle.proc is None:
+                if not child._born:
                     continue
-                record = child._handle.known()
-                if record[STATE] < STATE_FAILED:
+                stand = child._handle.stand()
+                state = stand & STAND_STATE
+                if state < STATE_FAILED:
                     continue
-                failure = (child._handle.failure() if record[STATE] == STATE_FAILED else None) or (0, 0, 0)
-                what = NEWS_FAILED if record[STATE] == STATE_FAILED else NEWS_OUTPUT
-                flight.feed.enter(flight, (child._token, what, *failure, *record))
+                failure = (child._handle.failure() if state == STATE_FAILED else None) or (0, 0, 0)
+                what = NEWS_FAILED if state == STATE_FAILED else NEWS_OUTPUT
+                flight.feed.enter(flight, (child._token, stand, what, *failure))
         except BaseException:
             self._shaken = True
             raise
@@ -598,7 +601,7 @@ class LoopMail:
             return
         self.gone = True
         handles = [flight.child._handle for flight in list(self.flying.values())]
-        stop_many([handle for handle in handles if handle.proc is not None], REASON_TERMINATED, 0)
+        stop_many([handle for handle in handles if handle.proc], REASON_TERMINATED, 0)
         for feed in tuple(self.feeds):
             feed.let_go()
         self._mailbox = self.scratch = None

@@ -11,6 +11,8 @@ from ..events import Escalated, Event, Exited, OrphanReaped, Refused, Started, U
 
 log = logging.getLogger("fastproc")
 log.addHandler(logging.NullHandler())
+# What isEnabledFor() has found out, by level; emptied whenever a level changes.
+levels: dict[int, bool] = getattr(log, "_cache", {})
 
 
 class Observers:
@@ -23,9 +25,16 @@ class Observers:
         self._untold: deque[Callable[[], object]] = deque()
 
     @property
+    def has_observer(self) -> bool:
+        """Whether somebody wants to hear of all events, whatever is logged."""
+        return self._on_event is not None
+
+    @property
     def listening(self) -> bool:
         """Whether anybody wants to hear of ordinary events."""
-        return self._on_event is not None or log.isEnabledFor(logging.INFO)
+        if self._on_event is not None:
+            return True
+        return log.isEnabledFor(logging.INFO)
 
     def queue(self, event: Event) -> None:
         """Have an event told. Called with the roster's lock held, so the order is that of what happened."""

@@ -13,56 +13,74 @@ import itertools
 import signal
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, Protocol
+from logging import INFO
+from typing import Any, Protocol, TypeVar
 
-from .._native.clock import FOREVER, nanoseconds
-from .._native.crew import Crew, StartFailed, wait_started
+from .._native.clock import FOREVER, deadline, nanoseconds, remaining_ns
+from .._native.crew import ANY_NUMBER, Crew, Starter, StartFailed, refuse, wait_started
 from .._native.failures import closed_descriptor, spawn_error_of
+from .._native.handle import NeverStarted, is_to_be_repeated
+from .._native.library import lib
 from .._native.mailbox import Mailbox
 from .._native.records import (
     ENDED_NS,
     EXIT_ESCALATED,
-    FLAGS,
+    NEWS_DONE,
     NEWS_ESCALATED,
+    NEWS_EXITED,
     NEWS_FAILED,
     NEWS_ORPHAN,
+    NEWS_STARTED,
     NEWS_UNKILLABLE,
     PID,
     REASON_CANCELLED,
     REASON_TERMINATED,
+    STAND_FLAGS,
+    STAND_STATE,
     STARTED_NS,
-    STATE,
     STATE_DONE,
     STATE_EXITED,
     STATE_FAILED,
     ExitRecord,
     NewsRecord,
+    Stand,
 )
 from .._native.specs import Keep, Specs, set_deadline
-from .._native.statuses import status_of
+from .._native.statuses import status_of, status_of_record
+from .._native.tally import Tally
 from ..cancel import CancelToken
 from ..errors import DuplicateTask, ManagerClosed, SpawnError, TaskId, TooManyProcesses, spawn_error
 from ..events import Done, Escalated, Event, Exited, OrphanReaped, Refused, Started, Unkillable
-from ..metrics import Counters
+from ..metrics import Metrics, metrics_of
 from ..status import ExitStatus
 from . import fork
 from .child import DOOMED, EARLY, HEARD, TOLD_ESCALATED, TOLD_STARTED, UNKILLABLE, Child
 from .engine import Engine, engine
-from .finished import Finished
-from .observers import Observers, log
+from .finished import COUNT_AT_MOST, Finished
+from .observers import Observers, levels, log
 
 # So often are the news read when nobody asks for them: mailboxes shall not grow.
 _STARTS_PER_DRAIN = 32
 # A start takes less than a millisecond, so there is no need for a condition; but its file system may hang.
 BIRTH_SECONDS = 1.0
 BIRTH_STEP_SECONDS = 0.001
-_COUNTS_PER_BATCH = 512
 _LINGER_NS = nanoseconds(1.0)
 # Of all managers: an event loop reads the news of several from one mailbox.
 _tokens = itertools.count(1)
+_ESCALATED = EXIT_ESCALATED << STAND_FLAGS
+_ORDINARY = NEWS_STARTED | NEWS_EXITED | NEWS_DONE
+# So many starts are handed over in one call: the crew begins with them while we prepare the next.
+_CHUNK = 256
+_STATE_AND_ESCALATED = STAND_STATE | _ESCALATED
+
+_get_ident = threading.get_ident
+_start_plain = lib.start_plain
+_wait_exit = lib.wait_exit
+
+
+C = TypeVar("C")
 
 
 class Feed(Protocol):
@@ -93,10 +111,9 @@ class Roster:
         self.max_processes = max_processes
         self.grace = grace
         self.kill_timeout = kill_timeout
-        self._counters = Counters()
-        # Seconds of starts and statuses, added up in batches: what runs once between two starts meets cold
-        # caches, and costs several times as much.
-        self._to_count: deque[float | ExitStatus | None] = deque()
+        self.tally = Tally()
+        self._failed_to_start = 0
+        self._orphans_reaped = 0
         self.observers = Observers(on_event)
         self.lock = threading.RLock()
         self.closed = False
@@ -115,6 +132,12 @@ class Roster:
         self._crew: Crew | None = None
         self._mailbox: Mailbox | None = None
         self._specs: Specs | None = None
+        # Who waits needs it after the close too.
+        self._starter: Starter | None = None
+        self._held = False
+        self._forgotten = False
+        # Whether a start has to see to more than its name and its process.
+        self._special = True
         # What takes a child out of its CancelToken again, by token.
         self._cancels: dict[int, Callable[[], None]] = {}
         self._dispatcher: threading.Thread | None = None
@@ -135,36 +158,34 @@ class Roster:
             SpawnError, DuplicateTask, TooManyProcesses, ManagerClosed, ForkedHandle: nothing is left of it.
         """
         command = child.command
-        closed = closed_descriptor(command)
-        crew = self.engage()
+        plain = command.plain and cancel is None and on_exit is None and not self._die_with_parent
+        closed = None if plain else closed_descriptor(command)
+        if self._generation != fork.generation or self._crew is None:
+            self.engage()
         specs = self._specs
         if specs is None:
             raise ManagerClosed
-        began = time.monotonic()
         # All in one `try`: Ctrl-C may come at any point, and the child is then either not there or stopped.
         try:
             self._admit_one(child)
-            if closed is not None:
-                raise closed
-            keep: Keep = []
-            spec = specs.make(command, child._token, keep)
-            if cancel is not None:
-                _apply_cancel(spec, cancel)
-            if on_exit is not None:
-                self.add_callback(child, STATE_DONE, on_exit)
-            if self._die_with_parent if command.die_with_parent is None else command.die_with_parent:
-                # PR_SET_PDEATHSIG fires when the thread that made the child ends, see prctl(2): a
-                # supervisor's thread lives as long as the program, the caller's may not.
-                self._start_elsewhere(crew, spec, child)
+            began = time.monotonic() if self._telling else 0.0
+            if plain:
+                block = command.args_block
+                owner = child._owner
+                result = _start_plain(
+                    specs.starter.starts, owner, block, len(block), specs.environment(), child._token
+                )
+                if result < 0:
+                    refuse(result, owner)
             else:
-                crew.spawn(spec, child._handle)
+                if closed is not None:
+                    raise closed
+                self._start_special(child, specs, cancel, on_exit)
             if child._flags or self._telling:
                 self._announce(child, began)
             if cancel is not None:
                 self._bind(child, cancel)
             child._starter = 0
-            self._to_count.append(time.monotonic() - began)
-            specs.give_back(spec, command)
         except StartFailed as failed:
             error = spawn_error_of(command, failed.failure)
             self.refuse(child, error)
@@ -176,68 +197,172 @@ class Roster:
         if self._starts % _STARTS_PER_DRAIN == 0:
             self.drain()
 
-    def start_many(self, children: Sequence[Child]) -> None:
-        """Start many in the supervisors' threads. Those that could not be started have their `error` set."""
-        closed = [closed_descriptor(child.command) for child in children]
+    def start_plain(self, child: Child, args_block: bytes) -> None:
+        """The same as start(), for one of which nothing is said but its arguments.
+
+        In one piece, where nothing else is to be seen to: each function more costs a microsecond here, since
+        the start of a process leaves nothing in the caches.
+        """
+        specs = self._specs
+        if (
+            self._special
+            or specs is None
+            or self._generation != fork.generation
+            or child.task_id in self.active
+            or levels.get(INFO) is not False
+        ):
+            self.start(child, None, None)
+            return
+        try:
+            child._starter = _get_ident()
+            child._token = token = next(_tokens)
+            with self.lock:
+                if self.closed:
+                    raise ManagerClosed
+                if self.active.setdefault(child.task_id, child) is not child:
+                    raise DuplicateTask(child.task_id)
+                self._by_token[token] = child
+                self._telling = False
+            owner = child._owner
+            result = _start_plain(
+                specs.starter.starts, owner, args_block, len(args_block), specs.environment(), token
+            )
+            if result < 0:
+                refuse(result, owner)
+            if child._flags:
+                self._announce(child, 0.0)
+            child._starter = 0
+        except StartFailed as failed:
+            error = spawn_error_of(child.command, failed.failure)
+            self.refuse(child, error)
+            raise error from None
+        except BaseException as error:
+            self._abort(child, error)
+            raise
+        self._starts += 1
+        if self._starts % _STARTS_PER_DRAIN == 0:
+            self.drain()
+
+    def _start_special(
+        self,
+        child: Child,
+        specs: Specs,
+        cancel: CancelToken | None,
+        on_exit: Callable[[Any], object] | None,
+    ) -> None:
+        """Start one of which more is said than its arguments."""
+        command = child.command
+        keep: Keep = []
+        spec = specs.make(command, child._token, keep)
+        if cancel is not None:
+            _apply_cancel(spec, cancel)
+        if on_exit is not None:
+            self.add_callback(child, STATE_DONE, on_exit)
+        if self._die_with_parent if command.die_with_parent is None else command.die_with_parent:
+            # PR_SET_PDEATHSIG fires when the thread that made the child ends, see prctl(2): a supervisor's
+            # thread lives as long as the program, the caller's may not.
+            _start_elsewhere(specs.starter, spec, child)
+            self.tally.count_start(None)
+        else:
+            specs.starter.start(child._owner, spec)
+
+    def start_many(self, children: Sequence[tuple[Child, bytes | None]]) -> None:
+        """Start many in the supervisors' threads. Those that could not be started have their `error` set.
+
+        With each child its arguments as a block, if nothing else is said: see plain_block().
+        """
+        closed = {child: closed_descriptor(child.command) for child, block in children if block is None}
         crew = self.engage()
-        maker = self._specs
-        if maker is None:
+        specs = self._specs
+        if specs is None:
             raise ManagerClosed
         if not children:
             return
         began = time.monotonic()
-        specs = []
-        queued = []
-        keep: Keep = []
         try:
-            self._admit_all(children)
-            for child, mistake in zip(children, closed, strict=True):
-                try:
-                    if mistake is not None:
-                        raise mistake
-                    specs.append(maker.make(child.command, child._token, keep))
-                    queued.append(child)
-                except SpawnError as error:
-                    self.refuse(child, error)
-            self.queue_all(crew, specs, queued, 0)
-            queued = [child for child in queued if child.error is None]
-            wait_started([child._handle for child in queued])
+            self._admit_all([child for child, _block in children])
+            for chunk in _chunks(children):
+                self.queue_all(specs, chunk, closed, ANY_NUMBER)
+            queued = [child for child, _block in children if child.error is None]
+            failures = wait_started([child._owner for child in queued])
         except BaseException as error:
-            for child in children:
+            for child, _block in children:
                 self._abort(child, error)
             raise
         # Each took its share of the time: the crew starts them one after the other.
         share = (time.monotonic() - began) * crew.size / len(children)
         for child in queued:
-            failure = child._handle.failure()
-            if failure is not None:
+            if failures and (failure := child._handle.failure()) is not None:
                 self.refuse(child, spawn_error_of(child.command, failure))
                 continue
-            child._starter = 0
-            self._to_count.append(share)
+            self.tally.count_start(share)
             if child._flags or self._telling:
                 self._announce(child, began)
         self.drain()
 
     def queue_all(
-        self, crew: Crew, specs: Sequence[Any], children: Sequence[Child], max_running: int
+        self,
+        specs: Specs,
+        children: Sequence[tuple[Child, bytes | None]],
+        closed: Mapping[Child, SpawnError | None],
+        max_running: int,
     ) -> None:
         """Hand many starts over. Those that are refused at once have their `error` set."""
-        if not children:
-            return
-        try:
-            crew.spawn_many(specs, [child._handle for child in children], max_running)
-        except OSError:
-            # One bad spec spoils the call; which one, and why, is found out one by one.
-            for spec, child in zip(specs, children, strict=True):
-                self._queue_one(crew, spec, child, max_running)
+        owners, blocks, tokens, special = [], [], [], []
+        for child, block in children:
+            if block is None or self._die_with_parent:
+                special.append(child)
+            else:
+                owners.append(child._owner)
+                blocks.append(block)
+                tokens.append(child._token)
+        if owners:
+            try:
+                specs.starter.start_all_plain(owners, blocks, tokens, specs.environment(), max_running)
+            except OSError:
+                # One that is too long spoils the call; which one, and why, is found out one by one.
+                special = [child for child, _block in children]
+        if special:
+            self._queue_special(specs, special, closed, max_running)
 
-    def _queue_one(self, crew: Crew, spec: Any, child: Child, max_running: int) -> None:
+    def _queue_special(
+        self,
+        specs: Specs,
+        children: Sequence[Child],
+        closed: Mapping[Child, SpawnError | None],
+        max_running: int,
+    ) -> None:
+        keep: Keep = []
+        queued = []
+        made = []
+        for child in children:
+            try:
+                mistake = closed.get(child)
+                if mistake is not None:
+                    raise mistake
+                made.append(specs.make(child.command, child._token, keep))
+                queued.append(child)
+            except SpawnError as error:
+                self.refuse(child, error)
+        self.hand_over(specs.starter, made, queued, max_running)
+
+    def hand_over(
+        self, starter: Starter, specs: Sequence[Any], children: Sequence[Child], max_running: int
+    ) -> None:
+        """Queue starts by their specs. Those that are refused at once have their `error` set."""
         try:
-            crew.spawn_many([spec], [child._handle], max_running)
+            if children:
+                starter.start_many([child._owner for child in children], specs, max_running)
+        except OSError:
+            for spec, child in zip(specs, children, strict=True):
+                self._queue_one(starter, spec, child, max_running)
+
+    def _queue_one(self, starter: Starter, spec: Any, child: Child, max_running: int) -> None:
+        try:
+            starter.start_many([child._owner], [spec], max_running)
         except OSError:
             try:
-                crew.spawn(spec, child._handle)
+                starter.start(child._owner, spec)
             except StartFailed as failed:
                 self.refuse(child, spawn_error_of(child.command, failed.failure))
 
@@ -245,11 +370,7 @@ class Roster:
         """Enter what was heard of a child before its handle was filled; whether there was anything."""
         if not child._flags & EARLY:
             return False
-        record = child._handle.known()
-        if record[STATE] == STATE_FAILED:
-            self.enter_failure(child)
-        else:
-            self.hear(child, record)
+        self.look_at(child)
         return True
 
     def open_feed(self, feed: Feed) -> None:
@@ -266,12 +387,12 @@ class Roster:
             self.feeds.discard(feed)
             self._relax()
 
-    def enlist(self, child: Child, record: ExitRecord) -> None:
+    def enlist(self, child: Child) -> None:
         """A process of a feed runs: it counts as active now, and has its name."""
         with self.lock:
             if child._token in self._by_token:
                 self.active.setdefault(child.task_id, child)
-                self._tell_started(child, record)
+                self._tell_started(child)
 
     def engage(self) -> Crew:
         """Connect with the engine, if that has not been done."""
@@ -298,6 +419,7 @@ class Roster:
             if self._crew is None:
                 self._mailbox = mailbox
                 self._specs = self.make_specs(mailbox)
+                self._starter = self._specs.starter
                 self._crew = self._engine.crew
             return self._crew
 
@@ -309,13 +431,15 @@ class Roster:
 
     def make_specs(self, mailbox: Mailbox) -> Specs:
         """What makes the specs of starts whose news go to `mailbox`."""
+        assert self._engine is not None
         return Specs(
+            Starter(self._engine.crew, self.tally.tally, mailbox),
             mailbox,
             grace=self.grace,
             kill_timeout=self.kill_timeout,
             containment=self._containment,
             die_with_parent=self._die_with_parent,
-            open_files=self._engine.open_files if self._engine is not None else None,
+            open_files=self._engine.open_files,
         )
 
     def _admit_one(self, child: Child) -> None:
@@ -333,9 +457,9 @@ class Roster:
             if active.setdefault(child.task_id, child) is not child:
                 raise DuplicateTask(child.task_id)
             child._token = token = next(_tokens)
-            child._starter = threading.get_ident()
+            child._starter = _get_ident()
             self._by_token[token] = child
-            if len(active) == 1:
+            if not self._held:
                 self._hold()
             self._listen()
 
@@ -385,57 +509,52 @@ class Roster:
 
     def _listen(self) -> None:
         """See with each start whether anybody wants to hear of it: logging may be switched on at any time."""
-        self._telling = self.observers.listening
-        if self._dispatcher is None and (self._telling or self._reap_orphans):
+        telling = self._telling = self.observers.listening
+        if self._dispatcher is None and (telling or self._reap_orphans):
             self._dispatch()
 
     def _hold(self) -> None:
         """The engine shall not let the interpreter exit before this has been closed."""
         assert self._engine is not None
         self._engine.busy.add(self)
+        self._held = True
+        self._special = (
+            self.max_processes is not None
+            or self._die_with_parent
+            or self._reap_orphans
+            or self.observers.has_observer
+        )
         # In this order: either the engine finds us when it begins to end, or we see that it has begun.
         if self._engine.ending:
             raise ManagerClosed("the interpreter is exiting, and nothing is started any more")
 
-    def _start_elsewhere(self, crew: Crew, spec: Any, child: Child) -> None:
-        handle = child._handle
-        try:
-            crew.spawn_many([spec], [handle])
-        except OSError:
-            # The spec itself is refused; asked here, the library says which part of it, and makes no child.
-            crew.spawn(spec, handle)
-        wait_started([handle])
-        failure = handle.failure()
-        if failure is not None:
-            raise StartFailed(failure)
-
     def _announce(self, child: Child, began: float) -> None:
         """Tell of the start; see whether it is still wanted, and whether there were news meanwhile."""
-        record = child._handle.known()
         with self.lock:
-            self._tell_started(child, record, began)
+            self._tell_started(child, began)
             doomed = child._flags & DOOMED
         if doomed:
             child._handle.stop(REASON_TERMINATED, 0)
         if child._flags & EARLY:
-            self.hear(child, child._handle.known())
+            self.hear(child, child._handle.stand())
 
     def is_early(self, child: Child) -> bool:
         """Whether there are news of a child whose start has not returned yet. Called with the lock held.
 
-        Its handle is empty then, and nobody shall meet it so. Who starts it looks at the flag after the
-        handle is filled, and enters the news himself.
+        Its owner is empty then, and nobody shall meet it so. Who starts it looks at the flag after the
+        owner is filled, and enters the news himself.
         """
-        if child._handle.proc is not None:
+        if child._owner.proc:
             return False
         child._flags |= EARLY
-        # The order counts: flag, then handle here; handle, then flag there. One of the two sees the other.
-        return child._handle.proc is None
+        # The order counts: flag, then owner here; owner, then flag there. One of the two sees the other.
+        return not child._owner.proc
 
-    def _tell_started(self, child: Child, record: ExitRecord, began: float | None = None) -> None:
+    def _tell_started(self, child: Child, began: float | None = None) -> None:
         if child._flags & TOLD_STARTED or not self._telling:
             return
         child._flags |= TOLD_STARTED
+        record = child._handle.known()
         at = record[STARTED_NS] / 1e9
         spawn_seconds = 0.0 if began is None else max(0.0, at - began)
         self._queue(Started(task_id=child.task_id, pid=record[PID], at=at, spawn_seconds=spawn_seconds))
@@ -445,7 +564,7 @@ class Roster:
         with self.lock:
             if child.error is None:
                 child.error = error
-                self._counters.observe_failed_to_start()
+                self._failed_to_start += 1
                 if self._telling:
                     self._queue(Refused(task_id=child.task_id, at=time.monotonic(), error=error))
             self._drop(child)
@@ -460,7 +579,7 @@ class Roster:
         """Its start was interrupted: if it lives, it is stopped, and keeps its name until it is gone."""
         if isinstance(error, SpawnError):
             self.refuse(child, error)
-        elif child._token and child._handle.settle():
+        elif child._token and child._born:
             child._handle.stop(REASON_TERMINATED, -1)
         else:
             self.drop(child)
@@ -487,20 +606,75 @@ class Roster:
 
     # ---- hearing of ends ----
 
-    def hear(self, child: Child, record: ExitRecord) -> None:
+    def await_exit(self, child: Child, timeout: float | None) -> bool:
+        """Block until it has exited, and enter that; False if it has not within `timeout` seconds.
+
+        Raises:
+            NeverStarted: its start has failed.
+        """
+        if self._generation != fork.generation:
+            self.check_usable()
+        until = None if timeout is None else deadline(timeout)
+        # From here on the library may take it for heard: what is lost by Ctrl-C is asked for later.
+        try:
+            while True:
+                left = FOREVER if until is None else remaining_ns(until)
+                assert self._starter is not None
+                stand: int = _wait_exit(self._starter.starts, child._owner, left)
+                # Else back here, where the handler of a signal that woke us is run; that may raise.
+                if stand > 0:
+                    break
+                if not is_to_be_repeated(stand):
+                    return False
+            if (
+                stand & _STATE_AND_ESCALATED != STATE_DONE
+                or self._telling
+                or self._cancels
+                or child._callbacks
+                or type(child._what) is not tuple
+                or child._status is not None
+            ):
+                self.hear_and_tell(child, stand)
+                return True
+            # The same in one piece, as in start_plain().
+            finished = self.finished
+            with self.lock:
+                child._flags |= HEARD
+                if child._status is None:
+                    child._status = status_of(stand, child._owner)
+                if child._token in self._by_token:
+                    if self.active.get(child.task_id) is child:
+                        del self.active[child.task_id]
+                    finished.by_task[child.task_id] = child
+                    finished.in_order.append(child)
+                    if len(finished.in_order) > COUNT_AT_MOST:
+                        finished.forget_oldest()
+                    self._by_token.pop(child._token, None)
+                elif finished.unheard:
+                    finished.unheard.pop(child._token, None)
+            if self._forgotten:
+                self._relax()
+        except NeverStarted:
+            raise
+        except BaseException:
+            self._shaken = True
+            raise
+        return True
+
+    def hear(self, child: Child, stand: Stand) -> None:
         """Enter what is known of a child: how it ended, and whether something is left of it."""
-        state = record[STATE]
+        state = stand & STAND_STATE
         if state < STATE_EXITED:
             return
-        status = status_of(record) if child._status is None else None
         try:
             with self.lock:
-                if status is not None and child._status is None:
-                    child._status = status
-                    self._to_count.append(status)
-                    self._tell_exited(child, record, status)
+                if child._status is None:
+                    child._status = status = status_of(stand, child._owner)
+                    self.tally.count_end(child._owner)
+                    if self._telling or child._callbacks or stand & _ESCALATED:
+                        self._tell_exited(child, stand, status)
                 if state == STATE_DONE and child._token in self._by_token:
-                    self._retire(child, record)
+                    self._retire(child)
         except BaseException:
             self._shaken = True
             raise
@@ -508,10 +682,10 @@ class Roster:
             # After the close there is no dispatcher any more.
             self.observers.tell_all()
 
-    def hear_and_tell(self, child: Child, record: ExitRecord) -> None:
+    def hear_and_tell(self, child: Child, stand: Stand) -> None:
         """The same for one who waits: he has heard of it."""
         child._flags |= HEARD
-        self.hear(child, record)
+        self.hear(child, stand)
         # The dispatcher may have entered the end just before, as one that nobody had heard of.
         if child._token in self.finished.unheard:
             self.mark_heard(child)
@@ -526,49 +700,81 @@ class Roster:
         """Those that are active, and those of whose end nobody has heard yet, in order of their starts."""
         self.drain()
         with self.lock:
-            born = [child for child in self.active.values() if child._handle.proc is not None]
+            born = [child for child in self.active.values() if child._born]
             children = {child._token: child for child in born}
             children.update(self.finished.unheard)
         return [children[token] for token in sorted(children)]
 
-    def _tell_exited(self, child: Child, record: ExitRecord, status: ExitStatus) -> None:
-        if record[FLAGS] & EXIT_ESCALATED:
-            self._tell_escalated(child, record)
+    def _tell_exited(self, child: Child, stand: Stand, status: ExitStatus) -> None:
+        if stand & _ESCALATED:
+            self._tell_escalated(child)
         if self._telling:
-            self._tell_started(child, record)
+            self._tell_started(child)
+            record = child._handle.known()
             at = record[ENDED_NS] / 1e9
             self._queue(Exited(task_id=child.task_id, pid=record[PID], at=at, status=status))
         if child._callbacks:
             self._call_back(child, STATE_EXITED)
 
-    def _retire(self, child: Child, record: ExitRecord) -> None:
+    def _retire(self, child: Child) -> None:
         """Nothing is left of it: its name is free."""
         if self.active.get(child.task_id) is child:
             del self.active[child.task_id]
-        status = child._status
-        assert status is not None
         if self._cancels:
             unbind = self._cancels.pop(child._token, None)
             if unbind is not None:
                 unbind()
         if child._callbacks:
             child._flags |= HEARD
-        # Few say more than args, args_block and tags: the others capture nothing.
-        self.finished.add(child, _output_size(child) if len(child.command.__dict__) > 3 else 0)
+        self.finished.add(child, 0 if type(child._what) is tuple else _output_size(child))
         if self._telling:
-            at = time.monotonic()
-            self._queue(Done(task_id=child.task_id, pid=record[PID], at=at, status=status))
+            status = child._status
+            assert status is not None
+            pid = child._handle.pid
+            self._queue(Done(task_id=child.task_id, pid=pid, at=time.monotonic(), status=status))
         if child._callbacks is not None:
             self._call_back(child, STATE_DONE)
         # At last, so that this is done again if it was interrupted.
         self._by_token.pop(child._token, None)
-        if not self.active:
+        if self._forgotten:
             self._relax()
 
     def _relax(self) -> None:
-        """With nothing left to look after, this may be forgotten."""
-        if not self.active and not self.feeds and self._dispatcher is None and self._engine:
+        """With nothing left to look after, and no manager, this may be forgotten."""
+        idle = not self.active and not self.feeds and self._dispatcher is None
+        if idle and (self._forgotten or self.closed) and self._engine is not None:
             self._engine.busy.discard(self)
+            self._held = False
+            self._special = True
+
+    def enter_all(self, news: Sequence[NewsRecord]) -> None:
+        """Enter many pieces of news, most of them in one go."""
+        if self._telling or self._cancels or self._mailbox is None:
+            for item in news:
+                self.read(item)
+            return
+        simple: list[tuple[Child, Stand]] = []
+        with self.lock:
+            for item in news:
+                child = self._by_token.get(item[0])
+                if child is not None and _is_simple_end(child, item):
+                    simple.append((child, item[1]))
+                else:
+                    self.read(item)
+            if not simple:
+                return
+            self.tally.count_ends([child._owner for child, _stand in simple])
+            finished = self.finished
+            for child, stand in simple:
+                # As _retire() has it.
+                if child._status is None:
+                    child._status = status_of(stand, child._owner)
+                if self.active.get(child.task_id) is child:
+                    del self.active[child.task_id]
+                finished.add(child, 0)
+                self._by_token.pop(child._token, None)
+        if self._forgotten:
+            self._relax()
 
     def drain(self) -> None:
         """Read what news there are, without blocking."""
@@ -579,7 +785,7 @@ class Roster:
             self._look_at_all()
         try:
             for news in mailbox.drain():
-                self.read(news)
+                self.enter_all(news)
             for feed in tuple(self.feeds):
                 feed.drain()
         except BaseException:
@@ -590,8 +796,6 @@ class Roster:
         if untold and dispatcher is not None and dispatcher is not threading.current_thread():
             # A wake-up that was meant for the dispatcher may have been taken here.
             mailbox.wake()
-        if len(self._to_count) > _COUNTS_PER_BATCH:
-            self.counters()
 
     def _look_at_all(self) -> None:
         """Enter what the library knows of each process, whatever has become of the news."""
@@ -600,74 +804,77 @@ class Roster:
             children = list(self._by_token.values())
         try:
             for child in children:
-                if child._handle.proc is not None:
-                    record = child._handle.known()
-                    if record[STATE] == STATE_FAILED:
-                        self.enter_failure(child)
-                    else:
-                        self.hear(child, record)
+                if child._born:
+                    self.look_at(child)
         except BaseException:
             self._shaken = True
             raise
 
+    def look_at(self, child: Child) -> None:
+        """Enter what the library knows of one process."""
+        stand = child._handle.stand()
+        if stand & STAND_STATE == STATE_FAILED:
+            self.enter_failure(child)
+        else:
+            self.hear(child, stand)
+
     def read(self, news: NewsRecord) -> None:
         """Enter one piece of news; news about what is done already are of no interest."""
-        what = news[1]
-        record = news[5:]
+        token, stand, what, error, stage, detail = news
         if what & NEWS_ORPHAN:
-            self._orphan(record)
+            self._enter_orphans()
             return
-        child = self._by_token.get(news[0])
+        child = self._by_token.get(token)
         if child is None:
             return
         with self.lock:
             if self.is_early(child):
                 return
         if what & NEWS_FAILED:
-            self.refuse(child, spawn_error_of(child.command, (news[2], news[3], news[4])))
+            self.refuse(child, spawn_error_of(child.command, (error, stage, detail)))
             return
         if what & (NEWS_ESCALATED | NEWS_UNKILLABLE):
             with self.lock:
                 if what & NEWS_ESCALATED:
-                    self._tell_escalated(child, record)
+                    self._tell_escalated(child)
                 if what & NEWS_UNKILLABLE and not child._flags & UNKILLABLE:
                     child._flags |= UNKILLABLE
-                    self._queue(Unkillable(task_id=child.task_id, pid=record[PID], at=time.monotonic()))
-        self.hear(child, record)
+                    pid = child._handle.pid
+                    self._queue(Unkillable(task_id=child.task_id, pid=pid, at=time.monotonic()))
+        self.hear(child, stand)
 
-    def _tell_escalated(self, child: Child, record: ExitRecord) -> None:
+    def _tell_escalated(self, child: Child) -> None:
         if not child._flags & TOLD_ESCALATED:
             child._flags |= TOLD_ESCALATED
-            self._tell_started(child, record)
+            self._tell_started(child)
             # When it is read, and no later than the end that it has led to.
             at = time.monotonic()
+            record = child._handle.known()
             if record[ENDED_NS]:
                 at = min(at, record[ENDED_NS] / 1e9)
             self._queue(Escalated(task_id=child.task_id, pid=record[PID], at=at))
 
-    def _orphan(self, record: ExitRecord) -> None:
-        status = status_of(record)
+    def _enter_orphans(self) -> None:
+        mailbox = self._mailbox
+        while mailbox is not None and (record := mailbox.next_orphan()) is not None:
+            self._enter_orphan(record)
+
+    def _enter_orphan(self, record: ExitRecord) -> None:
+        status = status_of_record(record)
         with self.lock:
-            self._counters.observe_orphan()
+            self._orphans_reaped += 1
             self._queue(OrphanReaped(task_id=None, pid=record[PID], at=record[ENDED_NS] / 1e9, status=status))
 
     # ---- counting ----
 
-    def count_start(self) -> None:
-        """A queued start has succeeded; nobody knows how long it took by itself."""
-        self._to_count.append(None)
-
-    def counters(self) -> Counters:
+    def metrics(self, active: int) -> Metrics:
         """What has been counted, up to now."""
-        while True:
-            try:
-                item = self._to_count.popleft()
-            except IndexError:
-                return self._counters
-            if isinstance(item, ExitStatus):
-                self._counters.observe_exit(item)
-            else:
-                self._counters.observe_started(item)
+        return metrics_of(
+            self.tally.read(),
+            failed_to_start=self._failed_to_start,
+            orphans_reaped=self._orphans_reaped,
+            active=active,
+        )
 
     # ---- telling ----
 
@@ -676,9 +883,9 @@ class Roster:
         until = time.monotonic() + BIRTH_SECONDS
         while True:
             child = self.active.get(task_id)
-            if child is None or child._handle.proc is not None:
+            if child is None or child._born:
                 return child
-            if child._starter == threading.get_ident() or time.monotonic() > until:
+            if child._starter == _get_ident() or time.monotonic() > until:
                 return None
             time.sleep(BIRTH_STEP_SECONDS)
 
@@ -796,9 +1003,15 @@ class Roster:
         """The manager has been forgotten, with nothing left to look after: the dispatcher may go."""
         # Called by a finaliser, which may run in any thread at any point: no lock is taken.
         self.closed = self._dismissed = True
+        self.forget()
         mailbox = self._mailbox
         if self._dispatcher is not None and mailbox is not None:
             mailbox.wake()
+
+    def forget(self) -> None:
+        """The manager has been forgotten; what it runs is looked after until it has ended. Takes no lock."""
+        self._forgotten = True
+        self._relax()
 
     def close_at_exit(self, *, patient: bool) -> None:
         """The interpreter exits: end what is running, in bounded time; kill it at once if not `patient`."""
@@ -825,6 +1038,34 @@ def _apply_cancel(spec: Any, cancel: CancelToken) -> None:
     deadline = cancel.deadline
     if deadline is not None:
         set_deadline(spec, deadline)
+
+
+def _is_simple_end(child: Child, news: NewsRecord) -> bool:
+    """Whether there is no more to do about it than to enter it."""
+    return (
+        news[1] & _STATE_AND_ESCALATED == STATE_DONE
+        and not news[2] & ~_ORDINARY
+        and type(child._what) is tuple
+        and not child._callbacks
+        and bool(child._owner.proc)
+    )
+
+
+def _chunks(children: Sequence[C]) -> Iterator[Sequence[C]]:
+    for at in range(0, len(children), _CHUNK):
+        yield children[at : at + _CHUNK]
+
+
+def _start_elsewhere(starter: Starter, spec: Any, child: Child) -> None:
+    try:
+        starter.start_many([child._owner], [spec])
+    except OSError:
+        # The spec itself is refused; asked here, the library says which part of it, and makes no child.
+        starter.start(child._owner, spec)
+    wait_started([child._owner])
+    failure = child._handle.failure()
+    if failure is not None:
+        raise StartFailed(failure)
 
 
 def _output_size(child: Child) -> int:

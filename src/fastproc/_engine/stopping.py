@@ -15,7 +15,6 @@ from .._native.records import (
     EXIT_LEFTOVERS_ESCALATED,
     FLAGS,
     REASON_TERMINATED,
-    ExitRecord,
 )
 from ..status import Proof, StopReport, StopResult
 from .child import DOOMED, Child
@@ -45,7 +44,7 @@ def tell_to_end(child: Child, grace: float | None) -> float:
     return grace
 
 
-def end_some(roster: Roster, children: list[Child]) -> list[tuple[Child, ExitRecord]]:
+def end_some(roster: Roster, children: list[Child]) -> list[Child]:
     """Stop these, each with its grace, and wait for the verdict, which is to be entered. Takes no lock."""
     if not children:
         return []
@@ -55,9 +54,8 @@ def end_some(roster: Roster, children: list[Child]) -> list[tuple[Child, ExitRec
     judged = []
     for child in children:
         with suppress(NeverStarted):
-            record = child._handle.wait_stopped(until)
-            if record is not None:
-                judged.append((child, record))
+            if child._handle.wait_stopped(until) is not None:
+                judged.append(child)
     return judged
 
 
@@ -122,7 +120,7 @@ def tell_all_to_end(roster: Roster, until: float, told: set[int], ret_children: 
         for child in (*roster.active.values(), *fed):
             if child._token in told:
                 continue
-            if child._handle.proc is None:
+            if not child._born:
                 child._flags |= DOOMED
                 unborn |= child._starter != threading.get_ident()
             else:
@@ -145,7 +143,7 @@ def _await_verdict(roster: Roster, children: Iterable[Child], until: float) -> l
             roster.enter_failure(child)
             continue
         if record is not None:
-            roster.hear_and_tell(child, record)
+            roster.hear_and_tell(child, child._handle.stand())
         judged.append(child)
     return judged
 

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 from .check import check
-from .handle import Handle
 from .library import ffi, lib
 from .mailbox import Mailbox
-from .records import FailureRecord, read_failure
+from .records import FailureRecord
 
-_NULL = ffi.NULL
+# A bound that is none. With 0 each call would be a queue of its own, and the latest the first.
+ANY_NUMBER: Final = 2**32 - 1
+
 _new = ffi.new
-_spawn = lib.fp_spawn
 
 
 class StartFailed(Exception):
@@ -28,11 +28,10 @@ class StartFailed(Exception):
 class Crew:
     """Supervisors that know of one another."""
 
-    __slots__ = ("_array", "_supervisors", "_turn", "size")
+    __slots__ = ("_array", "_supervisors", "size")
 
     def __init__(self, size: int) -> None:
         self._supervisors: list[Any] = []
-        self._turn = 0
         try:
             for _ in range(size):
                 options = _new("fp_supervisor_options *")
@@ -66,49 +65,85 @@ class Crew:
         """Make this process a subreaper, and reap orphans of managed children; the news go to `mailbox`."""
         check(lib.fp_supervisor_adopt_orphans(self._supervisors[0], mailbox.mailbox))
 
-    def spawn(self, spec: Any, handle: Handle) -> None:
-        """Start a program in this thread; it has passed execve(2) on return, and is in `handle`.
+    @property
+    def supervisors(self) -> Any:
+        """All of them, as an array that lives as long as this."""
+        return self._array
+
+
+class Starter:
+    """Starts processes of one manager, in turn under each supervisor of a crew, and counts them.
+
+    The mailbox must not go while a start is under way, and may go then: processes that name it keep what
+    await_exit() needs of it.
+    """
+
+    __slots__ = ("_crew", "_tally", "common", "starts")
+
+    def __init__(self, crew: Crew, tally: Any, mailbox: Mailbox) -> None:
+        self._crew = crew
+        self._tally = tally
+        self.starts = starts = _new("starts *")
+        starts.crew = crew.supervisors
+        starts.n_crew = crew.size
+        starts.tally = tally
+        # A spec with what all starts have in common; the plain ones say nothing more but their arguments.
+        self.common = spec = starts.common
+        spec.size = ffi.sizeof("fp_spec")
+        spec.mailbox = mailbox.mailbox
+
+    def start(self, owner: Any, spec: Any) -> None:
+        """Start a program in this thread; it has passed execve(2) on return, and is in `owner`.
 
         Raises:
             StartFailed: nothing is left of it.
         """
-        # Two threads may draw the same turn: no harm, it only spreads the load.
-        turn = self._turn = (self._turn + 1) % self.size
-        handle.cells = cell = _new("fp_proc **")
-        failure = _new("fp_failure *")
-        result = _spawn(self._supervisors[turn], spec, cell, failure)
+        result = lib.start_spec(self.starts, owner, spec)
         if result < 0:
-            _refuse(result, failure)
-        handle.settle()
+            refuse(result, owner)
 
-    def spawn_many(self, specs: Sequence[Any], handles: Sequence[Handle], max_running: int = 0) -> None:
-        """Queue many starts, `max_running` at a time (0: no bound). If it raises, nothing is queued."""
+    def start_many(self, owners: Sequence[Any], specs: Sequence[Any], max_running: int = ANY_NUMBER) -> None:
+        """Queue many starts, `max_running` at a time. If it raises, nothing is queued."""
         count = len(specs)
-        cells = _new("fp_proc *[]", count)
-        for index, handle in enumerate(handles):
-            handle.cells, handle.index = cells, index
-        pointers = _new("fp_spec *[]", specs)
-        result = lib.fp_spawn_many(self._array, self.size, pointers, count, max_running, cells)
-        if result < 0:
-            for handle in handles:
-                handle.cells = None
-            check(result)
-        for handle in handles:
-            handle.settle()
+        cells = _new("proc_owner *[]", owners)
+        check(lib.start_many(self.starts, cells, _new("fp_spec *[]", specs), count, max_running))
+
+    def start_all_plain(
+        self,
+        owners: Sequence[Any],
+        args_blocks: Sequence[bytes],
+        tokens: Sequence[int],
+        env: Any,
+        max_running: int = ANY_NUMBER,
+    ) -> None:
+        """Queue many of which nothing is said but their arguments. What one starter queues is one queue."""
+        result = lib.start_all_plain(
+            self.starts,
+            _new("proc_owner *[]", owners),
+            b"".join(args_blocks),
+            _new("size_t[]", [*map(len, args_blocks)]),
+            _new("uint64_t[]", tokens),
+            env,
+            len(owners),
+            max_running,
+        )
+        check(result)
 
 
-def wait_started(handles: Sequence[Handle]) -> None:
-    """Block until each of them has been started or has failed."""
-    procs = _new("fp_proc *[]", [handle.proc for handle in handles])
+def wait_started(owners: Sequence[Any]) -> int:
+    """Block until each of them has been started or has failed. Returns how many have failed."""
+    cells = _new("proc_owner *[]", owners)
     while True:
-        result = lib.fp_procs_wait_started(procs, len(handles), -1)
+        result: int = lib.wait_all_started(cells, len(owners))
         if result != -errno.EINTR:
-            check(result)
-            return
+            return check(result)
 
 
-def _refuse(result: int, failure: Any) -> None:
-    record = read_failure(failure)
+def refuse(result: int, owner: Any) -> None:
+    """Raise what belongs to a start that has failed at once."""
     if result == -errno.EOWNERDEAD:
         check(result)
-    raise StartFailed(record if record[0] else (-result, record[1], record[2]))
+    failure = owner.failure
+    if failure.error:
+        raise StartFailed((failure.error, failure.stage, failure.detail))
+    raise StartFailed((-result, failure.stage, failure.detail))

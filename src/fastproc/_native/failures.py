@@ -35,8 +35,7 @@ def closed_descriptor(command: Command) -> SpawnError | None:
     To be asked before a start opens anything: the number of what is closed would go to that, and the child
     would get a descriptor of ours.
     """
-    # A Command holds args, args_block and tags always, and beyond that only what was said.
-    if len(command.__dict__) > 3:
+    if not command.plain:
         for target, source in _descriptors(command):
             try:
                 os.fstat(source if isinstance(source, int) else source.fileno())

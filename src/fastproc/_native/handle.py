@@ -9,8 +9,8 @@ from typing import Any
 from .check import check
 from .clock import remaining_ns
 from .library import ffi, lib
-from .owners import new_proc_owner, new_reader_owner
-from .records import ExitRecord, FailureRecord, read_exit, read_failure
+from .owners import new_reader_owner
+from .records import ExitRecord, FailureRecord, Stand, read_exit, read_failure
 
 _PROOFS = {lib.FP_PROOF_SESSION: "session", lib.FP_PROOF_CGROUP: "cgroup", lib.FP_PROOF_GUARD: "guard"}
 _CONTAINMENTS = {
@@ -21,7 +21,6 @@ _CONTAINMENTS = {
 
 _NULL = ffi.NULL
 _new = ffi.new
-_wait = lib.fp_proc_wait
 
 
 class NeverStarted(Exception):
@@ -29,86 +28,57 @@ class NeverStarted(Exception):
 
 
 class Handle:
-    """A reference to an `fp_proc`, given back when this object goes; the process is not touched by that.
+    """What can be asked of and done to a process, by its `proc_owner`.
 
-    It is made empty and filled by the start. Whoever made it thus finds the child in it even when an
-    exception, Ctrl-C for one, comes between the birth of the child and the return of the call.
+    The owner is made empty and filled by the start, in one step. Whoever made it thus finds the child in it
+    even when an exception, Ctrl-C for one, comes between the birth of the child and the return of the call.
     """
 
-    __slots__ = ("cells", "index", "owner", "proc")
+    __slots__ = ("owner",)
 
-    def __init__(self) -> None:
-        # Where the start stores the process: one of an array of `fp_proc *`, which is kept alive by this.
-        self.cells: Any = None
-        self.index = 0
-        # What gives the reference back; `proc` is good as long as this is there.
-        self.owner: Any = None
-        self.proc: Any = None
+    def __init__(self, owner: Any) -> None:
+        self.owner = owner
 
-    def settle(self) -> bool:
-        """Take what the start has stored; whether there is a process.
-
-        Ctrl-C may come between any two of these lines; then this is called again.
-        """
-        if self.proc is None and self.cells is not None:
-            proc = self.cells[self.index]
-            if proc != _NULL:
-                if self.owner is None:
-                    self.owner = new_proc_owner("proc_owner *")
-                self.owner.proc = proc
-                self.proc = proc
-        self.cells = None
-        return self.proc is not None
-
-    def wait(self, state: int, until: float | None) -> ExitRecord | None:
-        """Block until the process has reached `state`; None if it has not by `until` on the monotonic clock.
-
-        Raises:
-            NeverStarted: its start has failed.
-        """
-        exit_pointer = _new("fp_exit *")
-        while True:
-            result = _wait(self.proc, state, -1 if until is None else remaining_ns(until), exit_pointer)
-            if result == 0:
-                return read_exit(exit_pointer)
-            if result == -errno.ETIMEDOUT:
-                return None
-            # Back in the interpreter, which runs the handler of the signal that woke us; that may raise.
-            if result != -errno.EINTR:
-                _explain(result)
+    @property
+    def proc(self) -> Any:
+        """The `fp_proc *`, good as long as the owner is there; NULL, hence false, before the start."""
+        return self.owner.proc
 
     def wait_stopped(self, until: float | None) -> ExitRecord | None:
         """Block until nothing is left of it or it is reported unkillable; None if neither by `until`."""
         exit_pointer = _new("fp_exit *")
         while True:
-            result = lib.fp_proc_wait_stopped(self.proc, remaining_ns(until), exit_pointer)
+            result = lib.fp_proc_wait_stopped(self.owner.proc, remaining_ns(until), exit_pointer)
             if result == 0:
                 return read_exit(exit_pointer)
             if result == -errno.ETIMEDOUT:
                 return None
             if result != -errno.EINTR:
-                _explain(result)
+                explain(result)
 
-    def look(self, state: int) -> ExitRecord | None:
-        """Ask the kernel once: how it ended, or None if it has not reached `state`."""
-        exit_pointer = _new("fp_exit *")
-        result = _wait(self.proc, state, 0, exit_pointer)
+    def look(self, state: int) -> Stand:
+        """Ask the kernel once: how it stands, or 0 if it has not reached `state`."""
+        result = lib.fp_proc_wait(self.owner.proc, state, 0, _NULL)
         if result == 0:
-            return read_exit(exit_pointer)
+            return int(lib.stand_of(self.owner))
         if result not in (-errno.ETIMEDOUT, -errno.EINTR):
-            _explain(result)
-        return None
+            explain(result)
+        return 0
+
+    def stand(self) -> Stand:
+        """How it stands, without asking the kernel."""
+        return int(lib.stand_of(self.owner))
 
     def known(self) -> ExitRecord:
         """What is known of it, without asking the kernel."""
         exit_pointer = _new("fp_exit *")
-        lib.fp_proc_status(self.proc, exit_pointer)
+        lib.fp_proc_status(self.owner.proc, exit_pointer)
         return read_exit(exit_pointer)
 
     def failure(self) -> FailureRecord | None:
         """Why its start has failed, or None if it has not."""
         failure_pointer = _new("fp_failure *")
-        result = lib.fp_proc_failure(self.proc, failure_pointer)
+        result = lib.fp_proc_failure(self.owner.proc, failure_pointer)
         if result == -errno.ENODATA:
             return None
         check(result)
@@ -116,45 +86,45 @@ class Handle:
 
     def withdraw(self) -> bool:
         """Take a queued start back; whether that came in time."""
-        result = lib.fp_proc_withdraw(self.proc)
+        result = lib.fp_proc_withdraw(self.owner.proc)
         return result != -errno.EALREADY and check(result) == 0
 
     @property
     def pid(self) -> int:
         """Its pid, also when it has ended; 0 before it is started."""
-        return 0 if self.proc is None else max(int(lib.fp_proc_pid(self.proc)), 0)
+        return 0 if not self.owner.proc else max(int(lib.fp_proc_pid(self.owner.proc)), 0)
 
     @property
     def pidfd(self) -> int:
         """Its pidfd, borrowed. OSError (EBADF) once it is done, or where the kernel has none."""
-        return check(lib.fp_proc_pidfd(self.proc))
+        return check(lib.fp_proc_pidfd(self.owner.proc))
 
     @property
     def containment(self) -> str:
         """What its descendants are kept in."""
-        return _CONTAINMENTS.get(lib.fp_proc_containment(self.proc), "session")
+        return _CONTAINMENTS.get(lib.fp_proc_containment(self.owner.proc), "session")
 
     def signal(self, number: int, *, group: bool) -> bool:
         """Send a signal; False if it has ended."""
-        result = lib.fp_proc_signal(self.proc, number, group)
+        result = lib.fp_proc_signal(self.owner.proc, number, group)
         return result != -errno.ESRCH and check(result) == 0
 
     def stop(self, reason: int, grace_ns: int, kill_timeout_ns: int = 0) -> bool:
         """Begin to stop it and all it contains; False if nothing is left."""
-        result = lib.fp_proc_stop(self.proc, reason, grace_ns, kill_timeout_ns)
+        result = lib.fp_proc_stop(self.owner.proc, reason, grace_ns, kill_timeout_ns)
         return result != -errno.ESRCH and check(result) == 0
 
     def report(self) -> tuple[str, list[int]]:
         """How far it is proven that nothing is left, and the pids of those who are."""
         report_pointer = _new("fp_stop_report *")
-        check(lib.fp_proc_report(self.proc, report_pointer))
+        check(lib.fp_proc_report(self.owner.proc, report_pointer))
         count = min(report_pointer.n_survivors, len(report_pointer.survivors))
         return _PROOFS.get(report_pointer.proof, "none"), list(report_pointer.survivors[0:count])
 
     def output(self, stream: int) -> tuple[int, int, bool, bool] | None:
         """Of a captured stream: bytes in all, bytes kept, ended, complete. None: it is not captured."""
         output_pointer = _new("fp_output *")
-        result = lib.fp_proc_output(self.proc, stream, output_pointer)
+        result = lib.fp_proc_output(self.owner.proc, stream, output_pointer)
         if result == -errno.EINVAL:
             return None
         check(result)
@@ -171,7 +141,7 @@ class Handle:
         if output is None or output[1] == 0:
             return b""
         buffer = _new("char[]", output[1])
-        count = check(lib.fp_proc_output_copy(self.proc, stream, buffer, output[1]))
+        count = check(lib.fp_proc_output_copy(self.owner.proc, stream, buffer, output[1]))
         return bytes(ffi.buffer(buffer, count))
 
 
@@ -209,7 +179,21 @@ class Reader:
         self._owner = None
 
 
-def _explain(result: int) -> None:
+def is_to_be_repeated(result: int) -> bool:
+    """Whether a wait that has failed was only interrupted by a signal. False: its time is over.
+
+    Raises:
+        NeverStarted: there is no end to wait for.
+    """
+    if result == -errno.ETIMEDOUT:
+        return False
+    if result != -errno.EINTR:
+        explain(result)
+    return True
+
+
+def explain(result: int) -> None:
+    """Raise what belongs to the result of a wait that has failed."""
     if result == -errno.ECHILD:
         raise NeverStarted
     check(result)

@@ -3,63 +3,77 @@
 from __future__ import annotations
 
 import errno
+from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
 from .check import check
-from .handle import Handle
 from .library import ffi, lib
 from .owners import new_mailbox_owner
-from .records import NewsRecord, read_news
+from .records import NEWS_ORPHAN, ExitRecord, NewsRecord, read_briefs, read_exit
 
 _BATCH = 64
-_take = lib.fp_mailbox_take
+_new = ffi.new
+_take = lib.take_news
 
 
 class Mailbox:
     """An `fp_mailbox`. Processes that still name it keep the C side of it alive."""
 
-    __slots__ = ("_owner", "_spare", "mailbox")
+    __slots__ = ("_orphans", "_owner", "_spare", "mailbox")
 
     def __init__(self) -> None:
         self._owner = new_mailbox_owner("mailbox_owner *")
         check(lib.fp_mailbox_new(ffi.addressof(self._owner, "mailbox")))
         self.mailbox: Any = self._owner.mailbox
         self._spare: list[Any] = []
+        self._orphans: deque[ExitRecord] = deque()
 
     def take(self, timeout_ns: int) -> list[NewsRecord] | None:
-        """Some of the news, see read_news(); none on a wake-up or a signal. None: nothing came in time."""
-        # Several threads may take at once, each into an array of its own.
+        """Some of the news; none on a wake-up or a signal. None: nothing came in time."""
+        # Several threads may take at once, each into arrays of its own.
         try:
-            news = self._spare.pop()
+            arrays = self._spare.pop()
         except IndexError:
-            news = ffi.new("fp_news[]", _BATCH)
+            arrays = (_new("fp_news[]", _BATCH), _new("brief[]", _BATCH), _new("uint32_t *"))
         try:
-            count = _take(self.mailbox, news, _BATCH, timeout_ns)
+            news, briefs, what = arrays
+            count = _take(self.mailbox, news, briefs, _BATCH, timeout_ns, what)
             if count > 0:
-                return list(read_news(news, count))
+                if what[0] & NEWS_ORPHAN:
+                    self._keep_orphans(news, count)
+                return read_briefs(briefs, count)
         finally:
-            self._spare.append(news)
+            self._spare.append(arrays)
         if count == -errno.ETIMEDOUT:
             return None
         if count != -errno.EINTR:
             check(count)
         return []
 
-    def drain(self) -> Iterator[NewsRecord]:
-        """All that is there now, without blocking."""
+    def _keep_orphans(self, news: Any, count: int) -> None:
+        """A piece of news about an orphan is all there is of it: no token leads to more."""
+        for index in range(count):
+            if news[index].what & NEWS_ORPHAN:
+                self._orphans.append(read_exit(ffi.addressof(news[index], "exit")))
+
+    def next_orphan(self) -> ExitRecord | None:
+        """How the next of the reaped orphans has ended that news have been taken about."""
+        try:
+            return self._orphans.popleft()
+        except IndexError:
+            return None
+
+    def drain(self) -> Iterator[list[NewsRecord]]:
+        """All that is there now, without blocking, in lists."""
         while news := self.take(0):
-            yield from news
+            yield news
             if len(news) < _BATCH:
                 break
 
     def fileno(self) -> int:
         """A descriptor that is readable while there are news."""
         return check(lib.fp_mailbox_fd(self.mailbox))
-
-    def forget(self, handle: Handle) -> None:
-        """Drop what is waiting about a process."""
-        lib.fp_mailbox_forget(self.mailbox, handle.proc)
 
     def tell_orphans(self, where: Mailbox) -> None:
         """Have orphans of those processes that tell their news here told of there."""

@@ -11,10 +11,13 @@ A cell is made empty and filled in one step, so Ctrl-C finds it either empty or 
 
 from __future__ import annotations
 
+from typing import Any, Final
+
 from .library import ffi, lib
 
 new_proc_owner = ffi.new_allocator(lib.owner_new, lib.proc_owner_free, should_clear_after_alloc=False)
-"""Called with "proc_owner *"."""
+"""Called with PROC_OWNER."""
+PROC_OWNER: Final[Any] = ffi.typeof("proc_owner *")
 new_reader_owner = ffi.new_allocator(lib.owner_new, lib.reader_owner_free, should_clear_after_alloc=False)
 """Called with "reader_owner *"."""
 new_mailbox_owner = ffi.new_allocator(lib.owner_new, lib.mailbox_owner_free, should_clear_after_alloc=False)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
 from typing import Any, Final
 
 from .library import ffi, lib
@@ -38,15 +37,23 @@ ExitRecord = tuple[int, ...]
 STATE, REASON, CODE, SIGNAL, FLAGS, PID, STARTED_NS, ENDED_NS = range(8)
 # fp_failure: error, stage, detail.
 FailureRecord = tuple[int, int, int]
-# fp_news: token, kinds, the three of a FailureRecord, then an ExitRecord.
+# brief: token, how it stands, kinds, then a FailureRecord.
 NewsRecord = tuple[int, ...]
+
+# How a process stands, in one number: see `stand` in glue.h.
+Stand = int
+STAND_STATE: Final = 7
+STAND_FLAGS: Final = 3
+STAND_REASON: Final = 12
+STAND_SIGNAL: Final = 16
+STAND_CODE: Final = 24
 
 _EXIT = struct.Struct("=4iIi11q")
 _FAILURE = struct.Struct("=3i4x")
-_NEWS = struct.Struct("=QI4x3i4x4iIi11q")
+_BRIEF = struct.Struct("=QqI3i")
 
-if [_EXIT.size, _FAILURE.size, _NEWS.size] != [ffi.sizeof(it) for it in ("fp_exit", "fp_failure", "fp_news")]:
-    raise ImportError("fastproc.h and fastproc._native.records disagree about the layout of a record")
+if [_EXIT.size, _FAILURE.size, _BRIEF.size] != [ffi.sizeof(it) for it in ("fp_exit", "fp_failure", "brief")]:
+    raise ImportError("the headers and fastproc._native.records disagree about the layout of a record")
 
 _unpack_exit = _EXIT.unpack
 _unpack_failure = _FAILURE.unpack
@@ -63,6 +70,6 @@ def read_failure(failure_pointer: Any) -> FailureRecord:
     return _unpack_failure(_buffer(failure_pointer))
 
 
-def read_news(news_pointer: Any, count: int) -> Iterator[NewsRecord]:
-    """The first `count` of an array of `fp_news`."""
-    return _NEWS.iter_unpack(_buffer(news_pointer, count * _NEWS.size))
+def read_briefs(briefs: Any, count: int) -> list[NewsRecord]:
+    """The first `count` of an array of `brief`."""
+    return list(_BRIEF.iter_unpack(_buffer(briefs, count * _BRIEF.size)))

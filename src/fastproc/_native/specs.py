@@ -13,6 +13,7 @@ from typing import Any, Final
 from ..command import DEFAULT_MAX_OUTPUT, DEVNULL, PIPE, STDOUT, Command, LogFile, resolve_ids
 from ..limits import Limits
 from .clock import grace_ns, length_ns, nanoseconds
+from .crew import Starter
 from .environment import Snapshot, pack
 from .library import ffi, lib
 from .mailbox import Mailbox
@@ -37,10 +38,11 @@ _from_buffer = ffi.from_buffer
 class Specs:
     """Makes the specs of one manager."""
 
-    __slots__ = ("_common", "_mailbox", "_packed", "_snapshot", "_spare")
+    __slots__ = ("_common", "_mailbox", "_packed", "environment", "starter")
 
     def __init__(
         self,
+        starter: Starter,
         mailbox: Mailbox,
         *,
         grace: float,
@@ -50,8 +52,7 @@ class Specs:
         open_files: tuple[int, int] | None,
     ) -> None:
         """With `open_files`, children get that limit (soft, hard) unless their command names another."""
-        spec = _new("fp_spec *")
-        spec.size = ffi.sizeof("fp_spec")
+        spec = starter.common
         spec.stdio[0].kind = lib.FP_STDIO_DEVNULL
         spec.grace_ns = grace_ns(grace)
         spec.kill_timeout_ns = length_ns(kill_timeout)
@@ -62,31 +63,26 @@ class Specs:
             spec.rlimit_set = _OPEN_FILES
             limit = spec.rlimits[lib.FP_RLIMIT_OPEN_FILES]
             limit.soft, limit.hard = open_files
-        spec.mailbox = mailbox.mailbox
+        self.starter = starter
         # It must not go while a start that names it is under way.
         self._mailbox = mailbox
         self._common = spec
-        self._snapshot = Snapshot()
+        # What gives the environment of now.
+        self.environment: Callable[[], Any] = Snapshot().current
         self._packed: dict[bytes, Any] = {}
-        self._spare: list[Any] = []
 
     def make(self, command: Command, token: int, keep: Keep) -> Any:
         """The `fp_spec *` for one start, valid as long as `command` and what is put into `keep` live."""
-        try:
-            spec = self._spare.pop()
-        except IndexError:
-            spec = _new("fp_spec *", self._common[0])
+        spec = _new("fp_spec *", self._common)
         block = command.args_block
         spec.token = token
         spec.args = _from_buffer(block)
         spec.args_bytes = len(block)
-        env = self._snapshot.current() if command.env_block is None else self._pack(command.env_block)
+        env = self.environment() if command.env_block is None else self._pack(command.env_block)
         keep.append(env)
         spec.env = env.env
-        said = command.__dict__
-        # A Command holds args, args_block and tags always, and beyond that only what was said.
-        if len(said) > 3:
-            for name in said:
+        if not command.plain:
+            for name in command.__dict__:
                 apply = _APPLY.get(name)
                 if apply is not None:
                     apply(spec, command, keep)
@@ -96,11 +92,6 @@ class Specs:
         """What a command does not say is as in asyncio: standard input is ours, what is left over runs on."""
         self._common.stdio[0].kind = lib.FP_STDIO_INHERIT
         self._common.flags |= lib.FP_KEEP_LEFTOVERS
-
-    def give_back(self, spec: Any, command: Command) -> None:
-        """The start is over: a spec in which nothing special was said may serve again."""
-        if len(command.__dict__) <= 3 and not spec.deadline_ns:
-            self._spare.append(spec)
 
     def _pack(self, block: bytes) -> Any:
         env = self._packed.get(block)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, AnyStr
 from .._native import solo
 from .._native.clock import grace_ns, length_ns, nanoseconds, timeout_ns
 from .._native.crew import StartFailed
-from .._native.statuses import status_of
+from .._native.statuses import status_of_record
 from ..status import ExitStatus
 from .arguments import (
     Extras,
@@ -265,7 +265,7 @@ class Popen(subprocess.Popen[AnyStr]):
     def status(self) -> ExitStatus | None:
         """How and when it ended and what it used, or None while that is not known."""
         record = None if self._solo is None else self._solo.record()
-        return None if record is None else status_of(record)
+        return None if record is None else status_of_record(record)
 
     def _enter(self, end: solo.End) -> None:
         self._has_ended = True

@@ -294,8 +294,8 @@ async def verdict(processes: list[ManagedProcess], until: float) -> CancelledErr
             except CancelledError as error:
                 cancelled = cancelled or error
         child = process._process
-        if child.error is None and child._handle.proc is not None:
-            child._roster.hear_and_tell(child, child._handle.known())
+        if child.error is None and child._born:
+            child._roster.hear_and_tell(child, child._handle.stand())
     return cancelled
 
 

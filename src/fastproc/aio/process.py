@@ -10,7 +10,7 @@ from typing import Any, Self
 
 from .._engine.child import Child
 from .._engine.loops import PLAIN, Flight, mail_of, stop_shielded
-from .._native.records import CODE, REASON_TERMINATED, STATE_EXITED
+from .._native.records import REASON_TERMINATED, STAND_CODE, STATE_EXITED
 from .._native.tap import Tap
 from ..cancel import CancelToken
 from ..command import PIPE, Arg, Command
@@ -54,10 +54,10 @@ class Process:
 
     def _returncode(self) -> int | None:
         """The same, when it is known that it has ended; without making a status."""
-        record = self._flight.record
-        if record is None or record[CODE] < 0:
+        stand = self._flight.stand
+        if stand is None or not stand >> STAND_CODE:
             return self.returncode
-        return record[CODE]
+        return (stand >> STAND_CODE) - 1
 
     @property
     def status(self) -> ExitStatus | None:
@@ -65,7 +65,7 @@ class Process:
         child = self._flight.child
         if self._flight.status is None and not self._flight.over:
             child._roster.check_usable()
-            child._roster.hear(child, child._handle.known())
+            child._roster.hear(child, child._handle.stand())
         return child._status
 
     def __repr__(self) -> str:

@@ -1,0 +1,57 @@
+"""What a manager has counted, added up in the library: an end is counted where it is heard of, once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ..metrics import RUN_BOUNDS, SPAWN_BOUNDS, Sums
+from ..status import ExitReason
+from .clock import nanoseconds
+from .library import ffi, lib
+
+_NEVER = 2**63 - 1
+
+
+class Tally:
+    """Starts and ends of the processes of one manager. Safe from any thread."""
+
+    __slots__ = ("tally",)
+
+    def __init__(self) -> None:
+        self.tally: Any = ffi.new("tally *")
+        self.tally.spawn_bounds_ns = [*map(nanoseconds, SPAWN_BOUNDS), _NEVER]
+        self.tally.run_bounds_ns = [*map(nanoseconds, RUN_BOUNDS), _NEVER]
+
+    def count_start(self, seconds: float | None) -> None:
+        """A program runs; to get there took `seconds`, or None if it has waited for its turn."""
+        lib.tally_start(self.tally, -1 if seconds is None else nanoseconds(seconds))
+
+    def count_end(self, owner: Any) -> None:
+        """A process has ended; nothing happens if that has been counted."""
+        lib.tally_end(self.tally, owner)
+
+    def count_ends(self, owners: Sequence[Any]) -> None:
+        """The same of many."""
+        lib.tally_ends(self.tally, ffi.new("proc_owner *[]", owners), len(owners))
+
+    def read(self) -> Sums:
+        """All, as of one moment."""
+        sums = ffi.new("sums *")
+        lib.tally_read(self.tally, sums)
+        return Sums(
+            started=sums.started,
+            exited=sums.exited,
+            signaled=sums.signaled,
+            status_unknown=sums.unknown,
+            escalated=sums.escalated,
+            killed=sums.killed,
+            cpu_user_seconds=sums.user_us / 1e6,
+            cpu_system_seconds=sums.system_us / 1e6,
+            max_rss_bytes=sums.max_rss_bytes,
+            spawn_seconds=sums.spawn_ns / 1e9,
+            spawn_counts=tuple(sums.spawn_counts[0 : len(SPAWN_BOUNDS) + 1]),
+            run_seconds=sums.run_ns / 1e9,
+            run_counts=tuple(sums.run_counts[0 : len(RUN_BOUNDS) + 1]),
+            reasons={reason: sums.reasons[number] for number, reason in enumerate(ExitReason, 1)},
+        )
