@@ -139,8 +139,8 @@ class QueueBusy(FastprocError, RuntimeError):
 
     def __str__(self) -> str:
         return (
-            f"the queue {self.path!r} is in use by {self.holder}; stop that one, or have all of them share it "
-            "(shared=True)"
+            f"the queue {self.path!r} is in use by {self.holder}; "
+            "stop that one, or have all of them share it (shared=True)"
         )
 
 

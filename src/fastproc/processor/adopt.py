@@ -1,12 +1,13 @@
 """Processes that an earlier Processor has started: found again by identity, waited for, ended.
 
-A pid alone says nothing, it may be a stranger's by now. What was written down names a process by machine, boot, pid
-namespace, pid and start time, and where the kernel has pidfs (6.9) by the inode of its pidfd, which is never used twice
-in a boot. All that is compared after a pidfd was opened, so the number cannot change hands in between; signals go
-through the pidfd.
+A pid alone says nothing, it may be a stranger's by now. What was written down names a process by machine,
+boot, pid namespace, pid and start time, and where the kernel has pidfs (6.9) by the inode of its pidfd,
+which is never used twice in a boot. All that is compared after a pidfd was opened, so the number cannot
+change hands in between; signals go through the pidfd.
 
-They are not our children. Their status is asked with PIDFD_GET_INFO (Linux 6.15) through a pidfd that was open before
-they were reaped; a zombie that nobody reaps shows it in field 52 of /proc/PID/stat to its own user. Else nobody knows.
+They are not our children. Their status is asked with PIDFD_GET_INFO (Linux 6.15) through a pidfd that was
+open before they were reaped; a zombie that nobody reaps shows it in field 52 of /proc/PID/stat to its own
+user. Else nobody knows.
 """
 
 from __future__ import annotations
@@ -156,8 +157,8 @@ class Adopted:
         if leader is not None:
             found.pid, found.pidfd = pid, leader
         if said.get("session") == pid and (leader is not None or Person.read(pid) is None):
-            # The kernel keeps the number of a session as long as it has members, so with nobody, or the leader
-            # himself, under that number its members are those of our job.
+            # The kernel keeps the number of a session as long as it has members, so with nobody, or the
+            # leader himself, under that number its members are those of our job.
             found.session = pid
         return found
 
@@ -189,7 +190,9 @@ class Adopted:
         return self.pidfd is not None
 
     def poll(self) -> bool:
-        """Ask the kernel whether the leader has ended; enters its status. True if it has, or was not there."""
+        """Ask the kernel whether the leader has ended; enters its status. True if it has, or was not
+        there.
+        """
         if self.pidfd is None:
             return True
         if not _is_readable(self.pidfd):
@@ -212,7 +215,9 @@ class Adopted:
         return sorted(pid for pid in pids if (one := Person.read(pid)) is not None and not one.is_dead)
 
     def signal(self, number: int) -> None:
-        """Signal all of it that is known: cgroup and session by pidfd, each one looked at again after opening."""
+        """Signal all of it that is known: cgroup and session by pidfd, each one looked at again after
+        opening.
+        """
         if number == signal.SIGKILL and self.cgroup is not None:
             with contextlib.suppress(OSError):
                 Path(self.cgroup, "cgroup.kill").write_text("1")
@@ -272,14 +277,14 @@ def _open(pid: int, start: int) -> int | None:
 def lock_holders(device: int, inode: int) -> list[int]:
     """Who has inherited the flock(2) of a file, which /proc/PID/fdinfo shows of each descriptor, see proc(5).
 
-    Not who has merely opened the file. Needs no record, so it finds a job whose Processor died before it could write
-    one; costs a walk through /proc.
+    Not who has merely opened the file. Needs no record, so it finds a job whose Processor died before it
+    could write one; costs a walk through /proc.
     """
-    found = []
-    for name in os.listdir("/proc"):
-        if name.isdigit() and int(name) != os.getpid() and _holds_lock(name, device, inode):
-            found.append(int(name))
-    return found
+    return [
+        int(name)
+        for name in os.listdir("/proc")
+        if name.isdigit() and int(name) != os.getpid() and _holds_lock(name, device, inode)
+    ]
 
 
 def _holds_lock(pid: str, device: int, inode: int) -> bool:

@@ -1,7 +1,9 @@
 """AgentExecutor: a coding agent such as Claude Code. Its prompt, its surroundings, and what its end means.
 
-Verdicts come from exit code, signal and reason, and from structured output: lines that are JSON objects, as Claude Code
-prints with `--output-format json` or `stream-json`. Words in other output are believed only of a run that has failed
+Verdicts come from exit code, signal and reason, and from structured output: lines that are JSON objects, as
+    Claude Code
+prints with `--output-format json` or `stream-json`. Words in other output are believed only of a run that
+has failed
 already: they may say that it was a rate limit or the turns, and never that an exit 0 was a failure.
 """
 
@@ -40,8 +42,8 @@ CLAUDE_CODE = (
     "{allowed_tools}",
     "{skip_permissions}",
 )
-"""The command line of Claude Code without a terminal. A word that is one placeholder and comes out empty is left out,
-together with the option before it."""
+"""The command line of Claude Code without a terminal. A word that is one placeholder and comes out empty is
+left out, together with the option before it."""
 
 _RATE_LIMIT = re.compile(
     r"rate[ _-]?limit|usage limit reached|too many requests|\b429\b|quota exceeded|overloaded_error",
@@ -49,7 +51,8 @@ _RATE_LIMIT = re.compile(
 )
 _MAX_TURNS = re.compile(r"(?:max(?:imum)?[ _-]?(?:number of )?turns)\b", re.IGNORECASE)
 _RETRY_AFTER = re.compile(
-    r"(?:retry[ _-]?after|try again in|wait)\W{0,4}(\d{1,9}(?:\.\d+)?)\s*(h|m|s|hours?|min(?:ute)?s?|sec(?:ond)?s?)?\b",
+    r"(?:retry[ _-]?after|try again in|wait)\W{0,4}(\d{1,9}(?:\.\d+)?)\s*"
+    r"(h|m|s|hours?|min(?:ute)?s?|sec(?:ond)?s?)?\b",
     re.IGNORECASE,
 )
 _RESET_AT = re.compile(r"limit reached\|(\d{10})\b")
@@ -86,7 +89,7 @@ class AgentExecutor:
         tag: str = "fastproc-{task_id}",
         prompt: Callable[[Task], str] | None = None,
     ) -> None:
-        if isinstance(command, str) or not command:
+        if isinstance(command, str) or len(command) == 0:
             raise TypeError(f"command must be a list of words such as ['claude', '-p'], not {command!r}")
         if isinstance(max_turns, bool) or not isinstance(max_turns, int) or max_turns < 1:
             raise ValueError(f"max_turns must be a whole number above 0, not {max_turns!r}")
@@ -195,7 +198,7 @@ def agent_verdict(end: End, now: float) -> ExecutionResult:
         if failed:
             return _result(plain, error=said or subtype or "The agent reports an error.")
         return plain
-    elif end.status.ok:
+    if end.status.ok:
         return _result(plain, success=True, message=plain.message)
     # It has failed without a word that can be parsed. Only now free words count, and only the last ones.
     tail = end.output[-8192:].decode("utf-8", "replace")

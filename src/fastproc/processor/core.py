@@ -1,16 +1,22 @@
-"""The queue's decisions: (state, event, now) -> actions. No clock, no I/O, no chance: those come with the events.
+"""The queue's decisions: (state, event, now) -> actions. No clock, no I/O, no chance: those come with the
+events.
 
-A task that the queue knows is in one phase. `step()` looks up (phase, event) in TRANSITIONS, one table; what is not in
-it is late news about a task that has moved on, and changes nothing. The Processor carries out the actions in order
-and feeds what came of them back as events:
+A task that the queue knows is in one phase. `step()` looks up (phase, event) in TRANSITIONS, one table; what
+is not in it is late news about a task that has moved on, and changes nothing. The Processor carries out the
+actions in order and feeds what came of them back as events:
 
-    Found ─→ WAITING ──dependencies completed──→ READY ──a slot──→ CLAIMING ─Claimed→ STARTING ─Started→ RUNNING
-                │ a dependency failed    ↑ DELAYED ↑ its time came     │ ClaimLost          │ Ended        │ Ended
-                └──→ CLAIMING (to be failed)                          gone                  └──→ FILING ←──┘
-                                                                                 Filed ─→ gone, or back in as Found
+    Found ─→ WAITING ──dependencies completed──→ READY ──a slot──→ CLAIMING ─Claimed→ STARTING ─Started→
+    RUNNING
+                │ a dependency failed    ↑ DELAYED ↑ its time came     │ ClaimLost          │ Ended        │
+                Ended └──→ CLAIMING (to be failed)                          gone                  └──→ FILING
+                ←──┘
+                                                                                 Filed ─→ gone, or back in as
+                                                                                 Found
 
-A slot is used from CLAIMING until Filed: until the outcome is durable and nothing of the run is alive. Tasks run by
-priority and age: `since + rank * AGE_SECONDS` is fixed when a task is queued, so a low one waits for critical ones
+A slot is used from CLAIMING until Filed: until the outcome is durable and nothing of the run is alive. Tasks
+    run by
+priority and age: `since + rank * AGE_SECONDS` is fixed when a task is queued, so a low one waits for
+    critical ones
 that come up to 45 minutes later, and for no others. A task whose dependency failed is failed too; one whose
 dependency is not there waits; tasks that wait for each other in a circle are failed.
 """
@@ -167,7 +173,9 @@ class StopAsked:
 
 @dataclass(frozen=True, slots=True)
 class EndAsked:
-    """A run has been told to end by its time limit, by silence or by too much output: do not tell it again."""
+    """A run has been told to end by its time limit, by silence or by too much output: do not tell it
+    again.
+    """
 
     id: str
 
@@ -635,7 +643,8 @@ def _file(state: State, entry: Entry, event: Ended, now: Now, actions: list[Acti
         outcome = entry.ending
     limited = entry.limited + 1 if outcome is Outcome.RATE_LIMITED else 0
     if limited > MOST_LIMITED:
-        # No service refuses that long: what looks like a rate limit is something else, and must end some time.
+        # No service refuses that long: what looks like a rate limit is something else, and must end some
+        # time.
         outcome, limited = Outcome.FAILED, 0
     failures = entry.failures + (outcome in COUNTED and not event.retry_soon)
     where, wait = TaskState.PENDING, 0.0
@@ -757,7 +766,7 @@ def _fill_slots(state: State, actions: list[Action]) -> None:
     if not state.may_claim:
         return
     while state.ready and len(state.busy) < state.slots:
-        _key_, name = heapq.heappop(state.ready)
+        _, name = heapq.heappop(state.ready)
         entry = state.entries.get(name)
         if entry is not None and entry.phase is Phase.READY and not entry.doom:
             _take(state, entry, actions)

@@ -1,8 +1,8 @@
 """Every system call that the directory store makes, one method each, so that a test can stand in between.
 
-A test wraps `Disk` to count, to fail or to die at the k-th call, or to record what a power loss would leave. The
-methods decide nothing. Three calls that Python does not have come through ctypes: renameat2(2), linkat(2) with
-AT_SYMLINK_FOLLOW, which links a file that was opened without a name, and inotify(7).
+A test wraps `Disk` to count, to fail or to die at the k-th call, or to record what a power loss would leave.
+The methods decide nothing. Three calls that Python does not have come through ctypes: renameat2(2),
+linkat(2) with AT_SYMLINK_FOLLOW, which links a file that was opened without a name, and inotify(7).
 """
 
 from __future__ import annotations
@@ -59,7 +59,9 @@ class Disk:
         return os.open(name, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600, dir_fd=dir_fd)
 
     def create_nameless(self, dir_fd: int, spare_dir_fd: int, spare: str) -> tuple[int, str | None]:
-        """A new file of that directory without a name, or where that cannot be had one named `spare` elsewhere."""
+        """A new file of that directory without a name, or where that cannot be had one named `spare`
+        elsewhere.
+        """
         if self._nameless:
             try:
                 return os.open(".", os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600, dir_fd=dir_fd), None
@@ -131,7 +133,8 @@ class Disk:
     def begin_write_back(self, fd: int) -> None:
         """Have the kernel begin to write a file, so that several fsync() after it share one journal commit.
 
-        POSIX_FADV_DONTNEED starts write-back of dirty pages; eight fsync() after it cost half as much on ext4.
+        POSIX_FADV_DONTNEED starts write-back of dirty pages; eight fsync() after it cost half as much on
+        ext4.
         """
         os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
 
@@ -141,8 +144,9 @@ class Disk:
     # ---- locks ----
 
     def lock(self, fd: int, *, shared: bool = False) -> bool:
-        """Take the lock of an open file, flock(2), without waiting. The kernel gives it back when all copies of
-        the descriptor are closed, those that children have inherited among them."""
+        """Take the lock of an open file, flock(2), without waiting. The kernel gives it back when all copies
+        of the descriptor are closed, those that children have inherited among them.
+        """
         try:
             fcntl.flock(fd, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -155,8 +159,8 @@ class Disk:
         A read lease is granted only if nobody has, see fcntl(2). It is given back at once.
         """
         try:
-            # Whoever opens the file in between is made to wait that moment, and we are sent this signal instead
-            # of SIGIO, which would end the program; it is ignored by default.
+            # Whoever opens the file in between is made to wait that moment, and we are sent this signal
+            # instead of SIGIO, which would end the program; it is ignored by default.
             fcntl.fcntl(fd, _F_SETSIG, _SIGURG)
             fcntl.fcntl(fd, _F_SETLEASE, fcntl.F_RDLCK)
         except OSError as error:

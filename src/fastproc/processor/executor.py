@@ -1,9 +1,10 @@
 """What one task runs: the Protocol of executors, and the one for tasks that name their command.
 
-An executor decides twice and starts nothing: prepare() says which command a task means, judge() says what its end
-means. The Processor does the rest: it starts the command with its output in the log, keeps time limits, ends it for
-certain. So an executor is tested without a process, and an attempt that a crash has interrupted can be judged by the
-next Processor.
+An executor decides twice and starts nothing: prepare() says which command a task means, judge() says what
+    its end
+means. The Processor does the rest: it starts the command with its output in the log, keeps time limits, ends
+it for certain. So an executor is tested without a process, and an attempt that a crash has interrupted can
+be judged by the next Processor.
 """
 
 from __future__ import annotations
@@ -21,22 +22,28 @@ from .task import ExecutionResult, Task
 ALLOWED_ENV = ("HOME", "LANG", "LANGUAGE", "LOGNAME", "SHELL", "TERM", "TMPDIR", "TZ", "USER")
 """What a job gets of our own environment, with all LC_* and a PATH without relative directories."""
 
-# They make a program load or run what somebody else has chosen, see ld.so(8) and the manuals of the interpreters.
+# They make a program load or run what somebody else has chosen, see ld.so(8) and the manuals of the
+# interpreters.
 _LOADER_PREFIXES = ("LD_", "DYLD_", "PYTHON", "BASH_FUNC_", "GIT_", "GCONV_", "MALLOC_", "RUBY", "PERL5")
+# fmt: off
 _LOADER_NAMES = frozenset(
     {
-        "BASH_ENV", "CDPATH", "CLASSPATH", "EDITOR", "ENV", "GLIBC_TUNABLES", "HOSTALIASES", "IFS", "JAVA_TOOL_OPTIONS",
-        "LOCALDOMAIN", "LOCPATH", "NLSPATH", "NODE_OPTIONS", "NODE_PATH", "PATH", "PERLLIB", "PROMPT_COMMAND", "PS4",
-        "RES_OPTIONS", "RESOLV_HOST_CONF", "SHELLOPTS", "BASHOPTS", "SSLKEYLOGFILE", "_JAVA_OPTIONS",
+        "BASHOPTS", "BASH_ENV", "CDPATH", "CLASSPATH", "EDITOR", "ENV", "GLIBC_TUNABLES", "HOSTALIASES",
+        "IFS", "JAVA_TOOL_OPTIONS", "LOCALDOMAIN", "LOCPATH", "NLSPATH", "NODE_OPTIONS", "NODE_PATH",
+        "PATH", "PERLLIB", "PROMPT_COMMAND", "PS4", "RESOLV_HOST_CONF", "RES_OPTIONS", "SHELLOPTS",
+        "SSLKEYLOGFILE", "_JAVA_OPTIONS",
     }
-)  # fmt: skip
+)
+# fmt: on
 
 OUTPUT_BYTES = 64 * 1024
 """How much of the output a result holds: a quarter from its beginning, the rest from its end."""
 
 
 class Refused(ValueError):
-    """A task that can never be carried out, and why. Raised by prepare(); the task fails without further attempts."""
+    """A task that can never be carried out, and why. Raised by prepare(); the task fails without further
+    attempts.
+    """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,13 +75,16 @@ class End:
 
 
 class Executor(Protocol):
-    """Says what a task runs and what its end means. Called by the Processor's thread: be quick, start nothing."""
+    """Says what a task runs and what its end means. Called by the Processor's thread: be quick, start
+    nothing.
+    """
 
     def prepare(self, task: Task, run: Run) -> Command:
         """The command of an attempt.
 
-        The Processor puts its output into the log and its `input` into a file, so that neither hangs on a pipe that
-        would break with the Processor; `timeout` and `idle_timeout` of the task apply if the command has none.
+        The Processor puts its output into the log and its `input` into a file, so that neither hangs on a
+        pipe that would break with the Processor; `timeout` and `idle_timeout` of the task apply if the
+        command has none.
 
         Raises:
             Refused: the task can never be carried out.

@@ -1,12 +1,13 @@
 """From the bytes of a task file to a mapping, whatever the bytes are: too large, too deep, torn, or a bomb.
 
-JSON is read by the standard library, YAML by PyYAML (extra `queue`), which is imported when the first YAML file
-comes. Both give plain str, int, float, bool, None, list and dict. What cannot be accepted is a BadTask that says why.
+JSON is read by the standard library, YAML by PyYAML (extra `queue`), which is imported when the first YAML
+file comes. Both give plain str, int, float, bool, None, list and dict. What cannot be accepted is a BadTask
+that says why.
 """
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import json
 import math
 from typing import Any
@@ -100,7 +101,7 @@ def _measure(events: Any, yaml: Any) -> None:
         name = type(event).__name__
         anchor = getattr(event, "anchor", None)
         if name == "AliasEvent":
-            size = sizes.get(anchor)
+            size = sizes.get(str(anchor))
             if size is None:
                 raise BadTask(f"alias *{anchor:.40} stands inside what it stands for, or for nothing")
             total += size
@@ -129,7 +130,7 @@ def _plain(value: Any) -> Any:
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple, set)):
         return [_plain(item) for item in value]
-    if isinstance(value, (datetime.date, datetime.datetime)):
+    if isinstance(value, (dt.date, dt.datetime)):
         return value.isoformat()
     if isinstance(value, bytes):
         raise BadTask("has binary data in it")

@@ -1,4 +1,6 @@
-"""The bytes of what is kept beside a task: one JSON line for each step of an attempt, one document for its result."""
+"""The bytes of what is kept beside a task: one JSON line for each step of an attempt, one document for its
+result.
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
 """What a task has printed, as numbered entries that can be followed while it runs.
 
-The entries of a task are numbered from 1 through all its attempts and never change: the beginning of an attempt, its
-lines, its end. So whoever has read up to a number asks for what comes after it. Control characters are escaped; the
-bytes as they were are in logs/.
+The entries of a task are numbered from 1 through all its attempts and never change: the beginning of an
+    attempt, its
+lines, its end. So whoever has read up to a number asks for what comes after it. Control characters are
+escaped; the bytes as they were are in logs/.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ class LogEntry:
     Attributes:
         sequence: its number.
         attempt: of which attempt.
-        timestamp: seconds since 1970, for what the Processor says; None for output, which the job writes itself.
+        timestamp: seconds since 1970, for what the Processor says; None for output, which the job writes
+            itself.
         stream: "output" or "processor".
         level: "info" or "error".
         message: the line, without its newline.

@@ -1,7 +1,7 @@
 """The live attempts: started through a Launcher or adopted, watched, ended, and looked at when they are over.
 
-A job's standard output and error are its log, its standard input is a file in memory: nothing of it hangs on us, and it
-does not notice when we are killed. It inherits the lock of its task.
+A job's standard output and error are its log, its standard input is a file in memory: nothing of it hangs on
+us, and it does not notice when we are killed. It inherits the lock of its task.
 """
 
 from __future__ import annotations
@@ -75,7 +75,9 @@ class Live:
 
 
 class Runs:
-    """The live attempts of one Processor. Called by one thread at a time, except for the callback of an end."""
+    """The live attempts of one Processor. Called by one thread at a time, except for the callback of an
+    end.
+    """
 
     def __init__(
         self,
@@ -237,7 +239,8 @@ class Runs:
     def _measure(self, live: Live, now: float) -> None:
         if live.log_fd is None:
             return
-        # Through our own descriptor: a job may remove or replace the file, and the size is that of what it writes to.
+        # Through our own descriptor: a job may remove or replace the file, and the size is that of what it
+        # writes to.
         size = os.fstat(live.log_fd).st_size
         if size != live.log_bytes:
             live.log_bytes = size
@@ -276,7 +279,9 @@ class Runs:
     # ---- ending ----
 
     def end(self, task_id: str) -> None:
-        """Ask an attempt to end, and kill it and all it has started when its grace has passed. Does not wait."""
+        """Ask an attempt to end, and kill it and all it has started when its grace has passed. Does not
+        wait.
+        """
         live = self.live.get(task_id)
         if live is None:
             return
@@ -301,7 +306,9 @@ class Runs:
     # ---- afterwards ----
 
     def finish(self, task_id: str) -> tuple[Live, End] | None:
-        """Nothing of an attempt is left: how it ended, and what it printed. Gives back what it held but its lock."""
+        """Nothing of an attempt is left: how it ended, and what it printed. Gives back what it held but its
+        lock.
+        """
         live = self.live.pop(task_id, None)
         if live is None:
             return None
@@ -332,6 +339,10 @@ class Runs:
             if live.adopted is not None:
                 live.adopted.close()
         self.live.clear()
+
+    def log_bytes(self, live: Live) -> int:
+        """How much it has printed."""
+        return 0 if live.log_fd is None else os.fstat(live.log_fd).st_size
 
     def last_line(self, live: Live) -> str:
         """What it printed last."""
@@ -375,11 +386,6 @@ def _memory_file(content: bytes) -> int:
         os.close(fd)
         raise
     return fd
-
-
-def now_of(clock: Clock) -> tuple[float, float]:
-    """Both clocks at once."""
-    return clock.monotonic(), clock.time()
 
 
 SYSTEM_CLOCK: Clock = time

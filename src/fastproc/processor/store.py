@@ -1,6 +1,7 @@
 """What the Processor needs of the place where tasks are kept: a Protocol, and the values that cross it.
 
-DirectoryStore keeps them in a directory; tests/contract holds it and the store of tests in memory to the same suite.
+DirectoryStore keeps them in a directory; tests/contract holds it and the store of tests in memory to the
+same suite.
 """
 
 from __future__ import annotations
@@ -73,7 +74,9 @@ class Hold:
     since: float = 0.0
     claimed_at: float = 0.0
     lock_fd: int | None = None
-    """The lock's descriptor, which the job inherits; None if another job holds it still, or nothing is locked."""
+    """The lock's descriptor, which the job inherits; None if another job holds it still, or nothing is
+    locked.
+    """
     log: str | None = None
     recorded: bool = False
     moved: bool = False

@@ -1,19 +1,21 @@
 """The durable store in a directory. The directory is the truth; a rename is the only transition.
 
-    pending/ in-progress/ completed/ failed/ quarantine/     a file a task: <id>.json, .yaml or .yml; never changed
-    attempts/<id>.jsonl         a line for each attempt that was begun, and for the process that was started
-    results/<id>.<n>.json       what came of attempt n; written once, never over another
+    pending/ in-progress/ completed/ failed/ quarantine/     a file a task: <id>.json, .yaml or .yml; never
+    changed attempts/<id>.jsonl         a line for each attempt that was begun, and for the process that was
+    started results/<id>.<n>.json       what came of attempt n; written once, never over another
     logs/<id>.<n>.log           what it printed
     .processors/<instance>      locked by a living Processor
     .requests/<id>.cancel       what somebody wants of the Processor that runs a task
     .pause.json                 until when a rate limit holds
 
-The right to run a task is the flock(2) of its file. It belongs to the open file description, so it goes with the file
-from pending to in-progress, and the job inherits it: the kernel keeps it as long as the Processor or anything of the
-job that has kept the descriptor lives, whoever of them dies first. Nobody moves a task without it.
+The right to run a task is the flock(2) of its file. It belongs to the open file description, so it goes with
+the file from pending to in-progress, and the job inherits it: the kernel keeps it as long as the Processor
+or anything of the job that has kept the descriptor lives, whoever of them dies first. Nobody moves a task
+without it.
 
-A submitted file gets its name when its content is on the disk (O_TMPFILE, linkat). Claim: lock, rename, journal line,
-all durable before the job starts. Finish: result durable, then rename, both directories synced, then the slot is free.
+A submitted file gets its name when its content is on the disk (O_TMPFILE, linkat). Claim: lock, rename,
+journal line, all durable before the job starts. Finish: result durable, then rename, both directories
+synced, then the slot is free.
 """
 
 from __future__ import annotations
@@ -173,12 +175,17 @@ class DirectoryStore:
         return "another Processor"
 
     def _refuse_strangers(self) -> None:
-        """On a network file system our locks may not reach the other machine: believe its own record instead."""
+        """On a network file system our locks may not reach the other machine: believe its own record
+        instead.
+        """
         if not self.machine.is_remote(self._root):
             return
         for _name, _alive, said in self._people():
             if said.get("machine") not in (None, self.machine.machine):
-                who = f"process {said.get('pid')} on {said.get('host')}, which has not left cleanly; remove its file in .processors if it is gone"
+                who = (
+                    f"process {said.get('pid')} on {said.get('host')}, which has not left cleanly; "
+                    "remove its file in .processors if it is gone"
+                )
                 raise QueueBusy(str(self.path), who)
 
     def has_processor(self) -> bool:
@@ -489,11 +496,11 @@ class DirectoryStore:
             except OSError as error:
                 answers.append(NotClaimed(error=error))
         holds = [answer for answer in answers if isinstance(answer, Hold)]
-        error = self._begin(holds)
-        if error is not None:
+        fault = self._begin(holds)
+        if fault is not None:
             for hold in holds:
                 self._give_back(hold)
-            return [NotClaimed(error=error) if isinstance(answer, Hold) else answer for answer in answers]
+            return [NotClaimed(error=fault) if isinstance(answer, Hold) else answer for answer in answers]
         return answers
 
     def _take(self, ticket: Ticket, any_time: bool) -> Hold | NotClaimed:
@@ -547,8 +554,8 @@ class DirectoryStore:
         except FileExistsError:
             self.quarantine(TaskState.PENDING, name, "duplicate id: a task of this id is in progress")
             return NotClaimed(state=TaskState.IN_PROGRESS)
-        # An attempt that the journal has begun while the task is pending was never started, since that waits until
-        # both journal and rename are durable: it counts for nothing, and its number is not used again.
+        # An attempt that the journal has begun while the task is pending was never started, since that waits
+        # until both journal and rename are durable: it counts for nothing, and its number is not used again.
         history = self.history(ticket.id)
         self._held.add(ticket.id)
         return Hold(
@@ -635,7 +642,9 @@ class DirectoryStore:
                 self._disk.close(fd)
 
     def open_log(self, hold: Hold) -> int | None:
-        """See Store. Never over another: a log that is there already is of an attempt that never was filed."""
+        """See Store. Never over another: a log that is there already is of an attempt that never was
+        filed.
+        """
         name = f"{hold.id}.{hold.attempt}.log"
         flags = os.O_RDWR | os.O_CREAT | os.O_APPEND
         try:
@@ -817,7 +826,9 @@ class DirectoryStore:
         return journal.history(notes, last, before)
 
     def counts(self) -> dict[TaskState, int]:
-        """See Store. Large directories are counted again once a second at most, and only if they have changed."""
+        """See Store. Large directories are counted again once a second at most, and only if they have
+        changed.
+        """
         return {state: self._count(state) for state in STATES}
 
     def _count(self, state: TaskState) -> int:

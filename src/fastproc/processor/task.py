@@ -8,7 +8,7 @@ TaskResult        what result() tells: the last attempt, and where the task stan
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import math
 import os
 import re
@@ -201,8 +201,8 @@ class TaskResult:
         state: the directory it is in.
         attempts: how many were begun.
         failures: how many of them count against `max_attempts`.
-        outcome: of the last attempt: succeeded, failed, refused, rate_limited, lost, cancelled, given_back; or
-            None while there is none.
+        outcome: of the last attempt: succeeded, failed, refused, rate_limited, lost, cancelled, given_back;
+            or None while there is none.
         exit: how its process ended; None if none was started or nobody knows.
         execution: what the executor said.
         reason: why it is where it is, in words.
@@ -230,8 +230,8 @@ def check_id(task_id: object) -> str:
     """A task id as it was given, or BadTask."""
     if not isinstance(task_id, str) or not _ID.match(task_id):
         raise BadTask(
-            f"{task_id!r:.140} is no task id: letters, digits, '.', '_' and '-', 128 at most, the first a letter "
-            "or digit"
+            f"{task_id!r:.140} is no task id: letters, digits, '.', '_' and '-', 128 at most, "
+            "the first a letter or digit"
         )
     if task_id.endswith(_SUFFIXES):
         raise BadTask(f"{task_id!r} is no task id: it ends like a file name")
@@ -287,7 +287,8 @@ def _words(fields: Mapping[str, Any], name: str) -> tuple[str, ...]:
 def _args(value: object) -> tuple[str, ...]:
     if isinstance(value, str):
         raise BadTask(
-            f"args must be a list such as [sort, -u, names.txt], not the text {value!r:.80}: there is no shell"
+            f"args must be a list such as [sort, -u, names.txt], not the text {value!r:.80}: "
+            "there is no shell"
         )
     if not isinstance(value, list) or not value:
         raise BadTask(f"args must be a list of words, not {value!r:.80}")
@@ -351,15 +352,17 @@ def _flag(fields: Mapping[str, Any], name: str) -> bool:
 
 
 def _moment(value: object) -> float:
-    """Seconds since 1970, from a number or from text such as 2030-01-31T12:00:00Z; without a zone it is UTC."""
+    """Seconds since 1970, from a number or from text such as 2030-01-31T12:00:00Z; without a zone it is
+    UTC.
+    """
     if value is None:
         return 0.0
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         return float(value)
     try:
-        moment = datetime.datetime.fromisoformat(str(value))
+        moment = dt.datetime.fromisoformat(str(value))
         if moment.tzinfo is None:
-            moment = moment.replace(tzinfo=datetime.UTC)
+            moment = moment.replace(tzinfo=dt.UTC)
         return moment.timestamp()
     except (ValueError, OverflowError):
         raise BadTask(
@@ -377,7 +380,7 @@ def _plain(name: str, value: object) -> Any:
         return str(value) if isinstance(value, StrEnum) else value
     if isinstance(value, (bytes, os.PathLike)):
         return os.fsdecode(value)
-    if isinstance(value, (datetime.datetime, datetime.date)):
+    if isinstance(value, (dt.datetime, dt.date)):
         return value.isoformat()
     if isinstance(value, Mapping):
         return {str(key): _plain(name, item) for key, item in value.items()}

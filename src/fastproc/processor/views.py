@@ -42,7 +42,8 @@ class QueueStatus:
         slots: how many may run at once.
         paused: whether nothing is started now, by pause() or for a rate limit.
         paused_until: seconds since 1970, for a rate limit.
-        health: "ok", or "degraded": what runs is looked after, nothing new is started or something is left out.
+        health: "ok", or "degraded": what runs is looked after, nothing new is started or something is left
+            out.
         causes: why it is degraded, in words.
         blocked: tasks that wait for others, and for which.
         processing: whether a Processor works on it: this one, or for one that was not started any other.
