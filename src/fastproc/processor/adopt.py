@@ -13,6 +13,7 @@ user. Else nobody knows.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import fcntl
 import os
 import select
@@ -28,7 +29,7 @@ from ..status import ExitReason, ExitStatus
 from .machine import Machine
 
 _SIGNAL_GROUP = 1 << 2  # PIDFD_SIGNAL_PROCESS_GROUP, Linux 6.9
-_PIDFS_MAGIC = 0x50494446
+_REAP_SECONDS = 1.0
 _GET_INFO = 0xC040FF0B  # _IOWR(0xff, 11, 64 bytes)
 _INFO_EXIT = 1 << 3
 _INFO = struct.Struct("=QQ12i")  # struct pidfd_info: mask, cgroup id, ids, and last the exit code
@@ -40,6 +41,7 @@ class Person:
 
     pid: int
     state: str
+    parent: int
     group: int
     session: int
     start: int
@@ -56,7 +58,7 @@ class Person:
         words = text[text.rfind(b")") + 2 :].split()
         if len(words) < 50:
             return None
-        return cls(pid, words[0].decode(), int(words[2]), int(words[3]), int(words[19]), int(words[49]))
+        return cls(pid, words[0].decode(), *(int(words[field - 3]) for field in (4, 5, 6, 22, 52)))
 
     @property
     def is_dead(self) -> bool:
@@ -74,12 +76,22 @@ def everybody() -> Iterator[Person]:
 
 
 def identity(pid: int, machine: Machine) -> dict[str, Any]:
-    """What makes a process that was just started known again: plain values. Reads two small files."""
+    """What makes a child of ours that was just started known again: plain values.
+
+    If it has ended and was reaped meanwhile, its number may be a stranger's: then there is nothing to say.
+    """
     said: dict[str, Any] = {"pid": pid, "boot": machine.boot, "pidns": machine.pid_namespace}
-    person = Person.read(pid)
-    if person is not None:
-        said |= {"start": person.start, "session": person.session}
-    said |= _cgroup(pid)
+    try:
+        fd = os.pidfd_open(pid)
+    except OSError:
+        return said
+    try:
+        person = Person.read(pid)
+        if person is not None and person.parent == os.getpid() and person.session == pid:
+            said |= {"start": person.start, "session": pid, "pidfs_inode": os.fstat(fd).st_ino}
+            said |= _cgroup(pid)
+    finally:
+        os.close(fd)
     return said
 
 
@@ -139,7 +151,8 @@ class Adopted:
     mono: float = field(default_factory=time.monotonic)
     status: ExitStatus | None = None
     escalated: bool = False
-    asked: bool = False
+    noticed: float | None = None
+    """When the leader was first seen to have ended."""
 
     @classmethod
     def find(cls, said: Mapping[str, Any] | None, machine: Machine) -> Adopted:
@@ -153,7 +166,7 @@ class Adopted:
         with contextlib.suppress(TypeError, ValueError):
             found.started_at = float(said.get("at", 0.0))
         found.cgroup = _same_cgroup(said)
-        leader = _open(pid, start)
+        leader = _open(pid, start, said.get("pidfs_inode"))
         if leader is not None:
             found.pid, found.pidfd = pid, leader
         if said.get("session") == pid and (leader is not None or Person.read(pid) is None):
@@ -186,8 +199,8 @@ class Adopted:
 
     @property
     def has_leader(self) -> bool:
-        """Whether the leader lives, as far as is known."""
-        return self.pidfd is not None
+        """Whether the leader lives, as far as is known; a zombie does not."""
+        return self.pidfd is not None and not _is_readable(self.pidfd)
 
     def poll(self) -> bool:
         """Ask the kernel whether the leader has ended; enters its status. True if it has, or was not
@@ -197,7 +210,14 @@ class Adopted:
             return True
         if not _is_readable(self.pidfd):
             return False
-        self.status = _status(self.pid, self.pidfd, self.mono)
+        now = time.monotonic()
+        if self.noticed is None:
+            self.noticed = now
+        # Its parent may take a while to reap it, and only then the kernel can tell.
+        status = _status(self.pid, self.pidfd, is_late=now > self.noticed + _REAP_SECONDS)
+        if status is None:
+            return False
+        self.status = dataclasses.replace(status, started=self.mono, ended=self.noticed)
         self.close()
         return True
 
@@ -260,7 +280,7 @@ def _same_cgroup(said: Mapping[str, Any]) -> str | None:
         return None
 
 
-def _open(pid: int, start: int) -> int | None:
+def _open(pid: int, start: int, inode: object = None) -> int | None:
     """A pidfd of the process that has this pid and this start time, or None."""
     try:
         fd = os.pidfd_open(pid)
@@ -268,14 +288,15 @@ def _open(pid: int, start: int) -> int | None:
         return None
     # Read after opening: from here on the descriptor cannot come to mean another one.
     person = Person.read(pid)
-    if person is None or person.start != start:
+    # Before pidfs, that is before Linux 6.9, all pidfds of a boot have one inode: then the start time decides.
+    if person is None or person.start != start or (inode is not None and os.fstat(fd).st_ino != inode):
         os.close(fd)
         return None
     return fd
 
 
 def lock_holders(device: int, inode: int) -> list[int]:
-    """Who has inherited the flock(2) of a file, which /proc/PID/fdinfo shows of each descriptor, see proc(5).
+    """Who has inherited the flock(2) of a file, as /proc/PID/fdinfo shows of each descriptor, see proc(5).
 
     Not who has merely opened the file. Needs no record, so it finds a job whose Processor died before it
     could write one; costs a walk through /proc.
@@ -306,41 +327,27 @@ def _is_readable(pidfd: int) -> bool:
     return bool(poll.poll(0))
 
 
-def _status(pid: int, pidfd: int, started: float) -> ExitStatus:
-    """How a process that is not our child has ended, or unknown."""
-    ended = time.monotonic()
-    # Its parent may take a moment to reap it, and then the kernel can tell.
-    until = ended + 1.0
-    while True:
-        wait_status = _info(pidfd)
-        if wait_status is None:
-            person = Person.read(pid)
-            if person is not None and person.is_dead:
-                if time.monotonic() < until:
-                    time.sleep(0.01)
-                    continue
-                # Nobody reaps it. Others than its user and root are shown 0 there, which then means nothing.
-                if person.status != 0 or os.geteuid() == 0:
-                    wait_status = person.status
-        break
+def _status(pid: int, pidfd: int, *, is_late: bool) -> ExitStatus | None:
+    """How a process that is not our child has ended; UNKNOWN if nobody knows, None if it may be known soon."""
+    wait_status = _info(pidfd)
     if wait_status is None:
-        return ExitStatus.unknown(started=started, ended=ended)
+        person = Person.read(pid)
+        if person is not None and person.is_dead:
+            if not is_late:
+                return None
+            # Nobody reaps it. Others than its user and root are shown 0 there, which then means nothing.
+            if person.status != 0 or os.geteuid() == 0:
+                wait_status = person.status
+    if wait_status is None:
+        return ExitStatus.unknown()
     if os.WIFSIGNALED(wait_status):
         return ExitStatus(
             reason=ExitReason.SIGNALED,
             signal=os.WTERMSIG(wait_status),
             core_dumped=os.WCOREDUMP(wait_status),
             foreign=True,
-            started=started,
-            ended=ended,
         )
-    return ExitStatus(
-        reason=ExitReason.EXITED,
-        code=os.WEXITSTATUS(wait_status),
-        foreign=True,
-        started=started,
-        ended=ended,
-    )
+    return ExitStatus(reason=ExitReason.EXITED, code=os.WEXITSTATUS(wait_status), foreign=True)
 
 
 def _info(pidfd: int) -> int | None:

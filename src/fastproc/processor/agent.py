@@ -89,7 +89,8 @@ class AgentExecutor:
         tag: str = "fastproc-{task_id}",
         prompt: Callable[[Task], str] | None = None,
     ) -> None:
-        if isinstance(command, str) or len(command) == 0:
+        given: object = command
+        if isinstance(given, str) or len(command) == 0:
             raise TypeError(f"command must be a list of words such as ['claude', '-p'], not {command!r}")
         if isinstance(max_turns, bool) or not isinstance(max_turns, int) or max_turns < 1:
             raise ValueError(f"max_turns must be a whole number above 0, not {max_turns!r}")

@@ -145,7 +145,9 @@ class Runs:
                 os.close(stdin_fd)
         assert live.process is not None
         live.pid = live.process.pid
-        self._store.note_start(hold, identity(live.pid, self._machine))
+        said = identity(live.pid, self._machine)
+        # One that was not reaped when it was looked at has kept its number until then.
+        self._store.note_start(hold, said if live.process.status is None else {"pid": live.pid})
         return live
 
     def _surrounded(

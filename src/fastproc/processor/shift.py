@@ -521,7 +521,7 @@ class Shift:
                 task_id,
                 outcome,
                 retry_after=execution.retry_after,
-                reason=live.words or ("" if execution.success else execution.error[:500]),
+                reason="" if execution.success else (live.words or execution.error[:500]),
             )
         )
 
