@@ -288,7 +288,8 @@ def _open(pid: int, start: int, inode: object = None) -> int | None:
         return None
     # Read after opening: from here on the descriptor cannot come to mean another one.
     person = Person.read(pid)
-    # Before pidfs, that is before Linux 6.9, all pidfds of a boot have one inode: then the start time decides.
+    # Before pidfs, that is before Linux 6.9, all pidfds of a boot have one inode: then the start time
+    # decides.
     if person is None or person.start != start or (inode is not None and os.fstat(fd).st_ino != inode):
         os.close(fd)
         return None
@@ -296,7 +297,7 @@ def _open(pid: int, start: int, inode: object = None) -> int | None:
 
 
 def lock_holders(device: int, inode: int) -> list[int]:
-    """Who has inherited the flock(2) of a file, as /proc/PID/fdinfo shows of each descriptor, see proc(5).
+    """Who has inherited the flock(2) of a file, as /proc/PID/fdinfo shows it, see proc(5).
 
     Not who has merely opened the file. Needs no record, so it finds a job whose Processor died before it
     could write one; costs a walk through /proc.
@@ -328,7 +329,9 @@ def _is_readable(pidfd: int) -> bool:
 
 
 def _status(pid: int, pidfd: int, *, is_late: bool) -> ExitStatus | None:
-    """How a process that is not our child has ended; UNKNOWN if nobody knows, None if it may be known soon."""
+    """How a process that is not our child has ended; UNKNOWN if nobody knows, None if it may be known
+    soon.
+    """
     wait_status = _info(pidfd)
     if wait_status is None:
         person = Person.read(pid)

@@ -89,10 +89,9 @@ class AgentExecutor:
         tag: str = "fastproc-{task_id}",
         prompt: Callable[[Task], str] | None = None,
     ) -> None:
-        given: object = command
-        if isinstance(given, str) or len(command) == 0:
+        if _is_text(command) or len(command) == 0:
             raise TypeError(f"command must be a list of words such as ['claude', '-p'], not {command!r}")
-        if isinstance(max_turns, bool) or not isinstance(max_turns, int) or max_turns < 1:
+        if max_turns < 1:
             raise ValueError(f"max_turns must be a whole number above 0, not {max_turns!r}")
         self._command = tuple(command)
         self._cwd = cwd
@@ -137,6 +136,10 @@ class AgentExecutor:
     def judge(self, task: Task, end: End) -> ExecutionResult:
         """See Executor, and the head of this file."""
         return agent_verdict(end, time.time())
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, (str, bytes))
 
 
 def assemble_prompt(task: Task) -> str:
