@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.processor.memory_store import Kept, MemoryStore, record_of
 
 from fastproc.errors import QueueBusy, TaskExists
 from fastproc.processor.core import Outcome
 from fastproc.processor.store import Hold, NotClaimed, Store
 from fastproc.processor.store_dir import DirectoryStore
 from fastproc.processor.task import Task, TaskState, Ticket
-from tests.processor.memory_store import Kept, MemoryStore, record_of
 
 MakeStore = Callable[[], Any]
 
@@ -26,7 +26,11 @@ def another(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[MakeStor
 
     def make() -> Any:
         kind, _, durability = request.param.partition(", ")
-        store = DirectoryStore(tmp_path / "q", durability=durability) if kind == "directory" else MemoryStore(kept)
+        store = (
+            DirectoryStore(tmp_path / "q", durability=durability)
+            if kind == "directory"
+            else MemoryStore(kept)
+        )
         made.append(store)
         return store
 

@@ -1,4 +1,6 @@
-"""A store in memory, for tests of what decides: held to tests/contract/test_store.py as the one in a directory is."""
+"""A store in memory, for tests of what decides: held to tests/contract/test_store.py as the one in a
+directory is.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ class Kept:
 
 
 class MemoryStore:
-    """See the head of this file. Several of them may share what is kept, as several programs share a directory."""
+    """See the head of this file. Several of them may share what is kept, as several programs share a
+    directory.
+    """
 
     def __init__(self, kept: Kept | None = None) -> None:
         self.kept = kept if kept is not None else Kept()
@@ -196,7 +200,9 @@ class MemoryStore:
         return self.kept.pause
 
     def die(self) -> MemoryStore:
-        """The program that has this store is killed, and the locks that no job holds are free. Who comes next."""
+        """The program that has this store is killed, and the locks that no job holds are free. Who comes
+        next.
+        """
         self.kept.owner = None
         self.kept.locked -= {name for name in self.held if not self.held[name].extra.get("runs")}
         return MemoryStore(self.kept)

@@ -359,7 +359,9 @@ def step(state: State, event: Event, now: Now) -> list[Action]:
     if handler is not None:
         handler(state, event, now, actions)
     _time_passes(state, now, actions)
-    _fill_slots(state, actions)
+    if not isinstance(event, Found):
+        # Not while the directory is being read: the most urgent may come last. A Tick follows.
+        _fill_slots(state, actions)
     return actions
 
 

@@ -86,6 +86,10 @@ class Disk:
         while view:
             view = view[os.write(fd, view) :]
 
+    def stamp(self, fd: int, moment_ns: int) -> None:
+        """Set when a file was written, finer than the kernel does: its clock for that ticks in 4 ms."""
+        os.utime(fd, ns=(moment_ns, moment_ns))
+
     def read(self, fd: int, most: int) -> bytes:
         """The first `most` bytes of a file."""
         pieces = []

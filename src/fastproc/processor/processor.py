@@ -191,7 +191,7 @@ class Processor:
             if shift is not None and not shift.stopping:
                 for task in tasks:
                     shift.notice(f"{task.id}.json")
-                shift.work()
+                shift.go_on()
 
     # ---- being the Processor ----
 
@@ -466,7 +466,7 @@ class Processor:
                 name = self._store.name_in(TaskState.PENDING, task_id)
                 if name is not None:
                     shift.notice(name)
-                    shift.work()
+                    shift.go_on()
 
     def terminate_running_process(self, task_id: str) -> StopResult:
         """End the run of a task: SIGTERM to all of it, SIGKILL after 5 seconds; the task is finished as

@@ -139,7 +139,6 @@ class Shift:
         for orphan in self._store.orphans():
             self._recover(orphan)
         self._rescan()
-        self.work()
 
     def leave(self) -> None:
         """Give everything back. What still runs is left to the next Processor."""
@@ -320,10 +319,10 @@ class Shift:
         """A file is pending: enter it, unless it is known."""
         parts = split_name(name)
         if parts is not None and (entry := self.state.entries.get(parts[0])) is not None:
-            if entry.ticket.name == name and entry.phase is not Phase.FILING:
-                return
-            if entry.ticket.name != name:
-                why = f"duplicate id: {entry.ticket.name} is queued already"
+            runs = entry.phase in (Phase.STARTING, Phase.RUNNING, Phase.ENDING)
+            if entry.ticket.name != name or runs:
+                # Late news of our own claim name a file that is not there any more, and nothing happens.
+                why = f"duplicate id: {entry.ticket.name} is {'running' if runs else 'queued already'}"
                 self._store.quarantine(TaskState.PENDING, name, why)
                 self._tell_quarantined()
             return
@@ -351,6 +350,11 @@ class Shift:
         while self._store.quarantined:
             name, reason = self._store.quarantined.pop(0)
             self._tell(TaskQuarantined(name=name, at=self._clock.time(), reason=reason))
+
+    def go_on(self) -> None:
+        """Start what there is room for."""
+        self.feed(core.Tick())
+        self.work()
 
     def work(self) -> None:
         """Carry out what the core wants: ends first, then what frees slots, then what fills them."""

@@ -73,6 +73,7 @@ class DirectoryStore:
         self.instance = f"{self.machine.host}-{os.getpid()}-{secrets.token_hex(6)}"
         self._disk = disk if disk is not None else Disk()
         self._spares = 0
+        self._stamped = 0
         self._lock_fd: int | None = None
         self._person_fd: int | None = None
         self._counts: dict[TaskState, tuple[int, float, int]] = {}
@@ -110,6 +111,10 @@ class DirectoryStore:
     def dir_fd(self, name: str) -> int:
         """The descriptor of one of the directories."""
         return self._fds[name]
+
+    def _is_gone(self, name: str) -> bool:
+        """Whether somebody has removed a directory that we have open: then it has no name left."""
+        return self._disk.fstat(self._fds[name]).st_nlink == 0
 
     def _again(self, name: str) -> int:
         """Somebody has removed a directory that we have open: make it anew."""
@@ -247,6 +252,9 @@ class DirectoryStore:
                 if len(content) > MAX_FILE_BYTES:
                     raise BadTask(f"task {task.id} is larger than {MAX_FILE_BYTES} bytes as a file")
                 made.append(self._new_file(TaskState.PENDING, content))
+                # In the order of submission, by which equals are run: a microsecond apart at least.
+                self._stamped = max(self._stamped + 1000, time.time_ns())
+                self._disk.stamp(made[-1][0], self._stamped)
             self._sync_files([fd for fd, _spare in made])
             for task, (fd, spare) in zip(tasks, made, strict=True):
                 name = f"{task.id}.json"
@@ -276,7 +284,9 @@ class DirectoryStore:
         spare = f"{self.instance}-{self._spares}"
         try:
             fd, named = self._create(place, spare)
-        except FileNotFoundError:
+        except OSError:
+            if not self._is_gone(place):
+                raise
             self._again(place)
             fd, named = self._create(place, spare)
         try:

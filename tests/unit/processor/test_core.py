@@ -11,8 +11,8 @@ from fastproc.processor.core import (
     Adopted,
     CancelAsked,
     Claim,
-    Claimed,
     ClaimDelayed,
+    Claimed,
     ClaimLost,
     Drain,
     End,
@@ -50,7 +50,13 @@ class Desk:
         self.wall = 1_000_000.0
 
     def feed(self, *events: Event) -> list[core.Action]:
-        return [action for event in events for action in core.step(self.state, event, self.now)]
+        """What is decided; a Tick follows whatever was found."""
+        actions: list[core.Action] = []
+        for event, following in zip(events, (*events[1:], Tick()), strict=True):
+            actions += core.step(self.state, event, self.now)
+            if isinstance(event, Found) and not isinstance(following, Found):
+                actions += core.step(self.state, Tick(), self.now)
+        return actions
 
     @property
     def now(self) -> Now:
@@ -450,3 +456,11 @@ def test_every_transition_is_in_the_table() -> None:
     assert phases == {None, *Phase}
     named = {event for _phase, event in core.TRANSITIONS}
     assert named | {Tick} == set(core.Event.__args__)  # type: ignore[attr-defined]
+
+
+def test_one_that_shall_be_failed_and_cannot_be_claimed_now_is_failed_later() -> None:
+    desk = Desk()
+    desk.feed(Found(ticket("b", dependencies=("a",)), {"a": TaskState.FAILED}))
+    desk.feed(ClaimDelayed("b", 5))
+    assert claims(desk.later(6)) == ["b"]
+    assert isinstance(desk.feed(Claimed("b", 1, 0, 3))[0], File)

@@ -1,7 +1,9 @@
-"""The core against a world that submits, ends, cancels, breaks and crashes as it likes: what always holds, holds.
+"""The core against a world that submits, ends, cancels, breaks and crashes as it likes: what always holds,
+holds.
 
-The world carries out the core's actions on a store in memory, as the Processor does on a directory. A crash forgets the
-state of the queue and keeps the store and, if the world likes, the jobs; the next Processor recovers from these.
+The world carries out the core's actions on a store in memory, as the Processor does on a directory. A crash
+forgets the state of the queue and keeps the store and, if the world likes, the jobs; the next Processor
+recovers from these.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ import dataclasses
 
 from hypothesis import settings, strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, precondition, rule
+from tests.processor.memory_store import MemoryStore
 
 from fastproc.errors import TaskExists
 from fastproc.processor import core
@@ -17,7 +20,6 @@ from fastproc.processor.core import Now, Outcome, Phase, State
 from fastproc.processor.retry import Backoff
 from fastproc.processor.store import Hold, NotClaimed, Record
 from fastproc.processor.task import Task, TaskState
-from tests.processor.memory_store import MemoryStore
 
 IDS = [f"t{number}" for number in range(8)]
 
@@ -65,9 +67,7 @@ class World(RuleBasedStateMachine):
 
     def claimed(self, hold: Hold) -> core.Claimed:
         limit = hold.task.max_attempts or 2
-        return core.Claimed(
-            hold.id, hold.attempt, hold.failures, limit, hold.task.auto_requeue, hold.limited
-        )
+        return core.Claimed(hold.id, hold.attempt, hold.failures, limit, hold.task.auto_requeue, hold.limited)
 
     def notice(self, name: str) -> None:
         if name.removesuffix(".json") in self.state.entries:
@@ -80,6 +80,7 @@ class World(RuleBasedStateMachine):
                 if other not in self.state.entries
             }
             self.feed(core.Found(ticket, outside))
+            self.feed(core.Tick())
 
     def feed(self, event: core.Event) -> None:
         todo = core.step(self.state, event, Now(self.mono, self.wall))
@@ -282,9 +283,9 @@ class World(RuleBasedStateMachine):
         for entry in self.state.entries.values():
             if entry.phase is Phase.WAITING:
                 assert entry.missing
-                assert all(
-                    entry.ticket.id in self.state.waiters.get(other, ()) for other in entry.missing
-                ), "it waits, and nobody would tell it"
+                assert all(entry.ticket.id in self.state.waiters.get(other, ()) for other in entry.missing), (
+                    "it waits, and nobody would tell it"
+                )
 
     @invariant()
     def the_books_agree(self) -> None:
