@@ -249,6 +249,8 @@ class Runs:
             live.grown = now
 
     def _overdue(self, live: Live, now: float) -> ExitReason | None:
+        if live.adopted is not None and not live.adopted.has_leader:
+            return None
         if live.idle_timeout is not None and now - live.grown > live.idle_timeout:
             return ExitReason.IDLE_TIMEOUT
         if live.max_log_bytes is not None and live.log_bytes > live.max_log_bytes:

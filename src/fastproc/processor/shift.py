@@ -399,9 +399,10 @@ class Shift:
 
     def _faulted(self, error: OSError) -> None:
         if self._fault is None:
-            _log.warning("%s cannot be written: %s; nothing new is started", self._store.path, error)
+            _log.warning("%s cannot be written: %s; nothing new is started", self._store.path, str(error))
             self._look_at = self._clock.monotonic() + self._settings.poll_interval
-        self._fault = error
+        # Without the frames that it was raised in: they hold all of us.
+        self._fault = error.with_traceback(None)
         self.feed(core.StoreFaulted(healthy=False))
 
     def _carry_out_claims(self, claims: list[core.Claim]) -> None:

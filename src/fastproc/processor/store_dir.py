@@ -134,14 +134,29 @@ class DirectoryStore:
         self._lock_fd = fd
         try:
             self._refuse_strangers()
-            people = self._fds[".processors"]
-            self._person_fd = self._disk.open_file(self.instance, people, os.O_RDWR | os.O_CREAT | os.O_EXCL)
-            self._disk.lock(self._person_fd)
-            said = {"pid": os.getpid(), "started": time.time(), "shared": shared, **self.machine.fields()}
-            self._disk.write(self._person_fd, json.dumps(said).encode())
+            self._sign_in(shared)
         except BaseException:
             self.unlock()
             raise
+
+    def _sign_in(self, shared: bool) -> None:
+        """Leave a file that is locked as long as we live, for those who find tasks of ours in progress.
+
+        A Processor that is alone can do without: whoever comes after it knows that it is dead. So it may
+            start on a
+        disk that is full.
+        """
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL
+        said = {"pid": os.getpid(), "started": time.time(), "shared": shared, **self.machine.fields()}
+        try:
+            self._person_fd = self._disk.open_file(self.instance, self._fds[".processors"], flags)
+            self._disk.lock(self._person_fd)
+            self._disk.write(self._person_fd, json.dumps(said).encode())
+        except OSError:
+            # One that is alone can do without: whoever comes next knows that it is dead. It may start on a
+            # full disk.
+            if shared and self._person_fd is None:
+                raise
 
     def unlock(self) -> None:
         """Be no Processor any more."""
@@ -504,7 +519,7 @@ class DirectoryStore:
             try:
                 answers.append(self._take(ticket, any_time))
             except OSError as error:
-                answers.append(NotClaimed(error=error))
+                answers.append(NotClaimed(error=error.with_traceback(None)))
         holds = [answer for answer in answers if isinstance(answer, Hold)]
         fault = self._begin(holds)
         if fault is not None:
@@ -599,7 +614,7 @@ class DirectoryStore:
             self._sync_files(opened)
             self._sync_dirs("attempts", TaskState.IN_PROGRESS, TaskState.PENDING)
         except OSError as error:
-            return error
+            return error.with_traceback(None)
         finally:
             for fd in opened:
                 self._disk.close(fd)
@@ -627,7 +642,7 @@ class DirectoryStore:
             self._sync_dirs(TaskState.PENDING, TaskState.IN_PROGRESS)
         except OSError as error:
             # It stays in progress with its lock free: the next recovery gives it back.
-            _log.warning("task %s could not be given back: %s", hold.id, error)
+            _log.warning("task %s could not be given back: %s", hold.id, str(error))
         self.release(hold)
 
     def release(self, hold: Hold) -> None:
@@ -686,7 +701,7 @@ class DirectoryStore:
                 touched.append(record.state)
             self._sync_dirs(*touched)
         except OSError as error:
-            return [error] * len(filings)
+            return [error.with_traceback(None)] * len(filings)
         for hold, _record in filings:
             self.release(hold)
         return [None] * len(filings)
@@ -869,7 +884,7 @@ class DirectoryStore:
                 if spare is not None:
                     self._disk.unlink(spare, self._fds[".new"])
         except OSError as error:
-            return error
+            return error.with_traceback(None)
         return None
 
     # ---- wishes and pauses ----
