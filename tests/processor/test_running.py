@@ -155,6 +155,27 @@ def test_ids_are_unique_for_good(processor: Processor) -> None:
             ask("nobody")
 
 
+@pytest.mark.parametrize("durability", ["full", "batch"])
+def test_very_many_are_submitted_at_once_or_none(
+    make: MakeProcessor, queue_dir: Path, durability: str
+) -> None:
+    """More than there may be descriptors open."""
+    processor = make(durability=durability)
+    names = [f"t{number:04}" for number in range(2000)]
+    assert processor.submit_many({"id": name, "args": ["true"]} for name in names) == names
+    with pytest.raises(TaskExists):
+        processor.submit_many(
+            [{"id": f"u{number}", "args": ["true"]} for number in range(300)]
+            + [{"id": "t0007", "args": ["true"]}]
+        )
+    with pytest.raises(ValueError, match="larger than"):
+        processor.submit_many(
+            [{"id": f"u{number}", "args": ["true"]} for number in range(300)] + [{"notes": "x" * (1 << 20)}]
+        )
+    assert processor.queue_status().pending == 2000
+    assert list((queue_dir / ".new").iterdir()) == []
+
+
 def test_two_submitters_of_one_id_are_told_apart(make: MakeProcessor) -> None:
     """The directory decides: of all who submit an id at once exactly one succeeds."""
     processors = [make() for _ in range(4)]

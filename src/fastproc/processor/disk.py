@@ -69,8 +69,11 @@ class Disk:
                 if error.errno not in _NOT_THERE:
                     raise
                 self._nameless = False
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        return os.open(spare, flags, 0o600, dir_fd=spare_dir_fd), spare
+        return self.create(spare, spare_dir_fd), spare
+
+    def create(self, name: str, dir_fd: int) -> int:
+        """A new file; FileExistsError if the name is taken."""
+        return os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=dir_fd)
 
     def publish(self, fd: int, spare: str | None, spare_dir_fd: int, name: str, dir_fd: int) -> None:
         """Give such a file its name; FileExistsError if that is taken."""

@@ -49,6 +49,7 @@ _HIDDEN = (".processors", ".requests", ".new")
 _MAX_JOURNAL_BYTES = 16 << 20
 _MAX_RECORD_BYTES = 16 << 20
 _BIG_DIRECTORY = 2000
+_MOST_OPEN = 100
 
 
 class DirectoryStore:
@@ -246,35 +247,35 @@ class DirectoryStore:
     # ---- submitting ----
 
     def submit(self, tasks: Sequence[Task]) -> None:
-        """See Store. One at a time with durability="full", else they share what syncing they need."""
-        for group in self._groups(tasks):
-            self._submit(group)
-
-    def _submit(self, tasks: Sequence[Task]) -> None:
+        """See Store. All content is on the disk before the first of them gets its name."""
+        self._refuse_known(tasks)
         made: list[tuple[int, str | None]] = []
+        spares: list[str | None] = []
         done: list[str] = []
-        pending = self._fds[TaskState.PENDING]
+        pending, new = self._fds[TaskState.PENDING], self._fds[".new"]
+        # A file without a name lives as long as its descriptor: of very many, those that are written get a
+        # spare one.
+        named = len(tasks) > _MOST_OPEN
         try:
-            seen = set()
             for task in tasks:
-                if task.id in seen:
-                    raise TaskExists(task.id, "submitted twice in one call")
-                seen.add(task.id)
-                # In the direction in which tasks move: one that moves meanwhile is met further on.
-                if (state := self.where(task.id)) is not None:
-                    raise TaskExists(task.id, state)
                 content = json.dumps(dict(task.fields), indent=1).encode() + b"\n"
                 if len(content) > MAX_FILE_BYTES:
                     raise BadTask(f"task {task.id} is larger than {MAX_FILE_BYTES} bytes as a file")
-                made.append(self._new_file(TaskState.PENDING, content))
+                made.append(self._new_file(TaskState.PENDING, content, named=named))
+                spares.append(made[-1][1])
                 # In the order of submission, by which equals are run: a microsecond apart at least.
                 self._stamped = max(self._stamped + 1000, time.time_ns())
                 self._disk.stamp(made[-1][0], self._stamped)
+                if named and len(made) == _MOST_OPEN:
+                    self._settle(made)
+            if named:
+                self._settle(made)
             self._sync_files([fd for fd, _spare in made])
-            for task, (fd, spare) in zip(tasks, made, strict=True):
+            for number, task in enumerate(tasks):
                 name = f"{task.id}.json"
+                fd = -1 if named else made[number][0]
                 try:
-                    self._disk.publish(fd, spare, self._fds[".new"], name, pending)
+                    self._disk.publish(fd, spares[number], new, name, pending)
                 except FileExistsError:
                     raise TaskExists(task.id, TaskState.PENDING) from None
                 done.append(name)
@@ -284,45 +285,63 @@ class DirectoryStore:
             for name in done:
                 with contextlib.suppress(OSError):
                     self._disk.unlink(name, pending)
-            for _fd, spare in made:
+            for spare in spares[len(done) :]:
                 if spare is not None:
                     with contextlib.suppress(OSError):
-                        self._disk.unlink(spare, self._fds[".new"])
+                        self._disk.unlink(spare, new)
             raise
         finally:
             for fd, _spare in made:
                 self._disk.close(fd)
 
-    def _new_file(self, place: str, content: bytes) -> tuple[int, str | None]:
-        """A file with content and without a name, or with a spare one."""
+    def _refuse_known(self, tasks: Sequence[Task]) -> None:
+        seen = set()
+        for task in tasks:
+            if task.id in seen:
+                raise TaskExists(task.id, "submitted twice in one call")
+            seen.add(task.id)
+            # In the direction in which tasks move: one that moves meanwhile is met further on.
+            if (state := self.where(task.id)) is not None:
+                raise TaskExists(task.id, state)
+
+    def _settle(self, made: list[tuple[int, str | None]]) -> None:
+        """Have these on the disk, and give their descriptors back."""
+        self._sync_files([fd for fd, _spare in made])
+        while made:
+            self._disk.close(made.pop()[0])
+
+    def _new_file(self, place: str, content: bytes, *, named: bool = False) -> tuple[int, str | None]:
+        """A file with content and without a name, or with a spare one in .new, to be had by `named` in any
+        case.
+        """
         self._spares += 1
         spare = f"{self.instance}-{self._spares}"
         try:
-            fd, named = self._create(place, spare)
+            fd, own = self._create(place, spare, named)
         except OSError:
             if not self._is_gone(place):
                 raise
             self._again(place)
-            fd, named = self._create(place, spare)
+            fd, own = self._create(place, spare, named)
         try:
             self._disk.write(fd, content)
         except BaseException:
             self._disk.close(fd)
-            if named is not None:
+            if own is not None:
                 with contextlib.suppress(OSError):
-                    self._disk.unlink(named, self._fds[".new"])
+                    self._disk.unlink(own, self._fds[".new"])
             raise
-        return fd, named
+        return fd, own
 
-    def _create(self, place: str, spare: str) -> tuple[int, str | None]:
+    def _create(self, place: str, spare: str, named: bool) -> tuple[int, str | None]:
+        if named:
+            return self._disk.create(spare, self._fds[".new"]), spare
         return self._disk.create_nameless(self._fds[place], self._fds[".new"], spare)
 
     def _groups(self, items: Sequence[Any]) -> Iterator[Sequence[Any]]:
-        if self.durability == "full":
-            for item in items:
-                yield [item]
-        elif items:
-            yield items
+        step = 1 if self.durability == "full" else _MOST_OPEN
+        for at in range(0, len(items), step):
+            yield items[at : at + step]
 
     def _sync_files(self, fds: Sequence[int]) -> None:
         if self.durability == "none":
