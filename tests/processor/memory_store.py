@@ -113,6 +113,9 @@ class MemoryStore:
     def open_log(self, _hold: Hold) -> int | None:
         return None
 
+    def keep_log(self, fd: int) -> None:
+        raise AssertionError(f"there is no log {fd}")
+
     def open_log_to_read(self, name: str) -> int:
         raise FileNotFoundError(name)
 

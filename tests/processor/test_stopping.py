@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -99,6 +101,23 @@ def test_leaving_the_block_is_a_stop(make: MakeProcessor, journal: Journal, agen
         processor.start()
         assert eventually(lambda: journal.living() != [], 20)
     assert journal.living() == []
+
+
+def test_a_program_that_ends_without_a_stop_gives_back_what_runs(
+    make: MakeProcessor, queue_dir: Path
+) -> None:
+    script = f"""
+import time
+from fastproc.processor import Processor
+processor = Processor({str(queue_dir)!r})
+processor.start()
+processor.submit(["sleep", "60"], id="a")
+while not processor.is_task_running("a"):
+    time.sleep(0.01)
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=40)
+    result = make().result("a")
+    assert (result.state, result.outcome, result.failures) == (TaskState.PENDING, "given_back", 0)
 
 
 def test_pause_and_resume(make: MakeProcessor) -> None:

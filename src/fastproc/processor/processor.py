@@ -323,13 +323,22 @@ class Processor:
                 owns_launcher=self._given is None,
                 slots=self._slots,
                 paused=self._paused,
+                on_first_start=self._stop_at_exit,
             )
             self._shift.enter()
-            self._at_exit = _stop_at_exit(self)
         except BaseException:
             self._leave()
             raise
         return self._shift
+
+    def _stop_at_exit(self) -> None:
+        """Give back what runs when the program ends without stop().
+
+        Called after the first start: the engine registers itself with it, and who did so last comes first.
+        """
+        if self._at_exit is None:
+            self._at_exit = _stopper(self)
+            atexit.register(self._at_exit)
 
     def _leave(self) -> None:
         """Be no Processor any more. What still runs is left to the next one."""
@@ -651,8 +660,8 @@ def _own_manager(name: str) -> Launcher:
     return ProcessManager(name=f"processor-{name}", kill_timeout=3.0)
 
 
-def _stop_at_exit(processor: Processor) -> Callable[[], None]:
-    """Give back what runs when the program ends without stop(). Does not keep the Processor alive."""
+def _stopper(processor: Processor) -> Callable[[], None]:
+    """A function that stops a Processor, and does not keep it alive."""
     reference = weakref.ref(processor)
 
     def stop() -> None:
@@ -661,7 +670,6 @@ def _stop_at_exit(processor: Processor) -> Callable[[], None]:
             with contextlib.suppress(Exception):
                 found.stop(5.0)
 
-    atexit.register(stop)
     return stop
 
 

@@ -331,6 +331,7 @@ class Runs:
         output = b""
         if live.log_fd is not None:
             output = head_and_tail(live.log_fd)
+            self._store.keep_log(live.log_fd)
             os.close(live.log_fd)
             live.log_fd = None
         return live, End(status=status, output=output, attempt=live.hold.attempt)

@@ -93,7 +93,9 @@ class Shift:
         owns_launcher: bool,
         slots: int,
         paused: bool,
+        on_first_start: Callable[[], object],
     ) -> None:
+        self._on_first_start: Callable[[], object] | None = on_first_start
         self._settings = settings
         self._store = store
         self.launcher = launcher
@@ -463,6 +465,9 @@ class Shift:
             self._faulted(error)
             self.feed(self._ended(task_id, Outcome.GIVEN_BACK, reason=f"no log can be written: {error}"))
         else:
+            first, self._on_first_start = self._on_first_start, None
+            if first is not None:
+                first()
             self._tell(
                 TaskStarted(
                     task_id=task_id, attempt=hold.attempt, pid=live.pid, at=live.started_at, adopted=False

@@ -142,6 +142,10 @@ class Store(Protocol):
         """A descriptor that the job appends its output to, and that we may read."""
         ...
 
+    def keep_log(self, fd: int) -> None:
+        """A log is complete: have it on the disk, if that was asked for."""
+        ...
+
     def open_log_to_read(self, name: str) -> int: ...
     def try_lock(self, hold: Hold) -> bool:
         """Whether nothing of an orphan's job holds its lock any more; then it is ours."""

@@ -699,6 +699,15 @@ class DirectoryStore:
         hold.log = name
         return fd
 
+    def keep_log(self, fd: int) -> None:
+        """See Store. A log that cannot be synced holds up no result."""
+        if self.durability == "full":
+            try:
+                self._disk.sync(fd)
+                self._sync_dirs("logs")
+            except OSError as error:
+                _log.warning("a log in %s cannot be synced: %s", self.path, str(error))
+
     def open_log_to_read(self, name: str) -> int:
         """A descriptor of a log; FileNotFoundError if there is none."""
         return self._disk.open_file(name, self._fds["logs"])
