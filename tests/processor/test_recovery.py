@@ -66,22 +66,27 @@ def test_jobs_do_not_notice_and_are_adopted_with_their_true_statuses(
     agent: AgentExecutor,
     agent_args: list[str],
     events: list[QueueEvent],
+    tmp_path: Path,
 ) -> None:
+    gate = tmp_path / "gate"
     started_in_doomed(
         queue_dir,
         journal,
         agent_args,
         {
-            "good": deeds("stream 30 0.05", "result well done"),
-            "bad": deeds("sleep 1", "exit 7"),
-            "family": deeds("spawn", "sleep 1.2"),
+            "good": deeds("stream 10 0.01", f"wait {gate}", "stream 20 0.01", "result well done"),
+            "bad": deeds(f"wait {gate}", "exit 7"),
+            "family": deeds("spawn", f"wait {gate}"),
         },
     )
     processor = make(executor=agent, recovery="adopt", max_attempts=1, on_event=events.append)
     processor.start()
     infos = {info.task_id: info for info in processor.get_running_processes_info()}
     assert {name for name, info in infos.items() if info.adopted} == {"good", "bad", "family"}
-    child = int((queue_dir / "logs" / "family.1.log").read_text().split("ours ")[1].split()[0])
+    log = queue_dir / "logs" / "family.1.log"
+    assert eventually(lambda: "child of ours" in log.read_text(), 20)
+    child = int(log.read_text().split("ours ")[1].split()[0])
+    gate.touch()
     report = processor.run_until_empty(30)
 
     assert sorted(report.completed) == ["family", "good"]
@@ -154,13 +159,21 @@ def test_an_adopted_job_can_be_cancelled_and_given_back(
 
 
 def test_a_second_crash_does_no_more_harm_than_the_first(
-    make: MakeProcessor, queue_dir: Path, journal: Journal, agent: AgentExecutor, agent_args: list[str]
+    make: MakeProcessor,
+    queue_dir: Path,
+    journal: Journal,
+    agent: AgentExecutor,
+    agent_args: list[str],
+    tmp_path: Path,
 ) -> None:
-    started_in_doomed(queue_dir, journal, agent_args, {"a": deeds("sleep 2", "result fine")})
+    gate = tmp_path / "gate"
+    started_in_doomed(queue_dir, journal, agent_args, {"a": deeds(f"wait {gate}", "result fine")})
     for _ in range(2):
         with Doomed(queue_dir, agent=agent_args, recovery="adopt") as doomed:
             doomed.kill()
     processor = make(executor=agent, recovery="adopt", max_attempts=1)
+    processor.start()
+    gate.touch()
     report = processor.run_until_empty(30)
     assert report.completed == ("a",)
     assert len(journal.entries("start")) == 1
@@ -402,7 +415,7 @@ def test_killed_at_random_moments_it_loses_nothing_and_runs_nothing_twice(
     submitter = make(durability="batch")
     submitted: set[str] = set()
     dice = random.Random(recovery)
-    for turn in range(4):
+    for turn in range(3):
         submitted |= set(
             submitter.submit_many(
                 [

@@ -54,20 +54,51 @@ def test_what_one_has_finished_another_may_wait_for(make: MakeProcessor) -> None
 
 @pytest.mark.parametrize("recovery", ["end", "adopt"])
 def test_the_living_go_on_with_what_a_dead_one_has_left(
-    make: MakeProcessor, queue_dir: Path, journal: Journal, agent: AgentExecutor, recovery: str
+    make: MakeProcessor,
+    queue_dir: Path,
+    journal: Journal,
+    agent: AgentExecutor,
+    recovery: str,
+    tmp_path: Path,
 ) -> None:
     args = [sys.executable, str(SOURCES / "fake_agent.py"), str(journal.path)]
     living = make(shared=True, slots=0, executor=agent, recovery=recovery)
+    other = make(shared=True, slots=0, executor=agent, recovery=recovery)
     living.start()
-    living.submit_many([{"id": f"t{n}", "prompt": deeds("sleep 1")} for n in range(4)])
+    other.start()
+    gate = tmp_path / "gate"
+    living.submit_many([{"id": f"t{n}", "prompt": deeds(f"wait {gate}")} for n in range(4)])
     with Doomed(queue_dir, agent=args, shared=True, slots=4, recovery=recovery) as doomed:
         assert eventually(lambda: len(journal.entries("start")) == 4, 20)
-        living.set_slots(4)
+        living.set_slots(2)
+        other.set_slots(2)
         doomed.kill()
+    attempts = [1 if recovery == "adopt" else 2] * 4
+
+    def running() -> list[str]:
+        return sorted(living.list_running_processes() + other.list_running_processes())
+
+    assert eventually(lambda: running() == ["t0", "t1", "t2", "t3"], 20), "each is followed by one of them"
+    assert eventually(lambda: [living.result(f"t{n}").attempts for n in range(4)] == attempts, 20)
+    gate.touch()
     assert eventually(lambda: living.queue_status().completed == 4, 30)
     assert journal.entries("overlap") == []
-    attempts = [living.result(f"t{n}").attempts for n in range(4)]
-    assert attempts == [1 if recovery == "adopt" else 2] * 4
+    assert [living.result(f"t{n}").attempts for n in range(4)] == attempts
+
+
+def test_a_rate_limit_of_one_is_kept_by_all_and_ended_by_anybody(
+    make: MakeProcessor, agent: AgentExecutor
+) -> None:
+    first = make(shared=True, slots=1, executor=agent)
+    second = make(shared=True, slots=0, executor=agent)
+    first.start()
+    second.start()
+    first.submit(prompt=deeds("structured-limit 900"), id="a")
+    assert eventually(lambda: second.queue_status().paused_until is not None, 20)
+    make().resume()
+    assert eventually(lambda: first.queue_status().paused_until is None, 20)
+    assert eventually(lambda: second.queue_status().paused_until is None, 20)
+    first.stop()
 
 
 @pytest.mark.slow

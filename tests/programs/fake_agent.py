@@ -50,6 +50,9 @@ def do(deed: str, words: list[str]) -> None:  # noqa: C901 - a list of cases
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
         case "sleep":
             time.sleep(float(words[0]))
+        case "wait":  # until there is such a file
+            while not os.path.exists(words[0]):
+                time.sleep(0.02)
         case "hang":
             print("hanging", flush=True)
             time.sleep(120)

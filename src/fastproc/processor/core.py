@@ -192,7 +192,9 @@ class Pause:
 
 @dataclass(frozen=True, slots=True)
 class RateLimitKnown:
-    """A rate limit of an earlier Processor still holds, until then in seconds since 1970."""
+    """A rate limit that another Processor has met holds until then, in seconds since 1970; 0 if it does no
+    more.
+    """
 
     until: float
 
@@ -707,11 +709,14 @@ def _limit(state: State, seconds: float, name: str, now: Now, actions: list[Acti
         actions.append(PauseUntil(until.wall, name))
 
 
-def _limit_known(state: State, event: RateLimitKnown, now: Now, _actions: list[Action]) -> None:
+def _limit_known(state: State, event: RateLimitKnown, now: Now, actions: list[Action]) -> None:
     # A clock that has jumped must not make it last for ever.
     left = min(event.until - now.wall, state.rate_limit.longest)
     if left > 0:
         state.limited_until = Now(now.mono + left, now.wall + left)
+    elif state.limited_until is not None:
+        state.limited_until = None
+        actions.append(PauseOver())
 
 
 def _pause(state: State, event: Pause, _now: Now, actions: list[Action]) -> None:

@@ -209,7 +209,9 @@ class Shift:
         due = core.next_due(self.state, now)
         if due is not None:
             dues.append(due + _DUE_SLACK)
-        if self.state.busy or self._fault is not None or self._settings.shared or self._watch is None:
+        limited = self.state.limited_until is not None
+        unwell = self._fault is not None or self._watch is None
+        if self.state.busy or limited or unwell or self._settings.shared:
             dues.append(max(0.0, self._look_at - now.mono))
         if (look := self.runs.due()) is not None:
             dues.append(look)
@@ -287,10 +289,21 @@ class Shift:
                 self.feed(core.StoreFaulted(healthy=True))
         if self._watch is None:
             self._take_requests()
+        self._look_at_pause()
         if self._settings.shared:
             for orphan in self._store.orphans():
                 self._recover(orphan)
             self._settle_strangers()
+
+    def _look_at_pause(self) -> None:
+        """Another one may have met the rate limit, or somebody may have ended it by hand."""
+        limited = self.state.limited_until
+        if self._fault is None and (limited is not None or self._settings.shared):
+            until = self._store.pause()
+            if limited is not None and until is None:
+                self.feed(core.RateLimitKnown(0.0))
+            elif limited is None and until is not None:
+                self.feed(core.RateLimitKnown(until))
 
     def _settle_strangers(self) -> None:
         """Others may have finished what some of our tasks wait for."""
@@ -429,11 +442,7 @@ class Shift:
     def _carry_out_start(self, runs: Runs, task_id: str) -> None:
         hold = self.holds[task_id]
         task = hold.task
-        own_idle = getattr(self._settings.executor, "idle_timeout", None)
-        idle_timeout = next(
-            (t for t in (task.idle_timeout, own_idle, self._settings.idle_timeout) if t is not None), None
-        )
-        timeout = task.timeout if task.timeout is not None else self._settings.task_timeout
+        timeout, idle_timeout = self._limits(task)
         run = Run(
             task_id=task_id,
             attempt=hold.attempt,
@@ -474,6 +483,13 @@ class Shift:
                 )
             )
             self.feed(core.Started(task_id))
+
+    def _limits(self, task: Task) -> tuple[float | None, float | None]:
+        """Time and idle limit of a task: its own, the executor's, the queue's."""
+        own_idle = getattr(self._settings.executor, "idle_timeout", None)
+        idles = (task.idle_timeout, own_idle, self._settings.idle_timeout)
+        timeout = task.timeout if task.timeout is not None else self._settings.task_timeout
+        return timeout, next((idle for idle in idles if idle is not None), None)
 
     def _prepare(self, task: Task, run: Run) -> Command:
         try:
@@ -628,11 +644,12 @@ class Shift:
         self.holds[hold.id] = hold
         runs = self.runs
         task = hold.task
+        timeout, idle_timeout = self._limits(task)
         live = runs.adopt(
             hold,
             adopted,
-            timeout=task.timeout if task.timeout is not None else self._settings.task_timeout,
-            idle_timeout=task.idle_timeout if task.idle_timeout is not None else self._settings.idle_timeout,
+            timeout=timeout,
+            idle_timeout=idle_timeout,
             grace=self._settings.grace,
             max_log_bytes=self._settings.max_log_bytes,
         )
@@ -682,7 +699,7 @@ class Shift:
                 for stop in stops:
                     with contextlib.suppress(NotActive):
                         results.append(stop.result())
-        self.pump_until_idle(max(began + timeout, time.monotonic() + 0.5))
+        self.pump_until_idle(max(began + timeout, time.monotonic() + 1.0))
         results += [
             StopResult(
                 task_id=live.hold.id,

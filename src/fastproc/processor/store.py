@@ -78,6 +78,8 @@ class Hold:
     locked.
     """
     log: str | None = None
+    adoption_fd: int | None = None
+    """The lock that says that this Processor follows a job which still holds the task's own lock."""
     recorded: bool = False
     moved: bool = False
     extra: dict[str, Any] = field(default_factory=dict)

@@ -222,6 +222,8 @@ class DirectoryStore:
         """Whether a Processor lives."""
         if instance == self.instance:
             return True
+        if "/" in instance:
+            return False
         try:
             fd = self._disk.open_file(instance, self._fds[".processors"])
         except OSError:
@@ -670,6 +672,9 @@ class DirectoryStore:
         if hold.lock_fd is not None:
             self._disk.close(hold.lock_fd)
             hold.lock_fd = None
+        if hold.adoption_fd is not None:
+            self._disk.close(hold.adoption_fd)
+            hold.adoption_fd = None
 
     def note_start(self, hold: Hold, identity: Mapping[str, Any]) -> None:
         """See Store. Not synced: after a power loss no process of before lives, and the boot id says so."""
@@ -800,6 +805,11 @@ class DirectoryStore:
             # Somebody is just taking it, or runs it.
             self._disk.close(fd)
             return None
+        adoption = self._adopt(task_id) if alive else None
+        if alive and adoption is None:
+            # Another one that shares this directory follows it already.
+            self._disk.close(fd)
+            return None
         try:
             task, since = self._read_task(fd, name)
         except (BadTask, YamlMissing):
@@ -823,9 +833,18 @@ class DirectoryStore:
             since=since,
             claimed_at=float((history.claimed or {}).get("at", since)),
             lock_fd=fd,
+            adoption_fd=adoption,
             log=log if isinstance(log, str) and "/" not in log else None,
         )
         return Orphan(hold, history, alive)
+
+    def _adopt(self, task_id: str) -> int | None:
+        """Be the one who follows a job that lives: the lock of its journal says so."""
+        fd = self._open_journal(task_id)
+        if self._disk.lock(fd):
+            return fd
+        self._disk.close(fd)
+        return None
 
     def finish_orphan(self, hold: Hold, state: TaskState) -> None:
         """Move an orphan whose outcome is known, or that was never begun, to where it belongs."""

@@ -214,6 +214,14 @@ def test_resume_ends_a_rate_limit() -> None:
     assert claims(actions) == ["a"]
 
 
+def test_a_rate_limit_that_somebody_has_ended_is_over() -> None:
+    desk = Desk()
+    desk.feed(RateLimitKnown(desk.wall + 1000), Found(ticket("a")))
+    actions = desk.feed(RateLimitKnown(0.0))
+    assert actions[0] == PauseOver()
+    assert claims(actions) == ["a"]
+
+
 def test_a_known_rate_limit_holds_no_longer_than_any_other() -> None:
     """The clock may have jumped since it was written down."""
     desk = Desk()
