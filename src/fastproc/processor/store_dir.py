@@ -805,9 +805,10 @@ class DirectoryStore:
             # Somebody is just taking it, or runs it.
             self._disk.close(fd)
             return None
-        adoption = self._adopt(task_id) if alive else None
-        if alive and adoption is None:
-            # Another one that shares this directory follows it already.
+        adoption = self._adopt(task_id)
+        if adoption is None:
+            # Another one that shares this directory follows it already: its job may have ended just now, and
+            # the lock that we have got is meant for that one.
             self._disk.close(fd)
             return None
         try:
@@ -820,6 +821,7 @@ class DirectoryStore:
             except FileNotFoundError:
                 # It has been finished between our look and our lock.
                 self._disk.close(fd)
+                self._disk.close(adoption)
                 return None
             history = self.history(task_id)
         log = (history.started or {}).get("log")
@@ -839,7 +841,7 @@ class DirectoryStore:
         return Orphan(hold, history, alive)
 
     def _adopt(self, task_id: str) -> int | None:
-        """Be the one who follows a job that lives: the lock of its journal says so."""
+        """Be the one who looks after an orphan: the lock of its journal says so."""
         fd = self._open_journal(task_id)
         if self._disk.lock(fd):
             return fd
