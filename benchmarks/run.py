@@ -14,7 +14,7 @@ import time
 
 from harness import HERE, Answer, answer_from_json, answer_to_json, arguments, machine, plan_of, table
 
-QUESTIONS = ("spawn", "parent", "many", "memory", "terminate_all")
+QUESTIONS = ("spawn", "parent", "many", "memory", "terminate_all", "processor")
 RESULTS = HERE / "results"
 
 

@@ -394,7 +394,12 @@ class Shift:
                     case core.PauseOver():
                         self._note_pause(None, "")
             if filings:
-                self._carry_out_filings(filings)
+                try:
+                    self._carry_out_filings(filings)
+                except BaseException:
+                    # Ctrl-C, say. What has not been filed is filed in the next pass; twice is as good as once.
+                    self._todo += [filing for filing in filings if filing.id in self.holds]
+                    raise
             if claims:
                 self._carry_out_claims(claims)
             for task_id in starts:
