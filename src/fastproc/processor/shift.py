@@ -397,7 +397,7 @@ class Shift:
                 try:
                     self._carry_out_filings(filings)
                 except BaseException:
-                    # Ctrl-C, say. What has not been filed is filed in the next pass; twice is as good as once.
+                    # Ctrl-C, say. What has not been filed is filed in the next pass; twice does no harm.
                     self._todo += [filing for filing in filings if filing.id in self.holds]
                     raise
             if claims:
