@@ -115,6 +115,22 @@ def test_what_somebody_still_writes_is_waited_for(make: MakeProcessor, queue_dir
     assert execution.output == "whole\n"
 
 
+def test_half_a_file_that_is_a_task_too_is_not_taken_for_the_whole(
+    make: MakeProcessor, queue_dir: Path
+) -> None:
+    processor = make()
+    processor.start()
+    with open(queue_dir / "pending" / "a.yaml", "w") as file:
+        file.write("args: [sh, -c, 'echo $WORD']\n")
+        file.flush()
+        assert eventually(lambda: "a.yaml" in processor._store.complaints, 20)
+        file.write("env: {WORD: whole}\n")
+    assert eventually(lambda: processor.queue_status().completed == 1, 20)
+    execution = processor.result("a").execution
+    assert execution is not None
+    assert execution.output == "whole\n"
+
+
 def test_hidden_files_are_left_alone(make: MakeProcessor, queue_dir: Path) -> None:
     processor = make()
     (queue_dir / "pending" / ".gitkeep").touch()

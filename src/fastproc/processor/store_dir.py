@@ -386,6 +386,9 @@ class DirectoryStore:
             return None
         try:
             task, since = self._read_task(fd, name)
+            # Half a YAML file may be a task too, and another one; half a JSON object is never one.
+            if parts[1] != ".json" and time.time() - since < 60 and self._disk.is_being_written(fd):
+                raise BadTask("still being written")
         except BadTask as why:
             if self._is_unfinished(fd):
                 self.complaints[name] = "still being written"
