@@ -6,6 +6,9 @@
     │   ├── SpawnNotADirectory (NotADirectoryError) errno ENOTDIR
     │   └── SpawnDenied     (PermissionError)       errno EACCES or EPERM
     ├── DuplicateTask       (ValueError)    that task id is active already
+    │   └── TaskExists                          that task id is queued, or was, already
+    ├── NoSuchTask          (LookupError)   no task of the queue has that id
+    ├── QueueBusy           (RuntimeError)  another Processor works on that directory
     ├── NotActive           (LookupError)   no active task has that id
     ├── WaitTimeout         (TimeoutError)  it has not ended yet; it goes on
     ├── ManagerClosed       (RuntimeError)  the manager starts nothing any more
@@ -98,6 +101,47 @@ class DuplicateTask(FastprocError, ValueError):
 
     def __str__(self) -> str:
         return f"task {self.task_id!r} is active already; wait for its end or choose another id"
+
+
+class TaskExists(DuplicateTask):
+    """A queue has, or had, a task of this id; a finished one can be done again by retry()."""
+
+    def __init__(self, task_id: TaskId, state: str) -> None:
+        super().__init__(task_id)
+        self.state = state
+
+    def __str__(self) -> str:
+        return f"task {self.task_id!r} is {self.state} already; choose another id"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.task_id, self.state)
+
+
+class NoSuchTask(FastprocError, LookupError):
+    """No task of the queue has this id."""
+
+    def __init__(self, task_id: TaskId, where: str = "in the queue") -> None:
+        super().__init__(task_id, where)
+        self.task_id = task_id
+        self.where = where
+
+    def __str__(self) -> str:
+        return f"no task {self.task_id!r} is {self.where}"
+
+
+class QueueBusy(FastprocError, RuntimeError):
+    """Another Processor works on this directory, and one of the two does not share it."""
+
+    def __init__(self, path: str, holder: str) -> None:
+        super().__init__(path, holder)
+        self.path = path
+        self.holder = holder
+
+    def __str__(self) -> str:
+        return (
+            f"the queue {self.path!r} is in use by {self.holder}; "
+            "stop that one, or have all of them share it (shared=True)"
+        )
 
 
 class NotActive(FastprocError, LookupError):

@@ -1,0 +1,821 @@
+"""The queue's decisions: (state, event, now) -> actions. No clock, no I/O, no chance: those come with the
+events.
+
+A task that the queue knows is in one phase. `step()` looks up (phase, event) in TRANSITIONS, one table; what
+is not in it is late news about a task that has moved on, and changes nothing. The Processor carries out the
+actions in order and feeds what came of them back as events:
+
+    Found ─→ WAITING ──dependencies completed──→ READY ──a slot──→ CLAIMING ─Claimed→ STARTING ─Started→
+    RUNNING
+                │ a dependency failed    ↑ DELAYED ↑ its time came     │ ClaimLost          │ Ended        │
+                Ended └──→ CLAIMING (to be failed)                          gone                  └──→ FILING
+                ←──┘
+                                                                                 Filed ─→ gone, or back in as
+                                                                                 Found
+
+A slot is used from CLAIMING until Filed: until the outcome is durable and nothing of the run is alive. Tasks
+    run by
+priority and age: `since + rank * AGE_SECONDS` is fixed when a task is queued, so a low one waits for
+    critical ones
+that come up to 45 minutes later, and for no others. A task whose dependency failed is failed too; one whose
+dependency is not there waits; tasks that wait for each other in a circle are failed.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum, StrEnum, auto
+from typing import NamedTuple, TypeAlias
+
+from .retry import Backoff, RateLimit
+from .task import TaskState, Ticket
+
+AGE_SECONDS = 900.0
+"""So much later may a task come and still go first for being one step more urgent."""
+
+MOST_LIMITED = 50
+"""A task that meets a rate limit more often than that in a row has failed."""
+
+
+class Now(NamedTuple):
+    """A moment: seconds that never jump, and seconds since 1970 that may."""
+
+    mono: float
+    wall: float
+
+
+class Phase(Enum):
+    """Where the queue is with a task."""
+
+    WAITING = auto()  # for other tasks
+    DELAYED = auto()  # until its time comes
+    READY = auto()
+    CLAIMING = auto()
+    STARTING = auto()
+    RUNNING = auto()
+    ENDING = auto()  # it has been told to end
+    FILING = auto()  # it has ended, what came of it is not yet durable
+
+
+class Outcome(StrEnum):
+    """What came of one attempt."""
+
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    REFUSED = "refused"  # it can never succeed: no such program, a field that is not allowed
+    RATE_LIMITED = "rate_limited"
+    LOST = "lost"  # it ended while nobody could see how
+    CANCELLED = "cancelled"
+    GIVEN_BACK = "given_back"  # the Processor stopped before it had ended
+
+
+COUNTED = frozenset({Outcome.FAILED, Outcome.LOST})
+"""The outcomes that count against max_attempts."""
+
+
+# ---- events ----
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A task is pending. `settled` says where those of its dependencies are that the queue does not know."""
+
+    ticket: Ticket
+    settled: Mapping[str, TaskState | None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimLost:
+    """It is not pending any more: somebody else has taken or removed it, or it is no task."""
+
+    id: str
+    state: TaskState | None = None
+    """Where it is now."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimDelayed:
+    """It cannot be claimed now; try again after so many seconds."""
+
+    id: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """It is ours, its attempt is durable. `failures` are those before this attempt."""
+
+    id: str
+    attempt: int
+    failures: int
+    max_attempts: int
+    auto_requeue: bool = False
+    limited: int = 0
+    """How often in a row it has met a rate limit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Adopted:
+    """An attempt of an earlier Processor that still runs is ours from now on, or one that has to be filed."""
+
+    ticket: Ticket
+    claimed: Claimed
+    end: bool
+    """Whether it shall be ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """Nothing of an attempt is left. `chance`, from 0 to 1, scatters the wait for the next one."""
+
+    id: str
+    outcome: Outcome
+    chance: float = 0.5
+    retry_after: float | None = None
+    retry_soon: bool = False
+    """Not its fault: try again after a moment, and count nothing."""
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Filed:
+    """What came of an attempt is durable, and the task is where it belongs."""
+
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """A task that the queue does not know is there, or not there any more (None)."""
+
+    id: str
+    state: TaskState | None
+
+
+@dataclass(frozen=True, slots=True)
+class CancelAsked:
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class StopAsked:
+    """End all that runs. `outcome` is what an attempt counts as that has not ended by itself."""
+
+    outcome: Outcome = Outcome.GIVEN_BACK
+
+
+@dataclass(frozen=True, slots=True)
+class EndAsked:
+    """A run has been told to end by its time limit, by silence or by too much output: do not tell it
+    again.
+    """
+
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """Claim nothing any more, let run what runs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    paused: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RateLimitKnown:
+    """A rate limit that another Processor has met holds until then, in seconds since 1970; 0 if it does no
+    more.
+    """
+
+    until: float
+
+
+@dataclass(frozen=True, slots=True)
+class SlotsSet:
+    slots: int
+
+
+@dataclass(frozen=True, slots=True)
+class StoreFaulted:
+    """The store cannot write: claim nothing until StoreHealed."""
+
+    healthy: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Nothing has happened but time."""
+
+
+Event: TypeAlias = (
+    Found
+    | ClaimLost
+    | ClaimDelayed
+    | Claimed
+    | Started
+    | Adopted
+    | Ended
+    | Filed
+    | Settled
+    | CancelAsked
+    | StopAsked
+    | EndAsked
+    | Drain
+    | Pause
+    | RateLimitKnown
+    | SlotsSet
+    | StoreFaulted
+    | Tick
+)
+
+
+# ---- actions ----
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    id: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """End a run and all that it has started."""
+
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """Make the outcome of an attempt durable, and move the task to where it belongs."""
+
+    id: str
+    state: TaskState
+    outcome: Outcome
+    failures: int
+    reason: str
+    retry_at: float = 0.0
+    """In seconds since 1970; for a task that goes back to pending."""
+    limited: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class PauseUntil:
+    """The queue pauses for a rate limit, until then in seconds since 1970."""
+
+    until: float
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class PauseOver:
+    pass
+
+
+Action: TypeAlias = Claim | Start | End | File | PauseUntil | PauseOver
+
+
+# ---- state ----
+
+
+@dataclass(slots=True)
+class Entry:
+    """What the queue knows of one task."""
+
+    ticket: Ticket
+    phase: Phase
+    missing: set[str] | None = None
+    due: float = 0.0
+    attempt: int = 0
+    failures: int = 0
+    max_attempts: int = 1
+    auto_requeue: bool = False
+    limited: int = 0
+    ending: Outcome | None = None
+    doom: str = ""
+    """Why it is to be failed without being started."""
+    filing: File | None = None
+
+
+@dataclass(slots=True)
+class State:
+    """The whole queue, as far as it has to be known to decide. Changed by step() alone."""
+
+    slots: int
+    max_attempts: int = 3
+    backoff: Backoff = field(default_factory=Backoff)
+    rate_limit: RateLimit = field(default_factory=RateLimit)
+    requeue_seconds: float = 30.0
+    entries: dict[str, Entry] = field(default_factory=dict)
+    busy: set[str] = field(default_factory=set)
+    """Ids that use a slot."""
+    ready: list[tuple[float, str]] = field(default_factory=list)
+    delayed: list[tuple[float, str]] = field(default_factory=list)
+    """By the monotonic clock: back-off."""
+    dated: list[tuple[float, str]] = field(default_factory=list)
+    """By the clock on the wall: not_before."""
+    waiters: dict[str, set[str]] = field(default_factory=dict)
+    """Who waits for a task."""
+    blockers: dict[str, set[str]] = field(default_factory=dict)
+    """Who blocks a task, by its own word."""
+    doomed: list[str] = field(default_factory=list)
+    paused: bool = False
+    draining: bool = False
+    faulted: bool = False
+    limited_until: Now | None = None
+
+    @property
+    def pending(self) -> int:
+        """How many tasks are pending, as far as is known."""
+        return len(self.entries) - len(self.busy)
+
+    @property
+    def may_claim(self) -> bool:
+        return not (self.paused or self.draining or self.faulted or self.limited_until is not None)
+
+
+def step(state: State, event: Event, now: Now) -> list[Action]:
+    """Enter an event, and say what is to be done for it, in order."""
+    actions: list[Action] = []
+    name = getattr(event, "id", None)
+    phase = None
+    if isinstance(event, (Found, Adopted)):
+        name = event.ticket.id
+    if name is not None and (entry := state.entries.get(name)) is not None:
+        phase = entry.phase
+    handler = TRANSITIONS.get((phase, type(event)))
+    if handler is not None:
+        handler(state, event, now, actions)
+    _time_passes(state, now, actions)
+    if not isinstance(event, Found):
+        # Not while the directory is being read: the most urgent may come last. A Tick follows.
+        _fill_slots(state, actions)
+    return actions
+
+
+def next_due(state: State, now: Now) -> float | None:
+    """Seconds until something happens by itself, or None."""
+    dues = []
+    if state.limited_until is not None:
+        dues.append(state.limited_until.mono - now.mono)
+    if state.delayed:
+        dues.append(state.delayed[0][0] - now.mono)
+    if state.dated:
+        dues.append(state.dated[0][0] - now.wall)
+    return max(0.0, min(dues)) if dues else None
+
+
+def blocked(state: State) -> dict[str, tuple[str, ...]]:
+    """The tasks that wait for others, and for which."""
+    return {
+        entry.ticket.id: tuple(sorted(entry.missing))
+        for entry in state.entries.values()
+        if entry.phase is Phase.WAITING and entry.missing
+    }
+
+
+def is_stuck(state: State) -> bool:
+    """Whether all that is left waits for tasks that are not there."""
+    return all(entry.phase is Phase.WAITING for entry in state.entries.values())
+
+
+# ---- pending tasks ----
+
+
+def _found(state: State, event: Found, now: Now, _actions: list[Action]) -> None:
+    ticket = event.ticket
+    entry = Entry(ticket, Phase.READY, max_attempts=state.max_attempts)
+    state.entries[ticket.id] = entry
+    for other in ticket.blocks:
+        state.blockers.setdefault(other, set()).add(ticket.id)
+        _now_blocked(state, other, ticket.id)
+    missing = set()
+    for other in ticket.dependencies:
+        settled = event.settled.get(other)
+        if other in state.entries:
+            missing.add(other)
+        elif settled is TaskState.FAILED:
+            _doom(state, entry, f"dependency {other} has failed")
+            return
+        elif settled is not TaskState.COMPLETED:
+            missing.add(other)
+    missing |= {other for other in state.blockers.get(ticket.id, ()) if other in state.entries}
+    if missing:
+        entry.missing = missing
+        entry.phase = Phase.WAITING
+        for other in missing:
+            state.waiters.setdefault(other, set()).add(ticket.id)
+        # It can only close a circle if somebody waits for it already; so a long chain costs nothing.
+        circle = _circle(state, ticket.id) if ticket.id in state.waiters else []
+        for name in circle:
+            _doom(state, state.entries[name], f"circular dependencies: {' -> '.join([*circle, circle[0]])}")
+    else:
+        _queue(state, entry, now)
+
+
+def _now_blocked(state: State, name: str, by: str) -> None:
+    """A pending task hears that another one blocks it. One that runs already is left alone."""
+    entry = state.entries.get(name)
+    if entry is None or name in state.busy or entry.doom or name == by:
+        return
+    entry.missing = (entry.missing or set()) | {by}
+    entry.phase = Phase.WAITING
+    state.waiters.setdefault(by, set()).add(name)
+
+
+def _queue(state: State, entry: Entry, now: Now) -> None:
+    """All that it waits for is done: it is ready, or will be when its time comes."""
+    ticket = entry.ticket
+    if entry.doom:
+        entry.phase = Phase.READY
+        state.doomed.append(ticket.id)
+    elif ticket.not_before > now.wall:
+        entry.phase = Phase.DELAYED
+        heapq.heappush(state.dated, (ticket.not_before, ticket.id))
+    elif entry.due > now.mono:
+        entry.phase = Phase.DELAYED
+        heapq.heappush(state.delayed, (entry.due, ticket.id))
+    else:
+        entry.phase = Phase.READY
+        heapq.heappush(state.ready, (_key(ticket), ticket.id))
+
+
+def _key(ticket: Ticket) -> float:
+    return ticket.since + ticket.rank * AGE_SECONDS
+
+
+def _doom(state: State, entry: Entry, reason: str) -> None:
+    if not entry.doom:
+        entry.doom = reason
+        state.doomed.append(entry.ticket.id)
+
+
+def _circle(state: State, start: str) -> list[str]:
+    """A circle of tasks that wait for each other through `start`, or an empty list."""
+    # Depth first with a list of our own: a chain may be longer than the interpreter recurses.
+    path = [start]
+    branches = [iter(sorted(state.entries[start].missing or ()))]
+    seen = {start}
+    while branches:
+        other = next(branches[-1], None)
+        if other is None:
+            branches.pop()
+            path.pop()
+        elif other == start:
+            return path
+        elif other not in seen and (entry := state.entries.get(other)) is not None:
+            seen.add(other)
+            path.append(other)
+            branches.append(iter(sorted(entry.missing or ())))
+    return []
+
+
+def _forget(state: State, name: str) -> Entry:
+    """Take a task out of the books; those that it blocked by its own word are free of it."""
+    entry = state.entries.pop(name)
+    state.busy.discard(name)
+    for other in entry.ticket.blocks:
+        names = state.blockers.get(other)
+        if names is not None:
+            names.discard(name)
+            if not names:
+                del state.blockers[other]
+    for other in entry.missing or ():
+        _stop_waiting(state, name, other)
+    return entry
+
+
+def _stop_waiting(state: State, name: str, other: str) -> None:
+    waiting = state.waiters.get(other)
+    if waiting is not None:
+        waiting.discard(name)
+        if not waiting:
+            del state.waiters[other]
+
+
+def _settle(state: State, name: str, where: TaskState | None, now: Now) -> None:
+    """Tell those who wait for a task that it has come to rest, or is gone."""
+    for waiter in sorted(state.waiters.get(name, ())):
+        entry = state.entries[waiter]
+        depends = name in entry.ticket.dependencies
+        if depends and where is TaskState.FAILED:
+            _doom(state, entry, f"dependency {name} has failed")
+        elif where is TaskState.COMPLETED or (
+            not depends and where not in (TaskState.PENDING, TaskState.IN_PROGRESS)
+        ):
+            # One that blocked it by its own word does so no longer, however it ended.
+            _satisfied(state, entry, name, now)
+
+
+def _satisfied(state: State, entry: Entry, name: str, now: Now) -> None:
+    if entry.missing is None or name not in entry.missing:
+        return
+    entry.missing.discard(name)
+    _stop_waiting(state, entry.ticket.id, name)
+    if not entry.missing:
+        entry.missing = None
+        if entry.phase is Phase.WAITING and not entry.doom:
+            _queue(state, entry, now)
+
+
+def _settled(state: State, event: Settled, now: Now, _actions: list[Action]) -> None:
+    _settle(state, event.id, event.state, now)
+
+
+def _vanished(state: State, event: ClaimLost, now: Now, _actions: list[Action]) -> None:
+    _forget(state, event.id)
+    _settle(state, event.id, event.state, now)
+
+
+def _delay(state: State, event: ClaimDelayed, now: Now, _actions: list[Action]) -> None:
+    entry = state.entries[event.id]
+    state.busy.discard(event.id)
+    entry.due = now.mono + event.seconds
+    entry.phase = Phase.DELAYED
+    heapq.heappush(state.delayed, (entry.due, event.id))
+
+
+# ---- claimed tasks ----
+
+
+def _claimed(state: State, event: Claimed, now: Now, actions: list[Action]) -> None:
+    entry = state.entries[event.id]
+    entry.attempt = event.attempt
+    entry.failures = event.failures
+    entry.max_attempts = event.max_attempts
+    entry.auto_requeue = event.auto_requeue
+    entry.limited = event.limited
+    entry.phase = Phase.STARTING
+    if entry.ending is not None:
+        _file(state, entry, Ended(event.id, entry.ending), now, actions)
+    elif entry.doom:
+        _file(state, entry, Ended(event.id, Outcome.REFUSED, reason=entry.doom), now, actions)
+    elif event.failures >= event.max_attempts:
+        # A crash came between the last attempt and its move.
+        _file(state, entry, Ended(event.id, Outcome.REFUSED, reason="all attempts are used up"), now, actions)
+    else:
+        actions.append(Start(event.id))
+
+
+def _started(state: State, event: Started, _now: Now, actions: list[Action]) -> None:
+    entry = state.entries[event.id]
+    entry.phase = Phase.RUNNING
+    if entry.ending is not None:
+        entry.phase = Phase.ENDING
+        actions.append(End(event.id))
+
+
+def _adopted(state: State, event: Adopted, _now: Now, actions: list[Action]) -> None:
+    claimed = event.claimed
+    state.entries[claimed.id] = Entry(
+        event.ticket,
+        Phase.RUNNING,
+        attempt=claimed.attempt,
+        failures=claimed.failures,
+        max_attempts=claimed.max_attempts,
+        auto_requeue=claimed.auto_requeue,
+        limited=claimed.limited,
+    )
+    state.busy.add(claimed.id)
+    for other in event.ticket.blocks:
+        state.blockers.setdefault(other, set()).add(claimed.id)
+        _now_blocked(state, other, claimed.id)
+    if event.end:
+        state.entries[claimed.id].phase = Phase.ENDING
+        state.entries[claimed.id].ending = Outcome.LOST
+        actions.append(End(claimed.id))
+
+
+def _cancel_pending(state: State, event: CancelAsked, _now: Now, _actions: list[Action]) -> None:
+    entry = state.entries[event.id]
+    entry.ending = Outcome.CANCELLED
+    _doom(state, entry, "cancelled")
+
+
+def _cancel_claimed(state: State, event: CancelAsked, _now: Now, _actions: list[Action]) -> None:
+    state.entries[event.id].ending = Outcome.CANCELLED
+
+
+def _cancel_running(state: State, event: CancelAsked, _now: Now, actions: list[Action]) -> None:
+    entry = state.entries[event.id]
+    entry.ending = Outcome.CANCELLED
+    if entry.phase is Phase.RUNNING:
+        entry.phase = Phase.ENDING
+        actions.append(End(event.id))
+
+
+def _end_asked(state: State, event: EndAsked, _now: Now, actions: list[Action]) -> None:
+    state.entries[event.id].phase = Phase.ENDING
+    actions.append(End(event.id))
+
+
+def _stop(state: State, event: StopAsked, _now: Now, actions: list[Action]) -> None:
+    state.draining = True
+    for name in sorted(state.busy):
+        entry = state.entries[name]
+        if entry.phase is Phase.RUNNING:
+            entry.phase = Phase.ENDING
+            entry.ending = entry.ending or event.outcome
+            actions.append(End(name))
+        elif entry.phase in (Phase.CLAIMING, Phase.STARTING):
+            entry.ending = entry.ending or event.outcome
+
+
+def _ended(state: State, event: Ended, now: Now, actions: list[Action]) -> None:
+    _file(state, state.entries[event.id], event, now, actions)
+
+
+def _file(state: State, entry: Entry, event: Ended, now: Now, actions: list[Action]) -> None:
+    """Decide where a task goes whose attempt is over."""
+    outcome = event.outcome
+    if entry.ending is not None and outcome is not Outcome.SUCCEEDED:
+        # It was told to end. What it managed all the same is believed: the kernel's status wins.
+        outcome = entry.ending
+    limited = entry.limited + 1 if outcome is Outcome.RATE_LIMITED else 0
+    if limited > MOST_LIMITED:
+        # No service refuses that long: what looks like a rate limit is something else, and must end some
+        # time.
+        outcome, limited = Outcome.FAILED, 0
+    failures = entry.failures + (outcome in COUNTED and not event.retry_soon)
+    where, wait = TaskState.PENDING, 0.0
+    if outcome is Outcome.SUCCEEDED:
+        failures = 0
+        where = TaskState.COMPLETED
+        if entry.auto_requeue:
+            where, wait = TaskState.PENDING, state.requeue_seconds
+    elif outcome in (Outcome.REFUSED, Outcome.CANCELLED):
+        where = TaskState.FAILED
+    elif event.retry_soon:
+        wait = state.backoff.wait(1, event.chance)
+    elif outcome in COUNTED:
+        wait = state.backoff.wait(failures, event.chance)
+        if failures >= entry.max_attempts:
+            where = TaskState.FAILED
+    elif outcome is Outcome.RATE_LIMITED:
+        _limit(state, state.rate_limit.pause(event.retry_after), event.id, now, actions)
+    entry.phase = Phase.FILING
+    entry.due = now.mono + wait
+    entry.filing = File(
+        event.id,
+        where,
+        outcome,
+        failures,
+        event.reason or ("cancelled" if outcome is Outcome.CANCELLED else ""),
+        now.wall + wait if where is TaskState.PENDING and wait else 0.0,
+        limited,
+    )
+    actions.append(entry.filing)
+
+
+def _filed(state: State, event: Filed, now: Now, actions: list[Action]) -> None:
+    entry = _forget(state, event.id)
+    filing = entry.filing
+    assert filing is not None
+    if filing.state is not TaskState.PENDING:
+        _settle(state, event.id, filing.state, now)
+        return
+    if entry.auto_requeue and filing.outcome is Outcome.SUCCEEDED:
+        # Once is enough for those who wait for it. Behind all others of its priority, too.
+        _settle(state, event.id, TaskState.COMPLETED, now)
+        entry.ticket = entry.ticket._replace(since=now.wall)
+    again = Entry(entry.ticket, Phase.READY, max_attempts=state.max_attempts, due=entry.due)
+    state.entries[event.id] = again
+    for other in entry.ticket.blocks:
+        state.blockers.setdefault(other, set()).add(event.id)
+    _queue(state, again, now)
+
+
+# ---- the queue as a whole ----
+
+
+def _limit(state: State, seconds: float, name: str, now: Now, actions: list[Action]) -> None:
+    until = Now(now.mono + seconds, now.wall + seconds)
+    if state.limited_until is None or until.mono > state.limited_until.mono:
+        state.limited_until = until
+        actions.append(PauseUntil(until.wall, name))
+
+
+def _limit_known(state: State, event: RateLimitKnown, now: Now, actions: list[Action]) -> None:
+    # A clock that has jumped must not make it last for ever.
+    left = min(event.until - now.wall, state.rate_limit.longest)
+    if left > 0:
+        state.limited_until = Now(now.mono + left, now.wall + left)
+    elif state.limited_until is not None:
+        state.limited_until = None
+        actions.append(PauseOver())
+
+
+def _pause(state: State, event: Pause, _now: Now, actions: list[Action]) -> None:
+    state.paused = event.paused
+    if not event.paused and state.limited_until is not None:
+        # Whoever says resume knows better than the service's last word.
+        state.limited_until = None
+        actions.append(PauseOver())
+
+
+def _drain(state: State, _event: Drain, _now: Now, _actions: list[Action]) -> None:
+    state.draining = True
+
+
+def _set_slots(state: State, event: SlotsSet, _now: Now, _actions: list[Action]) -> None:
+    state.slots = event.slots
+
+
+def _store(state: State, event: StoreFaulted, _now: Now, actions: list[Action]) -> None:
+    state.faulted = not event.healthy
+    if event.healthy:
+        # Once more what could not be made durable.
+        actions += [
+            entry.filing
+            for name in sorted(state.busy)
+            if (entry := state.entries[name]).phase is Phase.FILING and entry.filing is not None
+        ]
+
+
+def _time_passes(state: State, now: Now, actions: list[Action]) -> None:
+    if state.limited_until is not None and state.limited_until.mono <= now.mono:
+        state.limited_until = None
+        actions.append(PauseOver())
+    _wake(state, state.delayed, now.mono, now)
+    _wake(state, state.dated, now.wall, now)
+
+
+def _wake(state: State, heap: list[tuple[float, str]], time: float, now: Now) -> None:
+    while heap and heap[0][0] <= time:
+        _due, name = heapq.heappop(heap)
+        entry = state.entries.get(name)
+        # It may have gone, or be waiting for something else by now.
+        if entry is not None and entry.phase is Phase.DELAYED:
+            _queue(state, entry, now)
+
+
+def _fill_slots(state: State, actions: list[Action]) -> None:
+    while state.doomed and not state.faulted and not state.draining:
+        # Those to be failed unstarted need no turn: nothing of theirs runs.
+        name = state.doomed.pop()
+        entry = state.entries.get(name)
+        if entry is not None and name not in state.busy:
+            _take(state, entry, actions)
+    if not state.may_claim:
+        return
+    while state.ready and len(state.busy) < state.slots:
+        _, name = heapq.heappop(state.ready)
+        entry = state.entries.get(name)
+        if entry is not None and entry.phase is Phase.READY and not entry.doom:
+            _take(state, entry, actions)
+
+
+def _take(state: State, entry: Entry, actions: list[Action]) -> None:
+    # Entered before it is claimed: nobody can see it claimed and take it for lost.
+    entry.phase = Phase.CLAIMING
+    state.busy.add(entry.ticket.id)
+    actions.append(Claim(entry.ticket.id, entry.ticket.name))
+
+
+_PENDING = (Phase.WAITING, Phase.DELAYED, Phase.READY)
+_WHOLE_QUEUE: dict[type, Callable[..., None]] = {
+    Settled: _settled,
+    StopAsked: _stop,
+    Drain: _drain,
+    Pause: _pause,
+    RateLimitKnown: _limit_known,
+    SlotsSet: _set_slots,
+    StoreFaulted: _store,
+}
+
+
+def _rows(
+    phases: Iterable[Phase | None], event: type, handler: Callable[..., None]
+) -> dict[tuple[Phase | None, type], Callable[..., None]]:
+    return {(phase, event): handler for phase in phases}
+
+
+TRANSITIONS: dict[tuple[Phase | None, type], Callable[..., None]] = {
+    (None, Found): _found,
+    (None, Adopted): _adopted,
+    **{(None, event): handler for event, handler in _WHOLE_QUEUE.items()},
+    **_rows((*_PENDING, Phase.CLAIMING), ClaimLost, _vanished),
+    (Phase.CLAIMING, ClaimDelayed): _delay,
+    (Phase.CLAIMING, Claimed): _claimed,
+    (Phase.STARTING, Started): _started,
+    **_rows((Phase.STARTING, Phase.RUNNING, Phase.ENDING), Ended, _ended),
+    (Phase.FILING, Filed): _filed,
+    **_rows(_PENDING, CancelAsked, _cancel_pending),
+    **_rows((Phase.CLAIMING, Phase.STARTING), CancelAsked, _cancel_claimed),
+    **_rows((Phase.RUNNING, Phase.ENDING), CancelAsked, _cancel_running),
+    (Phase.RUNNING, EndAsked): _end_asked,
+}
