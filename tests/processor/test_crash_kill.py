@@ -6,8 +6,6 @@ After each the next Processor finishes everything, and the invariants of crashes
 from __future__ import annotations
 
 import itertools
-import os
-import random
 from collections.abc import Callable
 from pathlib import Path
 
@@ -51,9 +49,7 @@ def killed_at(scene: Scene, n: int, *, every: bool = False, recovery: str = "end
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize(
-    ("durability", "recovery"), [("full", "end"), ("batch", "adopt"), ("none", "end")]
-)
+@pytest.mark.parametrize(("durability", "recovery"), [("full", "end"), ("batch", "adopt"), ("none", "end")])
 def test_a_kill_before_any_call_that_leaves_a_trace_loses_nothing(
     tmp_path: Path, programs: Programs, durability: str, recovery: str
 ) -> None:
@@ -62,4 +58,5 @@ def test_a_kill_before_any_call_that_leaves_a_trace_loses_nothing(
         scene = Scene(tmp_path / str(n), programs, durability)
         if not killed_at(scene, n, recovery=recovery):
             break
+    print("swept", n)
     assert n > 50, "hardly anything was swept"

@@ -7,6 +7,7 @@ linkat(2) with AT_SYMLINK_FOLLOW, which links a file that was opened without a n
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import fcntl
@@ -118,7 +119,9 @@ class Disk:
             self._noreplace = False
         # Two steps: after a crash in between both names are one file, and the store keeps the further one.
         os.link(name, new_name, src_dir_fd=dir_fd, dst_dir_fd=new_dir_fd, follow_symlinks=False)
-        os.unlink(name, dir_fd=dir_fd)
+        # Whoever meets the two names may have finished the move.
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name, dir_fd=dir_fd)
 
     def replace(self, name: str, dir_fd: int, new_name: str, new_dir_fd: int) -> None:
         os.rename(name, new_name, src_dir_fd=dir_fd, dst_dir_fd=new_dir_fd)
