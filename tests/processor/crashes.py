@@ -191,9 +191,17 @@ class Scene:
             assert len([outcome for outcome in outcomes if outcome in ("failed", "lost")]) <= most, "I6"
             assert started[task_id] <= len(records), f"I6: a run without a record\n{self.picture()}"
             assert ended[task_id] >= outcomes.count("succeeded"), self.picture()
-        assert eventually(lambda: not self.programs.running()), f"I4\n{self.picture()}"
+        assert eventually(lambda: not self.programs.running()), f"I4: {self.alive()}\n{self.picture()}"
         for leftover in (".processors", ".requests", ".new"):
             assert list((self.queue / leftover).iterdir()) == [], f"{leftover} was not swept"
+
+    def alive(self) -> list[str]:
+        """Whoever still runs one of the programs."""
+        found = []
+        for pid in self.programs.running():
+            with contextlib.suppress(OSError):
+                found.append(f"{pid}: {Path(f'/proc/{pid}/cmdline').read_text()!r}")
+        return found
 
     def picture(self) -> str:
         """All of it, for whoever reads a failure."""

@@ -298,7 +298,8 @@ class DirectoryStore:
         for name in self._disk.list_dir(spares):
             # They have names only where the file system has no O_TMPFILE. A writer needs seconds, not a day.
             with contextlib.suppress(OSError):
-                if self._disk.stat(name, spares).st_mtime < time.time() - 86400:
+                found = self._disk.stat(name, spares)
+                if found.st_nlink > 1 or found.st_mtime < time.time() - 86400:
                     self._disk.unlink(name, spares)
 
     def _sweep_person(self, name: str, people: int) -> None:
