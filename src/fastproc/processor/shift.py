@@ -437,8 +437,12 @@ class Shift:
         self.feed(core.StoreFaulted(healthy=False))
 
     def _carry_out_claims(self, claims: list[core.Claim]) -> None:
-        tickets = [self.state.entries[claim.id].ticket for claim in claims]
-        answers = self._store.claim(tickets)
+        entries = [self.state.entries[claim.id] for claim in claims]
+        # What is to be failed without being started has not to wait until it is due.
+        doomed = [entry.ticket for entry in entries if entry.doom]
+        due = [entry.ticket for entry in entries if not entry.doom]
+        tickets = due + doomed
+        answers = self._store.claim(due) + self._store.claim(doomed, any_time=True)
         self._tell_quarantined()
         for ticket, answer in zip(tickets, answers, strict=True):
             if isinstance(answer, Hold):
