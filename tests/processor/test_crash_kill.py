@@ -1,4 +1,4 @@
-"""SIGKILL of the Processor: before every system call that leaves a trace, and at random moments.
+"""SIGKILL of the Processor before every system call that leaves a trace, and before every one of any kind.
 
 After each the next Processor finishes everything, and the invariants of crashes.py hold.
 """
@@ -6,6 +6,7 @@ After each the next Processor finishes everything, and the invariants of crashes
 from __future__ import annotations
 
 import itertools
+import random
 from collections.abc import Callable
 from pathlib import Path
 
@@ -32,7 +33,7 @@ def one_cycle(scene: Scene) -> Callable[[Processor, Callable[[str], None]], None
     return work
 
 
-def killed_at(scene: Scene, n: int, *, every: bool = False, recovery: str = "end") -> bool:
+def killed_at(scene: Scene, n: int, *, every: bool, recovery: str) -> bool:
     """Kill a Processor before its n-th call, recover and check. False if it has never made so many."""
     victim = scene.begin(one_cycle(scene))
     try:
@@ -48,15 +49,35 @@ def killed_at(scene: Scene, n: int, *, every: bool = False, recovery: str = "end
     return "killed" in said
 
 
+def sweep(place: Path, programs: Programs, durability: str, recovery: str, step: int, *, every: bool) -> int:
+    """Kill at every `step`-th call, the first one at random; how many calls a cycle makes."""
+    for n in itertools.count(random.randint(1, step), step):
+        if not killed_at(Scene(place / str(n), programs, durability), n, every=every, recovery=recovery):
+            return n
+    raise AssertionError
+
+
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize(("durability", "recovery"), [("full", "end"), ("batch", "adopt"), ("none", "end")])
+@pytest.mark.parametrize(
+    ("durability", "recovery", "step"), [("full", "end", 1), ("batch", "adopt", 5), ("none", "end", 8)]
+)
 def test_a_kill_before_any_call_that_leaves_a_trace_loses_nothing(
-    tmp_path: Path, programs: Programs, durability: str, recovery: str
+    quick_place: Path, programs: Programs, durability: str, recovery: str, step: int
 ) -> None:
     """Submit, claim, run, finish: each step of it is the last one of some Processor."""
-    for n in itertools.count(1):
-        scene = Scene(tmp_path / str(n), programs, durability)
-        if not killed_at(scene, n, recovery=recovery):
-            break
-    print("swept", n)
-    assert n > 50, "hardly anything was swept"
+    calls = sweep(quick_place, programs, durability, recovery, step, every=False)
+
+    assert calls > 50, "hardly anything was swept"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("recovery", ["end", "adopt"])
+@pytest.mark.parametrize("durability", ["full", "batch", "none"])
+def test_a_kill_before_any_call_at_all_loses_nothing(
+    quick_place: Path, programs: Programs, durability: str, recovery: str
+) -> None:
+    """Also between those that only look or wait."""
+    calls = sweep(quick_place, programs, durability, recovery, 1, every=True)
+
+    assert calls > 300, "hardly anything was swept"

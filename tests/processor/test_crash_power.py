@@ -9,11 +9,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import os
 import random
 import shutil
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,17 +23,6 @@ from fastproc.processor import Processor
 from fastproc.processor.events import QueueEvent, TaskCompleted, TaskFailed
 
 AT_REST = ("completed", "failed")
-
-
-@pytest.fixture
-def workshop(tmp_path: Path) -> Iterator[Path]:
-    """A directory in memory where there is one: thousands of states are made and opened in it."""
-    if not os.access("/dev/shm", os.W_OK):
-        yield tmp_path
-        return
-    made = tempfile.mkdtemp(prefix="fastproc-states-", dir="/dev/shm")
-    yield Path(made)
-    shutil.rmtree(made)
 
 
 def one_story(place: Path, programs: Programs, durability: Any) -> Tape:
@@ -120,7 +106,7 @@ def check(state: State, acks: list[str], place: Path) -> None:
             assert (queue / "results" / name).read_bytes() == content, name
 
 
-def check_all(workshop: Path, tape: Tape, most: int, chance: random.Random, total: int | None) -> int:
+def check_all(quick_place: Path, tape: Tape, most: int, chance: random.Random, total: int | None) -> int:
     """Check what may be after each moment; `total` states at random, or all of them. How many there were."""
     seen: dict[State, list[str]] = {}
     for moment in range(tape.moment + 1):
@@ -132,7 +118,7 @@ def check_all(workshop: Path, tape: Tape, most: int, chance: random.Random, tota
     if total is not None and len(found) > total:
         found = chance.sample(found, total)
     for number, (state, acks) in enumerate(found):
-        place = workshop / str(number)
+        place = quick_place / str(number)
         try:
             check(state, acks, place)
         except BaseException as error:
@@ -148,19 +134,19 @@ def check_all(workshop: Path, tape: Tape, most: int, chance: random.Random, tota
 @pytest.mark.parametrize("total", [120, pytest.param(6000, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("durability", ["full", "batch"])
 def test_whatever_the_disk_shows_after_a_power_loss_nothing_acknowledged_is_lost(
-    workshop: Path, programs: Programs, durability: str, total: int
+    quick_place: Path, programs: Programs, durability: str, total: int
 ) -> None:
     """Each state is opened by a fresh Processor: so many of them, at random."""
-    tape = one_story(workshop, programs, durability)
+    tape = one_story(quick_place, programs, durability)
     seed = random.randrange(1 << 30)
     print(f"seed {seed}")
 
-    states = check_all(workshop / "states", tape, 6 if total < 1000 else 64, random.Random(seed), total)
+    states = check_all(quick_place / "states", tape, 6 if total < 1000 else 64, random.Random(seed), total)
     assert states > total
 
 
 def test_with_durability_none_nothing_is_promised_and_nothing_waited_for(
-    workshop: Path, programs: Programs
+    quick_place: Path, programs: Programs
 ) -> None:
     """Not one fsync(2): a crash of the machine may lose all, and none of the time is lost."""
-    assert one_story(workshop, programs, "none").syncs == []
+    assert one_story(quick_place, programs, "none").syncs == []
