@@ -91,6 +91,11 @@ class Recorder(Disk):
             self._give(self._place(dir_fd), name, self._born(fd))
         return fd
 
+    def create(self, name: str, dir_fd: int) -> int:
+        fd = super().create(name, dir_fd)
+        self._give(self._place(dir_fd), name, self._born(fd))
+        return fd
+
     def create_nameless(self, dir_fd: int, spare_dir_fd: int, spare: str) -> tuple[int, str | None]:
         fd, named = super().create_nameless(dir_fd, spare_dir_fd, spare)
         number = self._born(fd)
