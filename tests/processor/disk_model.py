@@ -136,6 +136,10 @@ class Recorder(Disk):
         super().write(fd, content)
         self.tape.writes.append((self.tape.tick(), self._numbers[os.fstat(fd).st_ino], bytes(content)))
 
+    def sync_all(self, fds: Sequence[int]) -> None:
+        for fd in fds:
+            self.sync(fd)
+
     def sync(self, fd: int) -> None:
         super().sync(fd)
         found = os.fstat(fd)

@@ -639,7 +639,7 @@ class Shift:
             started_at=None if live is None else live.started_at,
             finished_at=self._clock.time(),
             exit=exit_fields(status),
-            execution=None if execution is None else dataclasses.asdict(execution),
+            execution=None if execution is None else execution.as_fields(),
             log=hold.log,
             limited=filing.limited,
         )

@@ -84,7 +84,7 @@ class DirectoryStore:
         """File names that cannot be read now, and why."""
         self.quarantined: list[tuple[str, str]] = []
         """File names that were put into quarantine since somebody last looked, and why."""
-        self._held: dict[str, int] = {}
+        self._held: dict[str, tuple[int, ...]] = {}
         """The tasks that we have claimed or taken over, and the descriptors of their locks."""
         self.unsettled = False
         """Something in progress has no living Processor, and cannot be had yet."""
@@ -219,6 +219,7 @@ class DirectoryStore:
     def unlock(self) -> None:
         """Be no Processor any more."""
         self._unregister()
+        self._disk.rest()
         if self._lock_fd is not None:
             self._disk.close(self._lock_fd)
             self._lock_fd = None
@@ -315,10 +316,12 @@ class DirectoryStore:
 
     def forget(self) -> None:
         """[forked copy] The queue is the original's: a copy of a lock's descriptor would hold it on."""
-        for fd in (self._person_fd, self._lock_fd, *self._held.values()):
-            if fd is not None and fd >= 0:
+        held = [fd for fds in self._held.values() for fd in fds]
+        for fd in (self._person_fd, self._lock_fd, *held):
+            if fd is not None:
                 with contextlib.suppress(OSError):
                     self._disk.close(fd)
+        self._disk.forget()
         self._person_fd = self._lock_fd = None
         self._held.clear()
 
@@ -336,7 +339,7 @@ class DirectoryStore:
         named = len(tasks) > _MOST_OPEN
         try:
             for task in tasks:
-                content = json.dumps(dict(task.fields), indent=1).encode() + b"\n"
+                content = journal.document(task.fields)
                 if len(content) > MAX_FILE_BYTES:
                     raise BadTask(f"task {task.id} is larger than {MAX_FILE_BYTES} bytes as a file")
                 made.append(self._new_file(TaskState.PENDING, content, named=named))
@@ -371,6 +374,8 @@ class DirectoryStore:
         finally:
             for fd, _spare in made:
                 self._disk.close(fd)
+            if self._person_fd is None:
+                self._disk.rest()
 
     def _refuse_known(self, tasks: Sequence[Task]) -> None:
         seen = set()
@@ -427,13 +432,11 @@ class DirectoryStore:
         if len(fds) > 1:
             for fd in fds:
                 self._disk.begin_write_back(fd)
-        for fd in fds:
-            self._disk.sync(fd)
+        self._disk.sync_all(fds)
 
     def _sync_dirs(self, *names: str) -> None:
         if self.durability != "none":
-            for name in dict.fromkeys(names):
-                self._disk.sync(self._fds[name])
+            self._disk.sync_all([self._fds[name] for name in dict.fromkeys(names)])
 
     # ---- looking ----
 
@@ -717,7 +720,7 @@ class DirectoryStore:
         # An attempt that the journal has begun while the task is pending was never started, since that waits
         # until both journal and rename are durable: it counts for nothing, and its number is not used again.
         history = self.history(ticket.id)
-        self._held[ticket.id] = fd
+        self._held[ticket.id] = (fd,)
         return Hold(
             id=ticket.id,
             name=name,
@@ -963,7 +966,7 @@ class DirectoryStore:
                 return None
             history = self.history(task_id)
         log = (history.started or {}).get("log")
-        self._held[task_id] = fd
+        self._held[task_id] = (fd, adoption)
         hold = Hold(
             id=task_id,
             name=name,
