@@ -8,14 +8,20 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import fcntl
 import json
+import os
 import random
 import shutil
+import struct
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.processor.crashes import AT_ONCE
+from tests.conftest import eventually
+from tests.processor.crashes import AT_ONCE, Scene
 from tests.processor.disk_model import Recorder, State, Tape, materialise, states_after
 from tests.programs import Programs
 
@@ -150,3 +156,89 @@ def test_with_durability_none_nothing_is_promised_and_nothing_waited_for(
 ) -> None:
     """Not one fsync(2): a crash of the machine may lose all, and none of the time is lost."""
     assert one_story(quick_place, programs, "none").syncs == []
+
+
+# ---- for real ----
+
+_SHUTDOWN, _WITHOUT_LAST_COMMIT = 0x8004587D, 2  # FS_IOC_SHUTDOWN, see fs/ext4/ioctl.c
+
+
+class LoopDisk:
+    """An ext4 in a file, whose power can be cut."""
+
+    def __init__(self, place: Path) -> None:
+        self.image, self.mount_point = place / "disk.img", place / "disk"
+        self.mount_point.mkdir()
+        with open(self.image, "wb") as image:
+            image.truncate(32 << 20)
+        _run("mkfs.ext4", "-q", "-F", str(self.image))
+        self.mount()
+
+    def mount(self) -> None:
+        _run("mount", "-o", "loop", str(self.image), str(self.mount_point))
+
+    def unmount(self) -> None:
+        _run("umount", str(self.mount_point))
+
+    def cut_power(self) -> None:
+        """Nothing that has not been committed is written any more."""
+        fd = os.open(self.mount_point, os.O_RDONLY)
+        try:
+            fcntl.ioctl(fd, _SHUTDOWN, struct.pack("I", _WITHOUT_LAST_COMMIT))
+        finally:
+            os.close(fd)
+
+
+def _run(*args: str) -> None:
+    subprocess.run(args, check=True, capture_output=True)
+
+
+@pytest.fixture
+def loop_disk(tmp_path: Path) -> Iterator[LoopDisk]:
+    """One, if we may have one."""
+    if os.geteuid() != 0:
+        pytest.skip("only root mounts disks")
+    try:
+        disk = LoopDisk(tmp_path)
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"no loop-mounted ext4 here: {error} {getattr(error, 'stderr', b'')!r}")
+    yield disk
+    subprocess.run(["umount", "-l", str(disk.mount_point)], check=False, capture_output=True)
+
+
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("rounds", [4, pytest.param(150, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("durability", ["full", "batch"])
+def test_when_the_power_of_a_real_disk_is_cut_nothing_acknowledged_is_lost(
+    loop_disk: LoopDisk, programs: Programs, durability: str, rounds: int
+) -> None:
+    """Amid submits and runs, after any number of acknowledgements."""
+
+    def work(processor: Processor, acknowledge: Callable[[str], None]) -> None:
+        for number in range(1000):
+            names = [f"task-{number}-{part}" for part in range(3)]
+            processor.submit_many({"id": name, "args": scene.programs.nop()} for name in names)
+            for name in names:
+                acknowledge(f"submitted {name}")
+            processor.process_queue()
+        processor.run_until_empty(20)
+
+    for turn in range(rounds):
+        scene = Scene(loop_disk.mount_point / str(turn), programs, durability)
+        victim = scene.begin(work)
+        victim.let_go()
+        for _ in range(random.randint(1, 40)):
+            victim.hear()
+        loop_disk.cut_power()
+        victim.kill()
+        victim.bury()
+        assert eventually(lambda: not programs.running())
+        loop_disk.unmount()
+        loop_disk.mount()
+        scene.check_promises()
+        scene.recover()
+        scene.check_promises()
+        states = scene.states()
+        assert all(places == ["completed"] for places in states.values()), states
+        scene.remove()
+    loop_disk.unmount()
