@@ -82,6 +82,10 @@ def check(state: State, acks: list[str], place: Path) -> None:
     for task_id, what in last.items():
         if what in AT_REST:
             assert (queue / what / f"{task_id}.json").exists(), f"{task_id} is not {what}"
+    for task_id in [path.stem for state_name in AT_REST for path in (queue / state_name).glob("*.json")]:
+        # Nothing comes to rest before what came of it is durable.
+        kept = [content for name, content in records.items() if name.startswith(f"{task_id}.")]
+        assert any(_outcome(content) for content in kept), f"{task_id} has no result"
     if not queue.exists():
         assert not acks
         return
@@ -110,6 +114,14 @@ def check(state: State, acks: list[str], place: Path) -> None:
         with contextlib.suppress(ValueError):
             json.loads(content)
             assert (queue / "results" / name).read_bytes() == content, name
+
+
+def _outcome(content: bytes) -> str:
+    """What a whole record says; nothing for one that is not whole."""
+    try:
+        return str(json.loads(content)["outcome"])
+    except ValueError:
+        return ""
 
 
 def check_all(quick_place: Path, tape: Tape, most: int, chance: random.Random, total: int | None) -> int:
