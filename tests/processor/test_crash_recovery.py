@@ -101,6 +101,39 @@ def test_what_still_runs_is_ended_before_the_task_is_tried_again(
     assert (first["outcome"], first["failures"]) == ("lost", 1)
 
 
+class DyingDisk(Disk):
+    """Ends its program when it is about to write down who has been started."""
+
+    def write(self, fd: int, content: bytes) -> None:
+        if b'"event":"started"' in content:
+            os.kill(os.getpid(), signal.SIGKILL)
+        super().write(fd, content)
+
+
+@pytest.mark.parametrize("words", [(), ("child",), ("deaf", "child")])
+def test_what_was_started_and_not_written_down_is_ended_all_the_same(
+    scene: Scene, words: tuple[str, ...]
+) -> None:
+    """It has inherited the lock of its task: the kernel knows what nobody had the time to write."""
+
+    def work(processor: Processor, _acknowledge: Callable[[str], None]) -> None:
+        processor.submit(scene.job("one", 60, 0, *words), id="one")
+        processor.process_queue()
+
+    victim = scene.begin(work, disk=DyingDisk())
+    victim.let_go()
+    assert victim.bury() == -signal.SIGKILL
+    pid = pid_of(scene, "one")
+    with contextlib.closing(scene.processor(grace=0.3)) as processor:
+        processor.process_queue()
+        assert processor.is_task_running("one")
+        wait_until(lambda: processor.process_queue() > 0)
+        assert not is_alive(pid)
+        assert eventually(lambda: [run[0] for run in scene.journal()] == ["start", "start"])
+        processor.stop(unfinished="cancel")
+    scene.check_promises()
+
+
 def test_an_adopted_run_is_let_end_and_its_status_is_the_true_one(scene: Scene) -> None:
     """It does not notice that its Processor has died."""
     kill_while_it_runs(scene, scene.job("one", 0.5, 7), max_attempts=1)
@@ -254,6 +287,7 @@ def test_who_cancels_from_outside_is_not_taken_for_a_run(scene: Scene) -> None:
     with contextlib.closing(scene.processor()) as processor:
         for _ in range(3):
             processor.process_queue()
+        assert not processor.is_task_running("one")
         assert scene.journal() == []
         os.write(release_write, b"x")
         assert canceller.bury() == 0, "it was ended"
