@@ -13,6 +13,7 @@ I3  no two runs of a task at once          I6  no more attempts count than are a
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import os
 import select
@@ -50,6 +51,8 @@ class Scene:
     acks: list[str] = field(default_factory=list)
     """`submitted <id>`, `completed <id>`, `failed <id>`, as the killed Processor was sure of them."""
 
+    victims: list[Victim] = field(default_factory=list)
+
     def __post_init__(self) -> None:
         self.queue = self.place / "q"
         self.marks = self.place / "marks"
@@ -80,6 +83,7 @@ class Scene:
         if pid == 0:
             code = 1
             try:
+                ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: it ends with us at the latest
                 os.close(go_write)
                 os.close(ack_read)
                 os.read(go_read, 1)
@@ -101,7 +105,16 @@ class Scene:
                 os._exit(code)
         os.close(go_read)
         os.close(ack_write)
-        return Victim(self, pid, go_write, ack_read)
+        self.victims.append(Victim(self, pid, go_write, ack_read))
+        return self.victims[-1]
+
+    def end_all(self) -> None:
+        """After a test that has failed: nothing of it lives on."""
+        for victim in self.victims:
+            if victim.status is None:
+                with contextlib.suppress(ProcessLookupError, ChildProcessError):
+                    victim.kill()
+                    os.waitpid(victim.pid, 0)
 
     # ---- after the crash ----
 

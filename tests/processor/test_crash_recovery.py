@@ -34,8 +34,10 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
-def scene(quick_place: Path, programs: Programs) -> Scene:
-    return Scene(quick_place, programs)
+def scene(quick_place: Path, programs: Programs) -> Iterator[Scene]:
+    made = Scene(quick_place, programs)
+    yield made
+    made.end_all()
 
 
 def pid_of(scene: Scene, name: str) -> int:
@@ -321,7 +323,7 @@ def test_a_forked_copy_does_not_keep_the_queue_locked(scene: Scene) -> None:
     copy = int(said.split()[1])
     scene.acks.clear()
     victim.kill()
-    os.waitpid(victim.pid, 0)
+    _pid, victim.status = os.waitpid(victim.pid, 0)
     try:
         with contextlib.closing(scene.processor()) as processor:
             processor.process_queue()
@@ -372,6 +374,24 @@ def test_a_forked_copy_that_exits_stops_nothing_of_the_original(scene: Scene) ->
     )
 
     assert (done.returncode, done.stderr) == (0, "")
+    assert scene.states() == {"one": ["completed"]}
+
+
+def test_a_forked_copy_may_share_the_queue_as_anybody_may(scene: Scene) -> None:
+    """It is another program, with a name of its own."""
+    with contextlib.closing(scene.processor(shared=True, slots=1)) as processor:
+        processor.process_queue()
+        pid = os.fork()
+        if pid == 0:
+            code = 1
+            try:
+                processor.submit(scene.job("one"), id="one")
+                code = 0 if processor.run_until_empty(20).completed == ("one",) else 2
+                processor.close()
+            finally:
+                os._exit(code)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        assert len(os.listdir(scene.queue / ".processors")) == 1
     assert scene.states() == {"one": ["completed"]}
 
 

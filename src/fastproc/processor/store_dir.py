@@ -72,7 +72,7 @@ class DirectoryStore:
         self.path = Path(os.path.abspath(os.fspath(path)))
         self.durability = durability
         self.machine = Machine.here()
-        self.instance = f"{self.machine.host}-{os.getpid()}-{secrets.token_hex(6)}"
+        self.instance = self._new_instance()
         self._disk = disk if disk is not None else Disk()
         self._spares = 0
         self._stamped = 0
@@ -98,6 +98,9 @@ class DirectoryStore:
         except BaseException:
             self.close()
             raise
+
+    def _new_instance(self) -> str:
+        return f"{self.machine.host}-{os.getpid()}-{secrets.token_hex(6)}"
 
     def close(self) -> None:
         """Give back the descriptors, and the locks with them."""
@@ -324,6 +327,7 @@ class DirectoryStore:
         self._disk.forget()
         self._person_fd = self._lock_fd = None
         self._held.clear()
+        self.instance = self._new_instance()
 
     # ---- submitting ----
 
