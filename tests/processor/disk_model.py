@@ -13,6 +13,7 @@ See ALICE (Pillai et al., OSDI 2014) and CrashMonkey (Mohan et al., OSDI 2018).
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import random
 import stat
@@ -169,9 +170,7 @@ def states_after(tape: Tape, moment: int, most: int, chance: random.Random) -> I
             continue
         there = set(names.values())
         reachable = [number for number in dirty if number in there]
-        for contents in _some(
-            list(itertools.product(*(dirty[number] for number in reachable))), most, chance
-        ):
+        for contents in _contents([dirty[number] for number in reachable], most, chance):
             held = {number: content for number, content in clean.items() if number in there}
             held.update(zip(reachable, contents, strict=True))
             yield tuple(sorted(names.items())), tuple(sorted(held.items()))
@@ -188,8 +187,15 @@ def _subsets(halves: Sequence[Half], most: int, chance: random.Random) -> Iterat
         yield {half for half in halves if chance.random() < 0.5}
 
 
-def _some(found: list[tuple[bytes, ...]], most: int, chance: random.Random) -> list[tuple[bytes, ...]]:
-    return found if len(found) <= most else chance.sample(found, most)
+def _contents(
+    ways: Sequence[Sequence[bytes]], most: int, chance: random.Random
+) -> Iterator[tuple[bytes, ...]]:
+    """All combinations, or `most` of them at random."""
+    if math.prod(map(len, ways)) <= most:
+        yield from itertools.product(*ways)
+        return
+    for _ in range(most):
+        yield tuple(chance.choice(each) for each in ways)
 
 
 def _names(halves: Sequence[Half]) -> dict[str, int] | None:
