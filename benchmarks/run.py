@@ -44,6 +44,7 @@ FIRST = (
     "busy",
     "memory",
     "processor",
+    "queue",
 )
 """The order of the table. Whatever else is named bench_*.py comes behind."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,16 @@ MakeProcessor = Callable[..., Processor]
 def queue_dir(tmp_path: Path) -> Path:
     """Where the queue of a test is; not made yet."""
     return tmp_path / "queue"
+
+
+@pytest.fixture
+def quick_place(tmp_path: Path) -> Iterator[Path]:
+    """A directory in memory where there is one: for tests that make thousands of files and need no disk."""
+    if not os.access("/dev/shm", os.W_OK):
+        yield tmp_path
+        return
+    with tempfile.TemporaryDirectory(prefix="fastproc-test-", dir="/dev/shm") as made:
+        yield Path(made)
 
 
 @pytest.fixture

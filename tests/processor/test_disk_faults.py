@@ -148,6 +148,8 @@ _WRITES = frozenset(
 
 
 def run_with_faults(queue_dir: Path, fault: Callable[[str], OSError | None]) -> tuple[Processor, Failing]:
+    # Made before: a directory that cannot be made is an error of the constructor.
+    Processor(queue_dir).close()
     disk = Failing(fault)
     return Processor(queue_dir, durability="batch", poll_interval=0.05, disk=disk), disk
 

@@ -156,6 +156,20 @@ class Programs:
         """Makes a process of this pid, which leads a session: `ready <pid>`, or `refused <errno>`; waits."""
         return self._args("reborn_as", pid)
 
+    def kills_at_call(self, pid: int, n: int, *, every: bool = False) -> list[str]:
+        """Says `ready`, kills `pid` at its n-th system call that leaves a trace (`every`: of any kind) and says
+        `killed <call>`; then `ended <count>`. `refused <errno>` without ptrace(2).
+        """
+        return self._args("kills_at_call", pid, n, "all" if every else "")
+
+    def holds_its_lock(
+        self, directory: str | os.PathLike[str], name: str, seconds: float = 0, code: int = 0, *words: str
+    ) -> list[str]:
+        """Appends `start <name> <pid>` and `end ...` to directory/journal, or `twice ...` if another one runs
+        by that name. `deaf`, `child`, `closes`: see the source.
+        """
+        return self._args("holds_its_lock", os.fspath(directory), name, seconds, code, *words)
+
     # Families.
 
     def forks_a_tree(

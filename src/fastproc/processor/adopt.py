@@ -169,27 +169,28 @@ class Adopted:
         leader = _open(pid, start, said.get("pidfs_inode"))
         if leader is not None:
             found.pid, found.pidfd = pid, leader
-        if said.get("session") == pid and (leader is not None or Person.read(pid) is None):
-            # The kernel keeps the number of a session as long as it has members, so with nobody, or the
-            # leader himself, under that number its members are those of our job.
+        if said.get("session") == pid and leader is not None:
             found.session = pid
         return found
 
-    @classmethod
-    def find_by_lock(cls, device: int, inode: int) -> Adopted:
-        """Who of a job lives whose Processor died before it could write down whom it had started."""
-        found = cls()
-        for pid in lock_holders(device, inode):
+    def add_by_lock(self, device: int, inode: int, locker: int) -> None:
+        """Find who lives of a job whose leader is not known, or gone, by the lock that they have inherited.
+
+        Number and name of a session say nothing without its leader: strangers may have both by now. `locker`
+        is the pid of the Processor that has taken the lock.
+        """
+        for pid in lock_holders(device, inode, locker):
             person = Person.read(pid)
-            # What the Processor starts leads a session, and passes the lock on to its children.
             if person is None or person.session in (0, os.getsid(0)):
                 continue
-            found.session = person.session
             leader = Person.read(person.session)
-            if leader is not None and found.pidfd is None:
-                found.pidfd = _open(leader.pid, leader.start)
-                found.pid = leader.pid if found.pidfd is not None else 0
-        return found
+            if leader is None or leader.is_dead:
+                self.session = person.session
+            elif leader.pid == pid and self.pidfd is None:
+                # What the Processor starts leads a session, and passes the lock on to its children.
+                self.pidfd = _open(leader.pid, leader.start)
+                self.pid = leader.pid if self.pidfd is not None else 0
+                self.session = self.pid or self.session
 
     def close(self) -> None:
         """Give back the pidfd."""
@@ -296,30 +297,39 @@ def _open(pid: int, start: int, inode: object = None) -> int | None:
     return fd
 
 
-def lock_holders(device: int, inode: int) -> list[int]:
-    """Who has inherited the flock(2) of a file, as /proc/PID/fdinfo shows it, see proc(5).
+def lock_holders(device: int, inode: int, locker: int) -> list[int]:
+    """Who has inherited the flock(2) of a file that the process `locker` has taken, as /proc/PID/fdinfo shows
+    of each descriptor, see proc(5).
 
-    Not who has merely opened the file. Needs no record, so it finds a job whose Processor died before it
-    could write one; costs a walk through /proc.
+    Not who has merely opened the file, or locked it for itself. Needs no record, so it finds a job whose
+    Processor died before it could write one; costs a walk through /proc.
     """
+    ours = {os.getpid(), locker}
     return [
         int(name)
         for name in os.listdir("/proc")
-        if name.isdigit() and int(name) != os.getpid() and _holds_lock(name, device, inode)
+        if name.isdigit() and int(name) not in ours and _holds_lock(name, device, inode, locker)
     ]
 
 
-def _holds_lock(pid: str, device: int, inode: int) -> bool:
+def _holds_lock(pid: str, device: int, inode: int, locker: int) -> bool:
     try:
         for descriptor in os.listdir(f"/proc/{pid}/fd"):
             status = os.stat(f"/proc/{pid}/fd/{descriptor}")
             if (status.st_dev, status.st_ino) == (device, inode):
                 told = Path(f"/proc/{pid}/fdinfo/{descriptor}").read_text()
-                if any(line.startswith("lock:") and "FLOCK" in line for line in told.splitlines()):
+                if any(_is_lock_of(line, locker) for line in told.splitlines()):
                     return True
     except OSError:
         pass
     return False
+
+
+def _is_lock_of(line: str, locker: int) -> bool:
+    """Whether a line such as `lock: 1: FLOCK ADVISORY WRITE 123 fe:00:45 0 EOF` is of that process's lock."""
+    words = line.split()
+    # A dead one's pid is shown as 0 in namespaces of pids other than the first.
+    return words[:1] == ["lock:"] and "FLOCK" in words and words[5] in (str(locker), "0")
 
 
 def _is_readable(pidfd: int) -> bool:

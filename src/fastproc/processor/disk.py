@@ -7,16 +7,19 @@ linkat(2) with AT_SYMLINK_FOLLOW, which links a file that was opened without a n
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import fcntl
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 _AT_FDCWD = -100
 _AT_SYMLINK_FOLLOW = 0x400
 _RENAME_NOREPLACE = 1
+_SYNCING_THREADS = 16
 _libc = ctypes.CDLL(None, use_errno=True)
 
 # What a file system or kernel says that has no RENAME_NOREPLACE, or no files without a name.
@@ -26,12 +29,13 @@ _NOT_THERE = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EISD
 class Disk:
     """The system calls. Thread-safe as the kernel is; names are relative to a directory's descriptor."""
 
-    __slots__ = ("_nameless", "_noreplace")
+    __slots__ = ("_nameless", "_noreplace", "_pool")
 
     def __init__(self) -> None:
         # Such a file gets its name through /proc, which may not be mounted.
         self._nameless = os.path.exists("/proc/self/fd")
         self._noreplace = hasattr(_libc, "renameat2")
+        self._pool: ThreadPoolExecutor | None = None
 
     # ---- directories ----
 
@@ -118,7 +122,9 @@ class Disk:
             self._noreplace = False
         # Two steps: after a crash in between both names are one file, and the store keeps the further one.
         os.link(name, new_name, src_dir_fd=dir_fd, dst_dir_fd=new_dir_fd, follow_symlinks=False)
-        os.unlink(name, dir_fd=dir_fd)
+        # Whoever meets the two names may have finished the move.
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name, dir_fd=dir_fd)
 
     def replace(self, name: str, dir_fd: int, new_name: str, new_dir_fd: int) -> None:
         os.rename(name, new_name, src_dir_fd=dir_fd, dst_dir_fd=new_dir_fd)
@@ -147,6 +153,38 @@ class Disk:
 
     def sync(self, fd: int) -> None:
         os.fsync(fd)
+
+    def sync_all(self, fds: Sequence[int]) -> None:
+        """Sync several at once, in threads: those that wait together share a commit of the journal and a
+        flush of the disk. Eight one after the other take ten times as long on ext4.
+        """
+        if len(fds) > 1 and self._pool is None:
+            self._pool = ThreadPoolExecutor(_SYNCING_THREADS, "fastproc-sync")
+        try:
+            syncs = [self._pool.submit(self.sync, fd) for fd in fds[1:]] if self._pool is not None else []
+        except RuntimeError:
+            # The interpreter is about to exit, and starts no threads any more.
+            syncs = []
+        errors = []
+        for fd in [fd for number, fd in enumerate(fds) if number == 0 or number > len(syncs)]:
+            try:
+                self.sync(fd)
+            except OSError as error:
+                errors.append(error)
+        # All have to be over before anybody closes what they sync.
+        errors += [failure for sync in syncs if isinstance(failure := sync.exception(), OSError)]
+        if errors:
+            raise errors[0]
+
+    def rest(self) -> None:
+        """End the threads of sync_all(); they come back when they are needed."""
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            pool.shutdown()
+
+    def forget(self) -> None:
+        """[forked copy] The threads are the original's."""
+        self._pool = None
 
     # ---- locks ----
 

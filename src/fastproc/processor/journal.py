@@ -14,6 +14,8 @@ from .core import Outcome
 from .store import History, Record
 from .task import ExecutionResult, TaskState
 
+_RECORD_FIELDS = tuple(item.name for item in dataclasses.fields(Record))
+
 
 def line(**fields: object) -> bytes:
     """One line of a journal."""
@@ -35,7 +37,16 @@ def lines(content: bytes) -> list[dict[str, Any]]:
 
 def record_bytes(record: Record) -> bytes:
     """The document of a result."""
-    return json.dumps(dataclasses.asdict(record), indent=1).encode() + b"\n"
+    return document({name: getattr(record, name) for name in _RECORD_FIELDS})
+
+
+def document(fields: Mapping[str, Any]) -> bytes:
+    """Fields as JSON for people too, a line each. With `indent` the encoder in C is not used, which takes ten
+    times as long.
+    """
+    return "{{\n{}\n}}\n".format(
+        ",\n".join(f" {json.dumps(name)}: {json.dumps(value)}" for name, value in fields.items())
+    ).encode()
 
 
 def read_record(content: bytes) -> Record | None:

@@ -140,6 +140,7 @@ class Processor:
         self._shift: Shift | None = None
         self._thread: threading.Thread | None = None
         self._at_exit: Callable[[], None] | None = None
+        _all.add(self)
 
     @property
     def queue_dir(self) -> str:
@@ -351,6 +352,19 @@ class Processor:
         self._store.unlock()
         self._rested.notify_all()
 
+    def _forget(self) -> None:
+        """[forked copy] The queue is the original's: hold none of its locks, and stop nothing at exit."""
+        self._turn = threading.RLock()
+        self._rested = threading.Condition(self._turn)
+        self._thread = None
+        if self._at_exit is not None:
+            atexit.unregister(self._at_exit)
+            self._at_exit = None
+        shift, self._shift = self._shift, None
+        if shift is not None:
+            shift.forget()
+        self._store.forget()
+
     def _run(self, shift: Shift) -> None:
         """The thread of start()."""
         while True:
@@ -412,7 +426,8 @@ class Processor:
                 shift.feed(core.CancelAsked(task_id))
                 shift.work()
                 return True
-            return self._cancel_foreign(task_id)
+            with self._store.visiting():
+                return self._cancel_foreign(task_id)
 
     def _cancel_foreign(self, task_id: str) -> bool:
         for _ in range(10):
@@ -631,6 +646,19 @@ class Processor:
     def __repr__(self) -> str:
         state = "not started" if self._shift is None else f"{len(self._shift.state.busy)} running"
         return f"<Processor {str(self._store.path)!r}: {state}>"
+
+
+# ---- forks ----
+
+_all: weakref.WeakSet[Processor] = weakref.WeakSet()
+
+
+def _forked() -> None:
+    for processor in list(_all):
+        processor._forget()
+
+
+os.register_at_fork(after_in_child=_forked)
 
 
 # ---- small things ----

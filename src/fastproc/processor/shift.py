@@ -17,7 +17,7 @@ import select
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from logging import getLogger
@@ -156,6 +156,16 @@ class Shift:
         fd, self._wake_fd = self._wake_fd, -1
         os.close(fd)
 
+    def forget(self) -> None:
+        """[forked copy] Close what is the original's."""
+        self.runs.abandon()
+        self.holds.clear()
+        if self._watch is not None:
+            self._watch.close()
+            self._watch = None
+        fd, self._wake_fd = self._wake_fd, -1
+        os.close(fd)
+
     def look_at_all(self) -> None:
         """Read the whole directory in the next pass."""
         self._rescan_at = 0.0
@@ -211,7 +221,7 @@ class Shift:
             dues.append(due + _DUE_SLACK)
         limited = self.state.limited_until is not None
         unwell = self._fault is not None or self._watch is None
-        if self.state.busy or limited or unwell or self._settings.shared:
+        if self.state.busy or limited or unwell or self._settings.shared or self._store.unsettled:
             dues.append(max(0.0, self._look_at - now.mono))
         if (look := self.runs.due()) is not None:
             dues.append(look)
@@ -290,9 +300,10 @@ class Shift:
         if self._watch is None:
             self._take_requests()
         self._look_at_pause()
-        if self._settings.shared:
+        if self._settings.shared or self._store.unsettled:
             for orphan in self._store.orphans():
                 self._recover(orphan)
+        if self._settings.shared:
             self._settle_strangers()
 
     def _look_at_pause(self) -> None:
@@ -426,8 +437,12 @@ class Shift:
         self.feed(core.StoreFaulted(healthy=False))
 
     def _carry_out_claims(self, claims: list[core.Claim]) -> None:
-        tickets = [self.state.entries[claim.id].ticket for claim in claims]
-        answers = self._store.claim(tickets)
+        entries = [self.state.entries[claim.id] for claim in claims]
+        # What is to be failed without being started has not to wait until it is due.
+        doomed = [entry.ticket for entry in entries if entry.doom]
+        due = [entry.ticket for entry in entries if not entry.doom]
+        tickets = due + doomed
+        answers = self._store.claim(due) + self._store.claim(doomed, any_time=True)
         self._tell_quarantined()
         for ticket, answer in zip(tickets, answers, strict=True):
             if isinstance(answer, Hold):
@@ -624,7 +639,7 @@ class Shift:
             started_at=None if live is None else live.started_at,
             finished_at=self._clock.time(),
             exit=exit_fields(status),
-            execution=None if execution is None else dataclasses.asdict(execution),
+            execution=None if execution is None else execution.as_fields(),
             log=hold.log,
             limited=filing.limited,
         )
@@ -633,7 +648,7 @@ class Shift:
         """Decide about a task that was in progress when its Processor died."""
         hold, history = orphan.hold, orphan.history
         record = history.record
-        if not orphan.alive and history.claimed is None:
+        if history.claimed is None:
             # Its outcome was durable, or its attempt had not begun: only the move is missing.
             known = record is not None and not history.reset
             state = record.state if record is not None and known else TaskState.PENDING
@@ -675,12 +690,9 @@ class Shift:
     def _find(self, orphan: Orphan) -> Adopted:
         adopted = Adopted.find(orphan.history.started, self._store.machine)
         if orphan.alive and not adopted.has_leader and orphan.hold.lock_fd is not None:
-            # Its Processor died before it could write down whom it had started: the lock tells.
+            # The leader is gone, or its Processor died before it could write down whom it had started.
             found = os.fstat(orphan.hold.lock_fd)
-            by_lock = Adopted.find_by_lock(found.st_dev, found.st_ino)
-            if by_lock.session:
-                adopted.close()
-                return by_lock
+            adopted.add_by_lock(found.st_dev, found.st_ino, _pid_of(orphan.history.claimed or {}))
         return adopted
 
     def end_all(self, outcome: Outcome, began: float, timeout: float) -> list[StopResult]:
@@ -763,7 +775,7 @@ class Shift:
 
     def is_empty(self) -> bool:
         """Whether nothing is left to do but what is stuck, or runs for ever by its own wish."""
-        if self._todo or not self._inbox.empty() or self._store.complaints:
+        if self._todo or not self._inbox.empty() or self._store.complaints or self._store.unsettled:
             return False
         if self.state.busy:
             return False
@@ -784,6 +796,12 @@ def _claimed(hold: Hold, max_attempts: int) -> core.Claimed:
         hold.task.auto_requeue,
         hold.limited,
     )
+
+
+def _pid_of(claimed: Mapping[str, object]) -> int:
+    """The pid of the Processor that has claimed a task: it has taken the lock."""
+    words = str(claimed.get("processor", "")).rsplit("-", 2)
+    return int(words[1]) if len(words) == 3 and words[1].isdigit() else 0
 
 
 def _outcome(execution: ExecutionResult) -> Outcome:

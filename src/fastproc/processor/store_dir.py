@@ -50,6 +50,7 @@ _MAX_JOURNAL_BYTES = 16 << 20
 _MAX_RECORD_BYTES = 16 << 20
 _BIG_DIRECTORY = 2000
 _MOST_OPEN = 100
+_PATIENCE = 5.0
 
 
 class DirectoryStore:
@@ -71,7 +72,7 @@ class DirectoryStore:
         self.path = Path(os.path.abspath(os.fspath(path)))
         self.durability = durability
         self.machine = Machine.here()
-        self.instance = f"{self.machine.host}-{os.getpid()}-{secrets.token_hex(6)}"
+        self.instance = self._new_instance()
         self._disk = disk if disk is not None else Disk()
         self._spares = 0
         self._stamped = 0
@@ -83,17 +84,23 @@ class DirectoryStore:
         """File names that cannot be read now, and why."""
         self.quarantined: list[tuple[str, str]] = []
         """File names that were put into quarantine since somebody last looked, and why."""
-        self._held: set[str] = set()
-        with contextlib.suppress(FileExistsError):
-            os.makedirs(self.path, 0o700)
+        self._held: dict[str, tuple[int, ...]] = {}
+        """The tasks that we have claimed or taken over, and the descriptors of their locks."""
+        self.unsettled = False
+        """Something in progress has no living Processor, and cannot be had yet."""
+        self._make_root()
         self._root = self._disk.open_dir(str(self.path))
         try:
             _check_mode(self.path, self._disk.fstat(self._root), open_to_others)
-            for name in (*STATES, *_BESIDE, *_HIDDEN):
-                self._fds[name] = self._open_or_make(name)
+            made = [self._open_or_make(name) for name in (*STATES, *_BESIDE, *_HIDDEN)]
+            if any(made) and durability != "none":
+                self._disk.sync(self._root)
         except BaseException:
             self.close()
             raise
+
+    def _new_instance(self) -> str:
+        return f"{self.machine.host}-{os.getpid()}-{secrets.token_hex(6)}"
 
     def close(self) -> None:
         """Give back the descriptors, and the locks with them."""
@@ -104,10 +111,31 @@ class DirectoryStore:
         self._fds.clear()
         self._root = -1
 
-    def _open_or_make(self, name: str) -> int:
-        with contextlib.suppress(FileExistsError, OSError):
+    def _make_root(self) -> None:
+        """Make the directory, and those it lies in, so that a power loss leaves them."""
+        missing = []
+        path = self.path
+        while not path.exists():
+            missing.append(path)
+            path = path.parent
+        for path in reversed(missing):
+            with contextlib.suppress(FileExistsError):
+                self._disk.mkdir(str(path))
+            if self.durability != "none":
+                fd = self._disk.open_dir(str(path.parent))
+                try:
+                    self._disk.sync(fd)
+                finally:
+                    self._disk.close(fd)
+
+    def _open_or_make(self, name: str) -> bool:
+        """Open one of the directories; whether it had to be made."""
+        made = False
+        with contextlib.suppress(OSError):
             self._disk.mkdir(name, self._root)
-        return self._disk.open_dir(name, self._root)
+            made = True
+        self._fds[name] = self._disk.open_dir(name, self._root)
+        return made
 
     def dir_fd(self, name: str) -> int:
         """The descriptor of one of the directories."""
@@ -119,10 +147,12 @@ class DirectoryStore:
 
     def _again(self, name: str) -> int:
         """Somebody has removed a directory that we have open: make it anew."""
-        fd = self._open_or_make(name)
-        self._disk.close(self._fds[name])
-        self._fds[name] = fd
-        return fd
+        before = self._fds[name]
+        self._open_or_make(name)
+        self._disk.close(before)
+        if self.durability != "none":
+            self._disk.sync(self._root)
+        return self._fds[name]
 
     # ---- who runs this queue ----
 
@@ -135,37 +165,64 @@ class DirectoryStore:
         self._lock_fd = fd
         try:
             self._refuse_strangers()
-            self._sign_in(shared)
+            try:
+                self._register(shared=shared)
+            except OSError:
+                # One that is alone can do without: whoever comes next knows that it is dead. So it may start
+                # on a disk that is full.
+                if shared:
+                    raise
         except BaseException:
             self.unlock()
             raise
 
-    def _sign_in(self, shared: bool) -> None:
-        """Leave a file that is locked as long as we live, for those who find tasks of ours in progress.
-
-        A Processor that is alone can do without: whoever comes after it knows that it is dead. So it may
-            start on a
-        disk that is full.
+    def _register(self, **fields: object) -> None:
+        """Have others see that we live. A name counts once it is locked, and somebody may just be trying that
+        lock, or sweep the name away before it is: then once more.
         """
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL
-        said = {"pid": os.getpid(), "started": time.time(), "shared": shared, **self.machine.fields()}
-        try:
-            self._person_fd = self._disk.open_file(self.instance, self._fds[".processors"], flags)
-            self._disk.lock(self._person_fd)
+        people = self._fds[".processors"]
+        until = time.monotonic() + _PATIENCE
+        while self._person_fd is None:
+            fd = self._disk.open_file(self.instance, people, os.O_RDWR | os.O_CREAT)
+            try:
+                if self._disk.lock(fd) and self._disk.fstat(fd).st_nlink > 0:
+                    self._person_fd, fd = fd, -1
+                elif time.monotonic() > until:
+                    raise OSError(errno.EAGAIN, "somebody holds the lock of our name", self.instance)
+                else:
+                    time.sleep(0.001)
+            finally:
+                if fd >= 0:
+                    self._disk.close(fd)
+        said = {"pid": os.getpid(), "started": time.time(), **fields, **self.machine.fields()}
+        with contextlib.suppress(OSError):
             self._disk.write(self._person_fd, json.dumps(said).encode())
-        except OSError:
-            # One that is alone can do without: whoever comes next knows that it is dead. It may start on a
-            # full disk.
-            if shared and self._person_fd is None:
-                raise
 
-    def unlock(self) -> None:
-        """Be no Processor any more."""
+    def _unregister(self) -> None:
         if self._person_fd is not None:
             with contextlib.suppress(OSError):
                 self._disk.unlink(self.instance, self._fds[".processors"])
             self._disk.close(self._person_fd)
             self._person_fd = None
+
+    @contextlib.contextmanager
+    def visiting(self) -> Iterator[None]:
+        """Be seen to live for a moment, without being a Processor: for whoever claims a task to run nothing.
+        Nobody then takes that claim for one of a Processor that has died.
+        """
+        if self._person_fd is not None:
+            yield
+            return
+        self._register(visitor=True)
+        try:
+            yield
+        finally:
+            self._unregister()
+
+    def unlock(self) -> None:
+        """Be no Processor any more."""
+        self._unregister()
+        self._disk.rest()
         if self._lock_fd is not None:
             self._disk.close(self._lock_fd)
             self._lock_fd = None
@@ -191,7 +248,7 @@ class DirectoryStore:
 
     def _who(self) -> str:
         for _name, alive, said in self._people():
-            if alive and "pid" in said:
+            if alive and "pid" in said and not said.get("visitor"):
                 return f"process {said['pid']} on {said.get('host')}"
         return "another Processor"
 
@@ -202,7 +259,7 @@ class DirectoryStore:
         if not self.machine.is_remote(self._root):
             return
         for _name, _alive, said in self._people():
-            if said.get("machine") not in (None, self.machine.machine):
+            if said.get("machine") not in (None, self.machine.machine) and not said.get("visitor"):
                 who = (
                     f"process {said.get('pid')} on {said.get('host')}, which has not left cleanly; "
                     "remove its file in .processors if it is gone"
@@ -211,7 +268,9 @@ class DirectoryStore:
 
     def has_processor(self) -> bool:
         """Whether a Processor works on this directory."""
-        return self._person_fd is not None or any(alive for _name, alive, _said in self._people())
+        return self._person_fd is not None or any(
+            alive and not said.get("visitor") for _name, alive, said in self._people()
+        )
 
     def in_progress(self) -> list[str]:
         """The ids of the tasks in progress."""
@@ -235,16 +294,40 @@ class DirectoryStore:
 
     def sweep(self) -> None:
         """Remove what dead Processors and crashed submitters have left that nobody needs."""
-        for name, alive, _said in list(self._people()):
-            if not alive:
-                with contextlib.suppress(OSError):
-                    self._disk.unlink(name, self._fds[".processors"])
+        people = self._fds[".processors"]
+        for name in list(self._disk.list_dir(people)):
+            with contextlib.suppress(OSError):
+                self._sweep_person(name, people)
         spares = self._fds[".new"]
         for name in self._disk.list_dir(spares):
             # They have names only where the file system has no O_TMPFILE. A writer needs seconds, not a day.
             with contextlib.suppress(OSError):
-                if self._disk.stat(name, spares).st_mtime < time.time() - 86400:
+                found = self._disk.stat(name, spares)
+                if found.st_nlink > 1 or found.st_mtime < time.time() - 86400:
                     self._disk.unlink(name, spares)
+
+    def _sweep_person(self, name: str, people: int) -> None:
+        if name == self.instance:
+            return
+        fd = self._disk.open_file(name, people)
+        try:
+            # With its lock in our hand: whoever is about to take it sees that the name is gone.
+            if self._disk.lock(fd):
+                self._disk.unlink(name, people)
+        finally:
+            self._disk.close(fd)
+
+    def forget(self) -> None:
+        """[forked copy] The queue is the original's: a copy of a lock's descriptor would hold it on."""
+        held = [fd for fds in self._held.values() for fd in fds]
+        for fd in (self._person_fd, self._lock_fd, *held):
+            if fd is not None:
+                with contextlib.suppress(OSError):
+                    self._disk.close(fd)
+        self._disk.forget()
+        self._person_fd = self._lock_fd = None
+        self._held.clear()
+        self.instance = self._new_instance()
 
     # ---- submitting ----
 
@@ -260,7 +343,7 @@ class DirectoryStore:
         named = len(tasks) > _MOST_OPEN
         try:
             for task in tasks:
-                content = json.dumps(dict(task.fields), indent=1).encode() + b"\n"
+                content = journal.document(task.fields)
                 if len(content) > MAX_FILE_BYTES:
                     raise BadTask(f"task {task.id} is larger than {MAX_FILE_BYTES} bytes as a file")
                 made.append(self._new_file(TaskState.PENDING, content, named=named))
@@ -295,6 +378,8 @@ class DirectoryStore:
         finally:
             for fd, _spare in made:
                 self._disk.close(fd)
+            if self._person_fd is None:
+                self._disk.rest()
 
     def _refuse_known(self, tasks: Sequence[Task]) -> None:
         seen = set()
@@ -351,13 +436,11 @@ class DirectoryStore:
         if len(fds) > 1:
             for fd in fds:
                 self._disk.begin_write_back(fd)
-        for fd in fds:
-            self._disk.sync(fd)
+        self._disk.sync_all(fds)
 
     def _sync_dirs(self, *names: str) -> None:
         if self.durability != "none":
-            for name in dict.fromkeys(names):
-                self._disk.sync(self._fds[name])
+            self._disk.sync_all([self._fds[name] for name in dict.fromkeys(names)])
 
     # ---- looking ----
 
@@ -434,7 +517,7 @@ class DirectoryStore:
             if not stat.S_ISREG(found.st_mode):
                 raise BadTask(f"a {_kind(found.st_mode)}, not a file")
             if found.st_nlink > 1:
-                raise BadTask(f"a file with {found.st_nlink} names: another one could change it")
+                self._finish_move(place, name, fd, found)
             if found.st_uid not in (os.geteuid(), 0):
                 raise BadTask(f"belongs to user {found.st_uid}")
             if found.st_size > MAX_FILE_BYTES:
@@ -443,6 +526,39 @@ class DirectoryStore:
             self._disk.close(fd)
             raise
         return fd
+
+    def _finish_move(self, place: str, name: str, fd: int, found: os.stat_result) -> None:
+        """A file with two names is half of a move in two steps, see Disk.rename_new(): the further one stays.
+
+        Raises:
+            BadTask: it is not. Whoever has the other name could change the task.
+            FileNotFoundError: it is not here any more, or its mover is still at it.
+        """
+
+        def is_it(other: str, at: int) -> bool:
+            try:
+                seen = self._disk.stat(other, at)
+            except OSError:
+                return False
+            return (seen.st_ino, seen.st_dev) == (found.st_ino, found.st_dev)
+
+        for spare in list(self._disk.list_dir(self._fds[".new"])):
+            if is_it(spare, self._fds[".new"]):
+                with contextlib.suppress(FileNotFoundError):
+                    self._disk.unlink(spare, self._fds[".new"])
+                return
+        named = [state for state in STATES if is_it(name, self._fds[state])]
+        if len(named) < 2 or found.st_nlink > len(named):
+            if self._disk.fstat(fd).st_nlink == 1:
+                return
+            raise BadTask(f"a file with {found.st_nlink} names: another one could change it")
+        if not self._disk.lock(fd):
+            raise FileNotFoundError(errno.ENOENT, "still being moved", name)
+        for state in named[:-1]:
+            with contextlib.suppress(FileNotFoundError):
+                self._disk.unlink(name, self._fds[state])
+        if named[-1] != place:
+            raise FileNotFoundError(errno.ENOENT, "moved", name)
 
     def _read_task(self, fd: int, name: str) -> tuple[Task, float]:
         parts = split_name(name)
@@ -545,15 +661,22 @@ class DirectoryStore:
             except OSError as error:
                 answers.append(NotClaimed(error=error.with_traceback(None)))
         holds = [answer for answer in answers if isinstance(answer, Hold)]
-        fault = self._begin(holds)
-        if fault is not None:
-            for hold in holds:
-                self._give_back(hold)
-            return [NotClaimed(error=fault) if isinstance(answer, Hold) else answer for answer in answers]
+        fault = self._begin(holds) or self._take_away(holds)
+        for at, answer in enumerate(answers):
+            if not isinstance(answer, Hold):
+                continue
+            if fault is not None:
+                self._give_back(answer)
+                answers[at] = NotClaimed(error=fault)
+            elif not answer.moved:
+                state = self.where(answer.id)
+                self.release(answer)
+                answers[at] = NotClaimed(state=state)
+            answer.moved = False
         return answers
 
     def _take(self, ticket: Ticket, any_time: bool) -> Hold | NotClaimed:
-        """Lock a pending task, read it, and move it to in-progress."""
+        """Lock a pending task, and read it."""
         name = ticket.name
         try:
             fd = self._open_task(TaskState.PENDING, name)
@@ -598,15 +721,10 @@ class DirectoryStore:
         changed = (fresh.dependencies, fresh.blocks) != (ticket.dependencies, ticket.blocks)
         if not any_time and (changed or fresh.not_before > time.time()):
             return NotClaimed(ticket=fresh)
-        try:
-            self._disk.rename_new(name, self._fds[TaskState.PENDING], name, self._fds[TaskState.IN_PROGRESS])
-        except FileExistsError:
-            self.quarantine(TaskState.PENDING, name, "duplicate id: a task of this id is in progress")
-            return NotClaimed(state=TaskState.IN_PROGRESS)
         # An attempt that the journal has begun while the task is pending was never started, since that waits
         # until both journal and rename are durable: it counts for nothing, and its number is not used again.
         history = self.history(ticket.id)
-        self._held.add(ticket.id)
+        self._held[ticket.id] = (fd,)
         return Hold(
             id=ticket.id,
             name=name,
@@ -636,12 +754,33 @@ class DirectoryStore:
                 )
                 self._append(opened[-1], note)
             self._sync_files(opened)
-            self._sync_dirs("attempts", TaskState.IN_PROGRESS, TaskState.PENDING)
+            self._sync_dirs("attempts")
         except OSError as error:
             return error.with_traceback(None)
         finally:
             for fd in opened:
                 self._disk.close(fd)
+        return None
+
+    def _take_away(self, holds: Sequence[Hold]) -> OSError | None:
+        """Move what has been taken to in-progress, durably. After the journal: what is there has begun."""
+        if not holds:
+            return None
+        pending, there = self._fds[TaskState.PENDING], self._fds[TaskState.IN_PROGRESS]
+        try:
+            for hold in holds:
+                try:
+                    self._disk.rename_new(hold.name, pending, hold.name, there)
+                except FileExistsError:
+                    why = "duplicate id: a task of this id is in progress"
+                    self.quarantine(TaskState.PENDING, hold.name, why)
+                except FileNotFoundError:
+                    continue
+                else:
+                    hold.moved = True
+            self._sync_dirs(TaskState.IN_PROGRESS, TaskState.PENDING)
+        except OSError as error:
+            return error
         return None
 
     def _open_journal(self, task_id: str) -> int:
@@ -660,6 +799,8 @@ class DirectoryStore:
     def _give_back(self, hold: Hold) -> None:
         """Undo a claim: the task is pending again, as if it had never been taken."""
         try:
+            if not hold.moved:
+                return
             self._disk.rename_new(
                 hold.name, self._fds[TaskState.IN_PROGRESS], hold.name, self._fds[TaskState.PENDING]
             )
@@ -667,11 +808,12 @@ class DirectoryStore:
         except OSError as error:
             # It stays in progress with its lock free: the next recovery gives it back.
             _log.warning("task %s could not be given back: %s", hold.id, str(error))
-        self.release(hold)
+        finally:
+            self.release(hold)
 
     def release(self, hold: Hold) -> None:
         """Let go of a task's lock, as far as we hold it."""
-        self._held.discard(hold.id)
+        self._held.pop(hold.id, None)
         if hold.lock_fd is not None:
             self._disk.close(hold.lock_fd)
             hold.lock_fd = None
@@ -748,7 +890,7 @@ class DirectoryStore:
             for _hold, record in filings:
                 made.append(self._new_file("results", journal.record_bytes(record)))
             self._sync_files([fd for fd, _spare in made])
-            for (hold, record), (fd, spare) in zip(filings, made, strict=True):
+            for (_hold, record), (fd, spare) in zip(filings, made, strict=True):
                 # One that is there already is what came of this attempt: it is never written over.
                 with contextlib.suppress(FileExistsError):
                     self._disk.publish(
@@ -758,9 +900,11 @@ class DirectoryStore:
                         f"{record.id}.{record.attempt}.json",
                         self._fds["results"],
                     )
-                hold.recorded = True
             if filings:
                 self._sync_dirs("results")
+            # Not before: what a failed fsync(2) has left is written anew, see fsync(2) on EIO.
+            for hold, _record in filings:
+                hold.recorded = True
         finally:
             for fd, _spare in made:
                 self._disk.close(fd)
@@ -780,6 +924,7 @@ class DirectoryStore:
     def orphans(self) -> Iterator[Orphan]:
         """See Store."""
         place = TaskState.IN_PROGRESS
+        self.unsettled = False
         for name in list(self._disk.list_dir(self._fds[place])):
             parts = split_name(name)
             if name.startswith(".") or (parts is not None and parts[0] in self._held):
@@ -789,7 +934,6 @@ class DirectoryStore:
                 continue
             orphan = self._orphan(parts[0], name)
             if orphan is not None:
-                self._held.add(orphan.hold.id)
                 yield orphan
 
     def _orphan(self, task_id: str, name: str) -> Orphan | None:
@@ -803,9 +947,7 @@ class DirectoryStore:
             return None
         alive = not self._disk.lock(fd)
         history = self.history(task_id)
-        owner = (history.claimed or {}).get("processor")
-        if alive and (history.claimed is None or (isinstance(owner, str) and self.is_alive(owner))):
-            # Somebody is just taking it, or runs it.
+        if self._is_anothers(history) or (alive and not self._is_known(history)):
             self._disk.close(fd)
             return None
         adoption = self._adopt(task_id)
@@ -828,6 +970,7 @@ class DirectoryStore:
                 return None
             history = self.history(task_id)
         log = (history.started or {}).get("log")
+        self._held[task_id] = (fd, adoption)
         hold = Hold(
             id=task_id,
             name=name,
@@ -850,6 +993,25 @@ class DirectoryStore:
             return fd
         self._disk.close(fd)
         return None
+
+    def _is_anothers(self, history: History) -> bool:
+        """Whether somebody else who lives has claimed it. The lock alone does not tell: an editor may have
+        put another file in its place.
+        """
+        claims = [note for note in history.notes if note.get("event") == "claimed"]
+        owner = claims[-1].get("processor") if claims else None
+        return isinstance(owner, str) and owner != self.instance and self.is_alive(owner)
+
+    def _is_known(self, history: History) -> bool:
+        """Whether an orphan whose lock somebody holds can be dealt with: its attempt goes on, or is over."""
+        if history.claimed is not None:
+            return True
+        record = history.record
+        if record is not None and not history.reset and record.state is not TaskState.PENDING:
+            return True
+        # What is left of an attempt that has been filed still holds it, and then it cannot be begun again.
+        self.unsettled = True
+        return False
 
     def finish_orphan(self, hold: Hold, state: TaskState) -> None:
         """Move an orphan whose outcome is known, or that was never begun, to where it belongs."""

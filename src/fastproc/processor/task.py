@@ -192,6 +192,10 @@ class ExecutionResult:
     idle_timeout: bool = False
     permanent: bool = False
 
+    def as_fields(self) -> dict[str, Any]:
+        """As plain values, which its fields are already."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskResult:
