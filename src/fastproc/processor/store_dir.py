@@ -218,6 +218,16 @@ class DirectoryStore:
         names = self._disk.list_dir(self._fds[TaskState.IN_PROGRESS])
         return sorted(parts[0] for name in names if (parts := split_name(name)) is not None)
 
+    def names(self, state: TaskState) -> Iterator[str]:
+        """The file names in a state, in no order."""
+        for name in self._disk.list_dir(self._fds[state]):
+            if not name.startswith(".") and not name.endswith(".why"):
+                yield name
+
+    def processors(self) -> list[dict[str, Any]]:
+        """What the living Processors of this directory say of themselves, other than this one."""
+        return [said for _name, alive, said in self._people() if alive]
+
     def is_alive(self, instance: str) -> bool:
         """Whether a Processor lives."""
         if instance == self.instance:
