@@ -591,6 +591,10 @@ class Processor:
             raise NoSuchTask(task_id)
         return entries
 
+    def workers(self) -> list[tuple[int, str]]:
+        """Pid and host of the other Processors that work on this directory now."""
+        return [(int(said.get("pid", 0)), str(said.get("host", ""))) for said in self._store.processors()]
+
     def task(self, task_id: str) -> Task:
         """What the file of a task says.
 

@@ -733,7 +733,8 @@ class Shift:
     def hurry(self, grace: float) -> None:
         """[any thread] Kill after so many seconds what another thread is ending with more of them."""
         now = time.monotonic()
-        self._hurried = min(self._hurried, now + grace)
+        # A moment is left for filing what comes of it.
+        self._hurried = min(self._hurried, now + grace * 0.8)
         if not self._ending_all:
             return
         lives = list(self.runs.live.values())
@@ -746,7 +747,7 @@ class Shift:
 
     def pump_until_finished(self, until: float) -> None:
         """Make passes while something runs, until then, and as long as nobody is in a hurry."""
-        while self.state.busy and time.monotonic() < min(until, self._hurried):
+        while self.state.busy and time.monotonic() < until and self._hurried == math.inf:
             self.pump_until_idle(min(until, time.monotonic() + 0.05))
 
     def pump_until_idle(self, until: float) -> None:
