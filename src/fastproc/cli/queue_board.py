@@ -24,6 +24,7 @@ from .quantities import counted, in_seconds
 from .queue_words import OUTCOMES, STYLES, clock, sentence, until
 
 KEPT_FAILURES = 10
+_PLAIN_SUCCESS = "Exited with code 0"
 
 
 @dataclass(slots=True)
@@ -49,7 +50,8 @@ class Line:
     style: str = ""
 
     def __str__(self) -> str:
-        return f"{clock(self.at, self.at)} {self.word:<11} {self.task_id}  {self.words}".rstrip()
+        words = "  ".join(filter(None, (self.task_id, self.words)))
+        return f"{clock(self.at, self.at)} {self.word:<11} {words}".rstrip()
 
 
 @dataclass(slots=True)
@@ -61,7 +63,8 @@ class Board:
         ended: how many tasks came to rest, by state; attempts: how many attempts have ended.
         paused_until: the end of a rate limit's pause, in seconds since 1970.
         failures: the last tasks that failed, and why.
-        stopping: set when the queue is told to stop: what is put back from then on is told of.
+        finishing: set when nothing new is started any more.
+        stopping: set when what runs is told to end: what is put back from then on is told of.
     """
 
     running: dict[str, Row] = field(default_factory=dict)
@@ -71,7 +74,9 @@ class Board:
     paused_until: float | None = None
     causes: tuple[str, ...] = ()
     failures: deque[tuple[str, str]] = field(default_factory=lambda: deque(maxlen=KEPT_FAILURES))
+    finishing: bool = False
     stopping: bool = False
+    _put_back: set[str] = field(default_factory=set)
 
     def hear(self, event: QueueEvent) -> Line | None:
         """Enter an event; what a person should read of it, if anything."""
@@ -90,6 +95,8 @@ class Board:
                 self.ended[TaskState.COMPLETED] += 1
                 took = self._took(event.task_id, event.at)
                 said = event.execution.message if event.execution is not None else ""
+                if said.startswith(_PLAIN_SUCCESS):
+                    said = ""
                 return Line(event.at, "done", event.task_id, _words(took, said), STYLES["completed"])
             case TaskFailed():
                 return self._failed(event)
@@ -120,6 +127,10 @@ class Board:
 
     def _failed(self, event: TaskFailed) -> Line:
         took = self._took(event.task_id, event.at)
+        if event.task_id in self._put_back:
+            # It had failed before it was told to end.
+            self._put_back.discard(event.task_id)
+            self.given_back -= 1
         reason = " ".join(event.reason.split())
         if not event.final:
             again = "" if event.retry_at is None else f", again {_soon(event.retry_at - event.at)}"
@@ -142,13 +153,14 @@ class Board:
             )
         if event.before is not TaskState.IN_PROGRESS or event.after is not TaskState.PENDING:
             return None
-        if self.stopping:
-            took = self._took(event.task_id, event.at)
-            self.given_back += 1
-            return Line(
-                event.at, "given back", event.task_id, _words(took, "it is pending again"), STYLES["paused"]
-            )
-        return None
+        took = self._took(event.task_id, event.at)
+        if not self.stopping:
+            return None
+        self.given_back += 1
+        self._put_back.add(event.task_id)
+        return Line(
+            event.at, "given back", event.task_id, _words(took, "it is pending again"), STYLES["paused"]
+        )
 
 
 def _words(first: str, more: str) -> str:

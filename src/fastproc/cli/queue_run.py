@@ -266,9 +266,9 @@ class Session:
         name, runs = signal_name(number), counted(len(self._board.running), "task")
         if self._interrupt is None:
             self._interrupt = number
-        self._board.stopping = True
         ladder = ["end", "kill"] if self._unfinished != "finish" else ["finish", "end", "kill"]
         step = ladder[self._asked] if self._asked < len(ladder) else "kill"
+        self._board.finishing, self._board.stopping = True, step != "finish"
         # The grace is the jobs'; filing what comes of them takes its own time.
         enough = self._grace / 0.8 + 10.0
         if step == "finish":

@@ -17,9 +17,8 @@ from ..errors import NoSuchTask
 from ..processor import ProcessInfo, Processor, QueueStatus, Task, TaskResult, TaskState
 from ..processor.task import split_name
 from .outcome import shortened
-from .quantities import in_seconds
 from .queue_open import opened, queue_options, state_words
-from .queue_words import STYLES, clock, counts, out, pause_words, print_json, verdict, what
+from .queue_words import STYLES, clock, counts, out, pause_words, print_json, ticking, verdict, what
 
 SHOWN_FAILURES = 5
 WIDE = 400
@@ -153,7 +152,7 @@ def _show(
             soft_wrap=True,
         )
     if infos:
-        console.print(running_table(infos))
+        console.print(_running_table(processor, infos))
     if failures:
         console.print(Text("failed last", style="bold"))
         for task_id, result in failures:
@@ -164,7 +163,7 @@ def _show(
             console.print(line, soft_wrap=True)
 
 
-def running_table(infos: list[ProcessInfo]) -> Table:
+def _running_table(processor: Processor, infos: list[ProcessInfo]) -> Table:
     """What runs, a line each."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", expand=False)
     table.add_column("running", style=STYLES["in-progress"], no_wrap=True)
@@ -174,12 +173,13 @@ def running_table(infos: list[ProcessInfo]) -> Table:
     table.add_column("about", no_wrap=True, overflow="ellipsis")
     table.add_column("last line", no_wrap=True, overflow="ellipsis")
     for info in infos:
+        known = _known(processor, info.task_id)
         table.add_row(
             info.task_id,
             str(info.attempt),
-            in_seconds(info.elapsed),
+            ticking(info.elapsed),
             str(info.pid or "-"),
-            Text(shortened(info.title, 30)),
+            Text("" if known is None else what(known[1], 40)),
             Text(info.last_line, style="dim"),
         )
     return table

@@ -10,6 +10,7 @@ import time
 from typing import Protocol
 
 from rich.console import Console, Group, RenderableType
+from rich.constrain import Constrain
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
@@ -19,12 +20,13 @@ from ..processor import Processor
 from ..processor.events import QueueEvent
 from .display import PLAIN_INTERVAL, can_be_live
 from .outcome import shortened
-from .quantities import in_seconds
 from .queue_board import Board, Line, Row
-from .queue_words import STYLES, counts, pause_words, plain, print_json, what
+from .queue_words import STYLES, counts, pause_words, plain, print_json, ticking, what
 
 COUNT_EVERY = 0.5
 """Seconds between two looks at how many tasks are where."""
+ECHO = 4
+"""Columns left free at the right: the terminal echoes ^C there, which must not begin a new line."""
 _TITLES = 1000
 
 
@@ -140,16 +142,16 @@ class LiveView:
     def line(self, line: Line) -> None:
         if line.word == "started":
             return  # it is to be seen below
-        text = Text(str(line), overflow="fold")
+        text = Text(str(line))
         text.stylize(line.style, 9, 9 + len(line.word))
         text.stylize("dim", 0, 8)
-        self._console.print(text, soft_wrap=True)
+        self._console.print(text)
 
     def event(self, event: QueueEvent) -> None:
         pass
 
     def say(self, text: str) -> None:
-        self._console.print(Text(text), soft_wrap=True)
+        self._console.print(Text(text))
 
     def refresh(self, board: Board) -> None:
         now = time.monotonic()
@@ -166,10 +168,13 @@ class LiveView:
         head = Table.grid(expand=True)
         head.add_column(no_wrap=True, overflow="ellipsis")
         head.add_column(justify="right", no_wrap=True)
-        elapsed = in_seconds(max(1.0, time.monotonic() - self._began))
-        places = f"{len(board.running)} of {self._slots} slots" + (", stopping" if board.stopping else "")
+        elapsed = ticking(time.monotonic() - self._began)
+        places = f"{len(board.running)} of {self._slots} slots" + (
+            ", stopping" if board.stopping else ", finishing" if board.finishing else ""
+        )
         head.add_row(Text.assemble(counts(self._status), ("   " + places, "dim")), Text(elapsed, style="dim"))
-        parts: list[RenderableType] = [Text("─" * self._console.width, style="dim"), head]
+        width = max(20, self._console.width - ECHO)
+        parts: list[RenderableType] = [Text("─" * width, style="dim"), head]
         if pause := pause_words(self._status, wall):
             parts.append(Text(f"‖ {pause}", style=STYLES["paused"], no_wrap=True, overflow="ellipsis"))
         parts += [
@@ -181,19 +186,21 @@ class LiveView:
             parts.append(self._table(rows[:room], wall))
         if len(rows) > room:
             parts.append(Text(f"  and {len(rows) - room} more", style="dim"))
-        return Group(*parts)
+        return Constrain(Group(*parts), width)
 
     def _table(self, rows: list[Row], wall: float) -> Table:
         table = Table.grid(padding=(0, 2, 0, 0), expand=True)
-        table.add_column(no_wrap=True, overflow="ellipsis", max_width=28, style=STYLES["in-progress"])
-        table.add_column(no_wrap=True, justify="right")
+        table.add_column(
+            no_wrap=True, overflow="ellipsis", min_width=12, max_width=28, style=STYLES["in-progress"]
+        )
+        table.add_column(no_wrap=True, justify="right", min_width=8)
         table.add_column(no_wrap=True, overflow="ellipsis", ratio=2, max_width=40)
         table.add_column(no_wrap=True, overflow="ellipsis", ratio=3, style="dim")
         for row in rows:
             tries = f" ({row.attempt})" if row.attempt > 1 else ""
             table.add_row(
                 Text(f"{row.task_id}{tries}"),
-                in_seconds(max(0.0, wall - row.started_at)),
+                ticking(wall - row.started_at),
                 Text(self._title(row.task_id)),
                 Text(row.last_line),
             )

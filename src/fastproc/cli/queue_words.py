@@ -54,6 +54,11 @@ def until(at: float, now: float) -> str:
     return f"{clock(at, now)} (in {in_seconds(max(0.0, at - now))})"
 
 
+def ticking(length: float) -> str:
+    """A length of time that is looked at while it grows: tenths of seconds, and never more digits."""
+    return f"{max(0.0, length):.1f} s" if length < 60 else in_seconds(length)
+
+
 def what(task: Task, width: int = 60) -> str:
     """What a task is about, on one line."""
     if task.title:
