@@ -681,6 +681,7 @@ def test_what_still_runs_after_a_crash_may_be_adopted(cli: Cli, ask: Ask, tmp_pa
     process = cli.start("queue", "run", "--until-empty", "--recovery=adopt", *QUICK)
     said = line_of(process, error=True)
     assert "found alive a  process " in said
+    assert ", started " in said
     (tmp_path / "gate").write_text("go\n")
 
     ended = cli.end(process)

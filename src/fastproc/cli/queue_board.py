@@ -78,15 +78,17 @@ class Board:
     stopping: bool = False
     _put_back: set[str] = field(default_factory=set)
 
-    def hear(self, event: QueueEvent) -> Line | None:
-        """Enter an event; what a person should read of it, if anything."""
+    def hear(self, event: QueueEvent, now: float) -> Line | None:
+        """Enter an event; what a person should read of it, if anything. `now` in seconds since 1970."""
         match event:
             case TaskStarted():
                 row = Row(event.task_id, event.attempt, event.pid, event.at, event.adopted)
                 self.running[event.task_id] = row
-                word = "found alive" if event.adopted else "started"
+                if event.adopted:
+                    words = f"process {event.pid}, started {clock(event.at, now)}"
+                    return Line(now, "found alive", event.task_id, words, STYLES["in-progress"])
                 tries = "" if event.attempt == 1 else f"attempt {event.attempt}, "
-                return Line(event.at, word, event.task_id, f"{tries}process {event.pid}", "dim")
+                return Line(event.at, "started", event.task_id, f"{tries}process {event.pid}", "dim")
             case TaskProgress():
                 if (found := self.running.get(event.task_id)) is not None:
                     found.last_line = event.last_line

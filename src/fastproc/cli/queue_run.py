@@ -251,7 +251,7 @@ class Session:
                 self._report = note
             case _:
                 self._view.event(note)
-                line = self._board.hear(note)
+                line = self._board.hear(note, time.time())
                 if line is not None:
                     self._view.line(line)
 

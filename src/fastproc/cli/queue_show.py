@@ -85,7 +85,7 @@ def _show(result: TaskResult, attempts: list[Attempt], fields: dict[str, Any]) -
     if execution is not None and execution.output.strip():
         lines = execution.output.rstrip("\n").split("\n")
         console.print(
-            Text("output", style="bold"), Text(f"its last lines; all of it: {result.log_path}", style="dim")
+            Text("output:", style="bold"), Text(f"its last lines; all of it: {result.log_path}", style="dim")
         )
         for line in lines[-SHOWN_OUTPUT:]:
             console.print(Text(f"  {printable(line)}"), soft_wrap=True)

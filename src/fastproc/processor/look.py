@@ -17,7 +17,7 @@ from .store_dir import DirectoryStore
 from .task import Attempt, Task, TaskState, split_name
 from .views import ProcessInfo
 
-_TAIL_BYTES = 4096
+_TAIL_BYTES = 16 * 1024
 
 
 def ids(store: DirectoryStore, state: TaskState) -> Iterator[str]:
