@@ -726,6 +726,10 @@ def _stop_result(live: Live, began: float) -> StopResult:
     )
 
 
+_SUBSTANCE = {"args", "command", "prompt", "title", "notes", "operation", "type", "target", "targets"}
+"""A task that has none of these says nothing to any executor: a misspelt field, most likely."""
+
+
 def _make_task(task: Task | Mapping[str, Any] | Sequence[Arg] | None, given: Mapping[str, Any]) -> Task:
     """A task from what submit() takes, checked."""
     fields: dict[str, Any]
@@ -743,8 +747,8 @@ def _make_task(task: Task | Mapping[str, Any] | Sequence[Arg] | None, given: Map
     else:
         fields = {"args": [_word(word) for word in task]}
     fields |= plain_fields(given)
-    if not fields.keys() & {"args", "command", "prompt", "title", "notes", "operation", "type"}:
-        raise BadTask("a task needs args, or a prompt, or at least a title")
+    if not fields.keys() & _SUBSTANCE:
+        raise BadTask("a task needs args, or a prompt, or at least a title, a type or a target")
     if "id" not in fields:
         # Sorts by time, and is nobody else's.
         fields["id"] = f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{os.urandom(5).hex()}"
