@@ -152,7 +152,7 @@ def _show(
             soft_wrap=True,
         )
     if infos:
-        console.print(_running_table(processor, infos))
+        console.print(_running_table(processor, infos, fit=console.is_terminal))
     if failures:
         console.print(Text("failed last", style="bold"))
         for task_id, result in failures:
@@ -163,15 +163,15 @@ def _show(
             console.print(line, soft_wrap=True)
 
 
-def _running_table(processor: Processor, infos: list[ProcessInfo]) -> Table:
-    """What runs, a line each."""
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", expand=False)
-    table.add_column("running", style=STYLES["in-progress"], no_wrap=True)
-    table.add_column("try", justify="right")
+def _running_table(processor: Processor, infos: list[ProcessInfo], *, fit: bool) -> Table:
+    """What runs, a line each; cut at the right of a terminal."""
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", expand=fit)
+    table.add_column("running", style=STYLES["in-progress"], no_wrap=True, overflow="ellipsis", max_width=28)
+    table.add_column("try", justify="right", no_wrap=True)
     table.add_column("elapsed", justify="right", no_wrap=True)
-    table.add_column("pid", justify="right")
-    table.add_column("about", no_wrap=True, overflow="ellipsis")
-    table.add_column("last line", no_wrap=True, overflow="ellipsis")
+    table.add_column("pid", justify="right", no_wrap=True)
+    table.add_column("about", no_wrap=True, overflow="ellipsis", ratio=2 if fit else None)
+    table.add_column("last line", no_wrap=True, overflow="ellipsis", ratio=3 if fit else None)
     for info in infos:
         known = _known(processor, info.task_id)
         table.add_row(

@@ -167,8 +167,8 @@ class LiveView:
         wall = time.time()
         head = Table.grid(expand=True)
         head.add_column(no_wrap=True, overflow="ellipsis")
-        head.add_column(justify="right", no_wrap=True)
         elapsed = ticking(time.monotonic() - self._began)
+        head.add_column(justify="right", no_wrap=True, min_width=len(elapsed))
         places = f"{len(board.running)} of {self._slots} slots" + (
             ", stopping" if board.stopping else ", finishing" if board.finishing else ""
         )
