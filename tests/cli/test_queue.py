@@ -585,7 +585,22 @@ def test_show_says_why_something_is_in_quarantine(cli: Cli, ask: Ask, tmp_path: 
     (tmp_path / "queue" / "pending" / "b.yaml").write_text("args: [")
     cli("queue", "run", "--until-empty", *QUICK)
     assert "b  Put away: it is no task: not YAML" in ask("queue", "show", "b").out
-    assert "b  " in ask("queue", "status", "quarantine").out
+    assert ask("queue", "status", "quarantine").out.startswith("b.yaml   ")
+
+
+def test_names_and_reasons_play_no_tricks_on_a_terminal(cli: Cli, ask: Ask, tmp_path: Path) -> None:
+    ask("queue", "add", "--id=a", "true")
+    (tmp_path / "queue" / "pending" / "\x1b[2J\nx\udcff.json").write_text("{}")
+    ended = cli("queue", "run", "--until-empty", *QUICK)
+    assert ended.code == 1
+    (said,) = [line for line in lines_of(ended) if line.startswith("QUARANTINE")]
+    assert "\\x1b[2J x" in said
+    listed = ask("queue", "status", "quarantine")
+    assert listed.code == 0, listed.err
+    assert "\x1b" not in listed.out
+    assert "its name is no task id" in listed.out
+    (found,) = [json.loads(line) for line in ask("queue", "status", "--json", "quarantine").out.splitlines()]
+    assert found["name"] == "\x1b[2J\nx\udcff.json"
 
 
 def test_status_lists_the_tasks_of_a_state(cli: Cli, ask: Ask) -> None:

@@ -20,6 +20,7 @@ from ..processor.events import (
     TaskStarted,
     TaskStatusChanged,
 )
+from ..processor.logs import printable
 from .quantities import counted, in_seconds
 from .queue_words import OUTCOMES, STYLES, clock, sentence, until
 
@@ -50,7 +51,8 @@ class Line:
     style: str = ""
 
     def __str__(self) -> str:
-        words = "  ".join(filter(None, (self.task_id, self.words)))
+        # Names of files and words of executors may hold anything; this goes to a terminal, on one line.
+        words = "  ".join(printable(" ".join(part.split())) for part in (self.task_id, self.words) if part)
         return f"{clock(self.at, self.at)} {self.word:<11} {words}".rstrip()
 
 
@@ -186,7 +188,7 @@ def summary(board: Board, elapsed: float, blocked: dict[str, tuple[str, ...]], l
         lines[0] += f", {ended[TaskState.QUARANTINE]} in quarantine"
     for index, (task_id, reason) in enumerate(board.failures):
         label = "failed" if index == 0 else ""
-        lines.append(f"  {label:<12} {task_id}: {reason}")
+        lines.append(f"  {label:<12} {task_id}: {printable(reason)}")
     if failed > len(board.failures):
         lines.append(
             f"  {'':<12} and {failed - len(board.failures)} before them: fastproc queue status failed"

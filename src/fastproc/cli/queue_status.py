@@ -50,6 +50,9 @@ def status(states: tuple[str, ...], queue_dir: Path, open_to_others: bool, as_js
 def _list(processor: Processor, states: tuple[str, ...], *, as_json: bool) -> None:
     now = time.time()
     for state in dict.fromkeys(states):
+        if state == TaskState.QUARANTINE:
+            _list_quarantine(processor, as_json=as_json)
+            continue
         for task_id in processor.tasks(state):
             known = _known(processor, task_id)
             if known is None:
@@ -61,6 +64,15 @@ def _list(processor: Processor, states: tuple[str, ...], *, as_json: bool) -> No
                 about = what(task, 40)
                 words = verdict(result, now)
                 out(f"{task_id:<24}  {state_words(state):<13}  {about:<40}  {shortened(words, 200)}".rstrip())
+
+
+def _list_quarantine(processor: Processor, *, as_json: bool) -> None:
+    """By file name: much of what is there has no task's id."""
+    for name, reason in processor.quarantined():
+        if as_json:
+            print_json({"name": name, "state": TaskState.QUARANTINE, "reason": reason}, indent=None)
+        else:
+            out(f"{shortened(name, 60):<24}  in quarantine  {shortened(reason, 200)}".rstrip())
 
 
 def _known(processor: Processor, task_id: str) -> tuple[TaskResult, Task] | None:

@@ -28,6 +28,12 @@ def ids(store: DirectoryStore, state: TaskState) -> Iterator[str]:
             yield parts[0]
 
 
+def quarantined(store: DirectoryStore) -> Iterator[tuple[str, str]]:
+    """The files in quarantine, and why each is there, sorted by name."""
+    for name in sorted(store.names(TaskState.QUARANTINE)):
+        yield name, store.why_file(name)
+
+
 def attempts(store: DirectoryStore, task_id: str) -> list[Attempt]:
     """All attempts of a task, the first one first."""
     history = store.history(task_id)

@@ -611,6 +611,10 @@ class Processor:
         """The ids of the tasks in a state, sorted."""
         return sorted(look.ids(self._store, TaskState(state)))
 
+    def quarantined(self) -> list[tuple[str, str]]:
+        """The names of all files in quarantine, also of those that name no task, and why each is there."""
+        return list(look.quarantined(self._store))
+
     def attempts(self, task_id: str) -> list[Attempt]:
         """All attempts of a task, the first one first.
 

@@ -490,10 +490,13 @@ class DirectoryStore:
 
     def why(self, task_id: str) -> str:
         """Why a task is in quarantine."""
-        for name in names_of(task_id):
-            content = self._content(TaskState.QUARANTINE, f"{name}.why", 65536)
-            with contextlib.suppress(ValueError, TypeError, AttributeError):
-                return str(json.loads(content or b"").get("reason", ""))
+        return next(filter(None, map(self.why_file, names_of(task_id))), "")
+
+    def why_file(self, name: str) -> str:
+        """Why a file is in quarantine."""
+        content = self._content(TaskState.QUARANTINE, f"{name}.why", 65536)
+        with contextlib.suppress(ValueError, TypeError, AttributeError):
+            return str(json.loads(content or b"").get("reason", ""))
         return ""
 
     def where(self, task_id: str) -> TaskState | None:
