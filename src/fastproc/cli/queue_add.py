@@ -16,7 +16,7 @@ import click
 from ..errors import NoSuchTask
 from ..processor import Priority, Processor, TaskState
 from ..processor.formats import MAX_FILE_BYTES, BadTask, YamlMissing, parse
-from .options import TIME_LIMIT, Reading
+from .options import TIME, Reading
 from .quantities import seconds
 from .queue_open import ID, opened, queue_options, state_words
 
@@ -27,16 +27,15 @@ def _moment(text: str) -> str:
     """A point in time as a task file says it: from a length to wait, or a date in local time or a zone of
     its own.
     """
-    if text.startswith("+"):
-        at = dt.datetime.fromtimestamp(time.time() + seconds(text[1:]), dt.UTC)
-    else:
-        try:
+    try:
+        if text.startswith("+"):
+            at = dt.datetime.fromtimestamp(time.time() + seconds(text[1:]), dt.UTC)
+        else:
             at = dt.datetime.fromisoformat(text).astimezone(dt.UTC)
-        except (ValueError, OverflowError, OSError):
-            raise ValueError(
-                f"{text!r} is no point in time; write for example +30m, 2030-01-31T12:00 or "
-                "2030-01-31T12:00:00Z"
-            ) from None
+    except (ValueError, OverflowError, OSError):
+        raise ValueError(
+            f"{text!r} is no point in time; write for example +30m, 2030-01-31T12:00 or 2030-01-31T12:00:00Z"
+        ) from None
     return at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
@@ -78,8 +77,8 @@ ASSIGNMENT = Reading("name=value", _assignment)
     "-d", "--depends", multiple=True, type=ID, metavar="ID", help="Only after this task is completed."
 )
 @click.option("--not-before", type=MOMENT, help="Not earlier: +30m, 2030-01-31T12:00 (local), …Z (UTC).")
-@click.option("--timeout", type=TIME_LIMIT, help="End it after so long: 5, 250ms, 1h30m.")
-@click.option("--idle-timeout", type=TIME_LIMIT, help="End it when silent for so long.")
+@click.option("--timeout", type=TIME, help="End it after so long: 5, 250ms, 1h30m.")
+@click.option("--idle-timeout", type=TIME, help="End it when silent for so long.")
 @click.option("--max-attempts", type=click.IntRange(1, 1_000_000), help="Try it so often, if it fails.")
 @click.option(
     "--cwd",

@@ -290,6 +290,10 @@ class Session:
         blocked = dict(report.blocked) if report is not None and self._interrupt is None else {}
         for line in summary(board, elapsed, blocked, self._looks.queue_status().pending - len(blocked)):
             self._view.say(line)
+        left = self._looks.queue_status().in_progress
+        if left and not self._looks.workers():
+            word = "what came of it could not be written" if board.causes else "it has not ended in time"
+            self._view.say(f"  {'in progress':<12} {left}: {word}; the next Processor looks after it")
         if stopped is not None and stopped.survivors:
             self._view.say(f"  {'survivors':<12} {', '.join(map(str, stopped.survivors))}")
         if self._interrupt is not None:
