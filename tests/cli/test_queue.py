@@ -432,13 +432,18 @@ def test_a_rate_limit_pauses_visibly_for_as_long_as_the_options_allow(
     assert "1 completed, 0 failed" in ended.err
 
 
-def test_a_pause_outlives_its_processor_and_may_be_ignored(cli: Cli, ask: Ask, tmp_path: Path) -> None:
+def test_a_pause_outlives_its_processor_and_may_be_ended(cli: Cli, ask: Ask, tmp_path: Path) -> None:
     ask("queue", "add", "--id=a", "true")
     (tmp_path / "queue" / ".pause.json").write_text(json.dumps({"until": time.time() + 3600}))
     assert "paused for a rate limit until " in ask("queue", "status").out
     assert json.loads(ask("queue", "status", "--json").out)["paused"] is True
-    assert cli("queue", "run", "--until-empty", "--ignore-pause", *QUICK).code == 0
+    process = cli.start("queue", "run", "--until-empty", *QUICK)
+    until(lambda: ask("queue", "status", "--json").out.count('"pid"') == 1)
+    assert state_of(tmp_path, "a") == "pending"
+    assert ask("queue", "resume").out == "goes on\n"
+    assert process.wait(PATIENCE) == 0
     assert state_of(tmp_path, "a") == "completed"
+    assert ask("queue", "resume").out == "was not paused\n"
 
 
 def test_a_terminal_shows_what_runs(tmp_path: Path) -> None:
@@ -516,7 +521,8 @@ def test_status_logs_and_cancel_work_beside_one_that_runs(cli: Cli, ask: Ask, tm
     assert "line 3" in table
     assert begun[0].endswith("attempt 1 begins")
     assert begun[1:] == ["line 1", "line 2", "line 3"]
-    assert (cancelled.code, cancelled.out) == (0, "a: asked to end\na: cancelled\n")
+    assert cancelled.code == 0
+    assert cancelled.out in ("a: asked to end\na: cancelled\n", "a: cancelled\n"), "it may be quick"
     followed = cli.end(follower)
     assert followed.code == 1, "it has not been completed"
     assert "attempt 1: cancelled" in followed.out

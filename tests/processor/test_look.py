@@ -90,7 +90,7 @@ def test_a_second_stop_with_less_time_shortens_the_first(
     works, looks = queue
     works.submit(programs.ignores_sigterm(), id="a")
     works.start()
-    assert eventually(lambda: bool(works.get_running_processes_info()[0].last_line), 10)
+    assert eventually(lambda: any(info.last_line for info in works.get_running_processes_info()), 10)
     began = time.monotonic()
     first = threading.Thread(target=works.stop, args=(60.0,))
     first.start()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from .queue_add import add
-from .queue_change import cancel, retry
+from .queue_change import cancel, resume, retry
 from .queue_logs import logs
 from .queue_run import run
 from .queue_show import show
@@ -20,5 +20,5 @@ def queue() -> None:
     """
 
 
-for command in (add, run, status, logs, show, cancel, retry):
+for command in (add, run, status, logs, show, cancel, retry, resume):
     queue.add_command(command)

@@ -1,4 +1,4 @@
-"""`fastproc queue cancel` and `retry`: what is to become of tasks that are there already."""
+"""`fastproc queue cancel`, `retry` and `resume`: what is to become of what is there already."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def cancel(task_ids: tuple[str, ...], queue_dir: Path, open_to_others: bool, wai
                 out(f"{task_id}: {_rest(processor, task_id)} already")
                 code = 1
             elif processor.result(task_id).state in AT_REST:
-                out(f"{task_id}: cancelled")
+                out(f"{task_id}: {_rest(processor, task_id)}")
             else:
                 asked.append(task_id)
                 word = (
@@ -91,6 +91,17 @@ def retry(task_ids: tuple[str, ...], queue_dir: Path, open_to_others: bool, all_
                 out(f"{task_id}: {state_words(before)} already")
         if all_failed and not wanted:
             out("none has failed")
+    return 0
+
+
+@click.command()
+@queue_options
+def resume(queue_dir: Path, open_to_others: bool) -> int:
+    """End the pause of a rate limit before its time, also for a Processor that waits for it."""
+    with opened(queue_dir, make=False, open_to_others=open_to_others) as processor:
+        paused = processor.queue_status().paused
+        processor.resume()
+        out("goes on" if paused else "was not paused")
     return 0
 
 

@@ -81,7 +81,6 @@ Unfinished: TypeAlias = Literal["requeue", "cancel", "finish"]
 @click.option("--rate-limit-least", type=TIME, help="A rate limit pauses the queue so long at least (5m).")
 @click.option("--rate-limit-usual", type=TIME, help="And so long if the service does not say (30m).")
 @click.option("--rate-limit-most", type=TIME, help="And so long at most (4h).")
-@click.option("--ignore-pause", is_flag=True, help="Begin though the pause of a rate limit is not over.")
 @click.option(
     "--durability",
     type=click.Choice(["full", "batch", "none"]),
@@ -152,8 +151,6 @@ def run(queue_dir: Path, open_to_others: bool, **options: Any) -> int:
         session = Session(
             processor, looks, view, inbox, grace=options["grace"], unfinished=options["unfinished"]
         )
-        if options["ignore_pause"]:
-            processor.resume()
         return session.run(until_empty=options["until_empty"])
 
 
