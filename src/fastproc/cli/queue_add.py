@@ -50,7 +50,10 @@ MOMENT = Reading("when", _moment)
 ASSIGNMENT = Reading("name=value", _assignment)
 
 
-@click.command(context_settings={"allow_interspersed_args": False})
+@click.command(
+    short_help="Queue a command, a prompt, or tasks from a file.",
+    context_settings={"allow_interspersed_args": False},
+)
 @queue_options
 @click.option("-p", "--prompt", metavar="TEXT", help="What to tell an agent.")
 @click.option(

@@ -15,7 +15,7 @@ from .queue_open import AT_REST, ID, opened, queue_options, state_words
 from .queue_words import out
 
 
-@click.command()
+@click.command(short_help="Have tasks not done, or their runs ended.")
 @queue_options
 @click.option("--wait", type=TIME, help="Wait so long for the end of those that run: 5, 10s, 1m.")
 @click.argument("task_ids", metavar="TASK...", nargs=-1, required=True, type=ID)
@@ -65,7 +65,7 @@ def _wait(processor: Processor, task_ids: list[str], seconds: float) -> bool:
     return True
 
 
-@click.command()
+@click.command(short_help="Have tasks done again.")
 @queue_options
 @click.option("--failed", "all_failed", is_flag=True, help="All that have failed.")
 @click.argument("task_ids", metavar="TASK...", nargs=-1, type=ID)
@@ -94,7 +94,7 @@ def retry(task_ids: tuple[str, ...], queue_dir: Path, open_to_others: bool, all_
     return 0
 
 
-@click.command()
+@click.command(short_help="End a rate limit's pause.")
 @queue_options
 def resume(queue_dir: Path, open_to_others: bool) -> int:
     """End the pause of a rate limit before its time, also for a Processor that waits for it."""

@@ -24,7 +24,7 @@ def _count(text: str) -> int:
     return int(text)
 
 
-@click.command()
+@click.command(short_help="Print what a task has printed; -f follows it.")
 @queue_options
 @click.option(
     "-f", "--follow", is_flag=True, help="Go on as it prints more, until the task has come to rest."

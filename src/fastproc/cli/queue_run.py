@@ -34,7 +34,7 @@ Note: TypeAlias = QueueEvent | Interrupt | StopReport | QueueReport
 Unfinished: TypeAlias = Literal["requeue", "cancel", "finish"]
 
 
-@click.command()
+@click.command(short_help="Work on the queue.")
 @queue_options
 @click.option("--until-empty", is_flag=True, help="End when nothing is left to do.")
 @click.option(

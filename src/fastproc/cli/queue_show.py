@@ -23,7 +23,7 @@ SHOWN_OUTPUT = 10
 """Lines of the output of the last attempt."""
 
 
-@click.command()
+@click.command(short_help="Show a task whole.")
 @queue_options
 @click.option("--json", "as_json", is_flag=True, help="As JSON, for programs.")
 @click.argument("task_id", metavar="TASK", type=ID)

@@ -25,7 +25,7 @@ WIDE = 400
 """How wide a table may be that goes to no terminal: it is not to be cut."""
 
 
-@click.command()
+@click.command(short_help="Show how many tasks are where, and what runs.")
 @queue_options
 @click.option("--json", "as_json", is_flag=True, help="As JSON, for programs.")
 @click.argument(
