@@ -23,7 +23,7 @@ help: ## this list
 
 dev: $(venv)/.stamp-dev $(venv)/.stamp-native ## a virtual environment in .venv with everything for work on the project
 
-demo: $(venv)/.stamp-native ## build, then run hundreds of real commands, hostile ones among them
+demo: $(venv)/.stamp-native ## build, then run hundreds of real commands and a queue of tasks, hostile ones among them
 	@PATH="$(abspath $(bin)):$$PATH" demo/run.sh
 
 # The tests of the library, then those of the package, also when the first have failed: pytest has the last word.

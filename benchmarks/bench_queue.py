@@ -76,7 +76,7 @@ def run_tasks(where: str | None, count: int) -> tuple[float, float, float]:
     """
     true = shutil.which("true") or "/bin/true"
     with directory(where) as place:
-        early = 0
+        early = completed = 0
 
         def heard(event: QueueEvent) -> None:
             nonlocal early, completed
@@ -84,7 +84,6 @@ def run_tasks(where: str | None, count: int) -> tuple[float, float, float]:
             if completed == count // 2 and not early:
                 early = resident_bytes()
 
-        completed = 0
         with Processor(place / "q", durability="batch", slots=SLOTS, on_event=heard) as processor:
             start = time.perf_counter()
             names = processor.submit_many([true] for _ in range(count))

@@ -1,6 +1,7 @@
 #!/bin/sh
-# The main job on real input: some 400 commands, most of them useful, the rest as badly behaved as programs
-# come, in one batch. Exits 0 only if every one has ended as it had to and nothing of them is left.
+# The main jobs on real input: some 400 commands, most of them useful, the rest as badly behaved as programs
+# come, in one batch; and a queue of tasks whose Processor is killed in the middle. Exits 0 only if every one
+# has ended as it had to and nothing of them is left.
 #
 #   FASTPROC  the command to use (.venv/bin/fastproc of this repository)
 #   JOBS      how many at a time (6)
@@ -50,7 +51,10 @@ verdict=0
 "$PYTHON" "$REPO/demo/check.py" "$WORK/list" "$WORK/joblog" "$REPO/demo/expected.txt" "$status" || verdict=1
 
 echo
-echo "== Is anything left? A scan of /proc from outside"
+"$REPO/demo/queue/run.sh" || verdict=1
+
+echo
+echo "== Is anything left of the batch or of the queue? A scan of /proc from outside"
 "$PYTHON" "$REPO/demo/leftovers.py" || verdict=1
 
 echo

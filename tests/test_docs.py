@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import os
 import re
 import shutil
 import subprocess
@@ -68,6 +69,35 @@ def test_python_examples_run(page: Path, tmp_path: Path) -> None:
 
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stderr == ""
+
+
+@pytest.mark.parametrize("name", ["run-an-agent-queue.md", "recover-after-a-crash.md"])
+def test_shell_examples_of_the_queue_run(name: str, tmp_path: Path) -> None:
+    """All of a page are one script, in the order of the page; no command of it may fail."""
+    pytest.importorskip("click")
+    pytest.importorskip("rich")
+    script = "\n".join(blocks(ROOT / "docs" / "howto" / name, "sh"))
+    # What is not installed as a command is run as a module; a job in the background has to be the one killed.
+    command = tmp_path / "bin" / "fastproc"
+    command.parent.mkdir()
+    command.write_text(f'#!/bin/sh\nexec {sys.executable} -m fastproc "$@"\n')
+    command.chmod(0o755)
+    directory = tmp_path / "here"
+    directory.mkdir()
+
+    done = subprocess.run(
+        ["sh", "-eu", "-c", script],
+        cwd=directory,
+        env=os.environ | {"PATH": f"{command.parent}:{os.environ['PATH']}"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize("page", with_blocks("c"))

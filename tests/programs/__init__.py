@@ -157,7 +157,7 @@ class Programs:
         return self._args("reborn_as", pid)
 
     def kills_at_call(self, pid: int, n: int, *, every: bool = False) -> list[str]:
-        """Says `ready`, kills `pid` at its n-th system call that leaves a trace (`every`: of any kind) and says
+        """Says `ready`, kills `pid` at its n-th system call that leaves a trace (`every`: of any kind), says
         `killed <call>`; then `ended <count>`. `refused <errno>` without ptrace(2).
         """
         return self._args("kills_at_call", pid, n, "all" if every else "")

@@ -1,4 +1,4 @@
-"""The command line: `fastproc run`, `fastproc batch`, `fastproc doctor`.
+"""The command line: `fastproc run`, `fastproc batch`, `fastproc queue`, `fastproc doctor`.
 
 This module imports nothing of what the extra `cli` brings, so that the command can say in words what is
 missing instead of showing a traceback. `app.py` holds the commands.

@@ -13,6 +13,7 @@ from ..errors import FastprocError
 from . import INTERRUPTED, OWN_FAILURE
 from .batch import batch
 from .doctor import doctor
+from .queue import queue
 from .run import run
 
 LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
@@ -31,6 +32,7 @@ def app(log: str | None) -> None:
 
 app.add_command(run)
 app.add_command(batch)
+app.add_command(queue)
 app.add_command(doctor)
 
 

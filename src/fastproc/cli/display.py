@@ -42,8 +42,12 @@ class Display(Protocol):
 def make_display() -> Display:
     """The display that suits where standard error goes."""
     console = Console(stderr=True)
-    able = console.is_terminal and not console.is_dumb_terminal and "TERM" in os.environ
-    return BarDisplay(console) if able else PlainDisplay()
+    return BarDisplay(console) if can_be_live(console) else PlainDisplay()
+
+
+def can_be_live(console: Console) -> bool:
+    """Whether what is shown there can be drawn again at its place."""
+    return console.is_terminal and not console.is_dumb_terminal and "TERM" in os.environ
 
 
 def _write(stdout: bytes, stderr: bytes) -> None:

@@ -11,7 +11,7 @@ import threading
 from dataclasses import dataclass
 from queue import SimpleQueue
 from types import FrameType, TracebackType
-from typing import Self, TypeAlias
+from typing import Protocol, Self, TypeAlias
 
 from ..events import Unkillable
 from ..manager import ProcessManager
@@ -37,10 +37,16 @@ Note: TypeAlias = Process | Interrupt | MoreInput | StopReport | Unkillable
 Inbox: TypeAlias = "SimpleQueue[Note]"
 
 
+class TakesInterrupts(Protocol):
+    """Any inbox, whatever else it takes."""
+
+    def put(self, item: Interrupt, /) -> None: ...
+
+
 class Interrupts:
     """While this context lasts, SIGINT, SIGTERM and SIGHUP are notes in the inbox instead of ending us."""
 
-    def __init__(self, inbox: Inbox) -> None:
+    def __init__(self, inbox: TakesInterrupts) -> None:
         self._inbox = inbox
         self._before: dict[int, object] = {}
 

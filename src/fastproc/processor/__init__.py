@@ -12,11 +12,12 @@ from .executor import CommandExecutor, End, Executor, Refused, Run
 from .logs import LogEntry
 from .processor import Processor
 from .retry import Backoff, RateLimit
-from .task import ExecutionResult, Priority, Task, TaskResult, TaskState
+from .task import Attempt, ExecutionResult, Priority, Task, TaskResult, TaskState
 from .views import ProcessInfo, QueueReport, QueueStatus
 
 __all__ = [
     "AgentExecutor",
+    "Attempt",
     "Backoff",
     "CommandExecutor",
     "End",

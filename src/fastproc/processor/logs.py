@@ -8,6 +8,7 @@ escaped; the bytes as they were are in logs/.
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 from collections import OrderedDict
@@ -187,5 +188,30 @@ def last_line(tail: bytes) -> str:
     """The last whole or begun line with something in it, for people."""
     for line in reversed(tail.replace(b"\r", b"\n").split(b"\n")):
         if line.strip():
-            return printable(line.decode("utf-8", "replace").strip())[:200]
+            words = " ".join(spoken(line.decode("utf-8", "replace").strip()).splitlines())
+            return printable(words)[:200]
     return ""
+
+
+def spoken(line: str) -> str:
+    """What a coding agent says in a line of JSON, such as Claude Code's stream-json; any other line as it
+    is.
+    """
+    if not line.startswith("{"):
+        return line
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError):
+        return line
+    if not isinstance(found, dict):
+        return line
+    message = found.get("message")
+    content = message.get("content") if isinstance(message, dict) else None
+    parts = [part for part in content if isinstance(part, dict)] if isinstance(content, list) else []
+    for part in (*reversed(parts), found):
+        for name in ("text", "result", "error"):
+            if isinstance(value := part.get(name), str) and value.strip():
+                return value.strip()
+        if part.get("type") == "tool_use":
+            return f"uses {part.get('name')}"
+    return line

@@ -21,7 +21,7 @@ from ..command import Arg
 from ..errors import NoSuchTask, NotActive
 from ..ports import Clock, Launcher
 from ..status import ExitStatus, StopReport, StopResult
-from . import core
+from . import core, look
 from .core import Outcome, Phase
 from .disk import Disk
 from .events import QueueEvent
@@ -34,7 +34,7 @@ from .runs import SYSTEM_CLOCK, Live
 from .shift import Recovery, Settings, Shift
 from .store import Durability, NotClaimed, Record
 from .store_dir import DirectoryStore
-from .task import Priority, Task, TaskResult, TaskState, check_id, plain_fields
+from .task import Attempt, Priority, Task, TaskResult, TaskState, check_id, plain_fields
 from .views import ProcessInfo, QueueReport, QueueStatus
 
 _log = getLogger("fastproc.processor")
@@ -267,12 +267,15 @@ class Processor:
 
         What has not ended by itself is given back to pending, its attempt not counted ("requeue"), or
         finished as cancelled ("cancel"). "finish" lets everything end by itself first, as far as half of
-        `timeout` allows. May be called again, and from any thread, observers among them.
+        `timeout` allows. May be called again, and from any thread, observers among them: a later call with
+        less time shortens the grace of one that is still stopping.
         """
         _check_choice("unfinished", unfinished, ("requeue", "cancel", "finish"))
         _check_seconds("timeout", timeout, zero=True)
         began = time.monotonic()
         results: list[StopResult] = []
+        if (ending := self._shift) is not None and ending.stopping:
+            ending.hurry(timeout)
         with self._turn:
             thread, self._thread = self._thread, None
             shift = self._shift
@@ -281,7 +284,7 @@ class Processor:
                 shift.stopping = True
                 shift.feed(core.Drain())
                 if unfinished == "finish":
-                    shift.pump_until_idle(began + timeout / 2)
+                    shift.pump_until_finished(began + timeout / 2)
                 outcome = Outcome.CANCELLED if unfinished == "cancel" else Outcome.GIVEN_BACK
                 results = shift.end_all(outcome, began, timeout)
                 shift.poke()
@@ -532,11 +535,11 @@ class Processor:
             return [] if self._shift is None else list(self._shift.runs.live)
 
     def get_running_processes_info(self) -> list[ProcessInfo]:
-        """All that run here."""
+        """All that run here; if this one was not started, all that any Processor runs, or left running."""
         with self._turn:
             shift = self._shift
             if shift is None:
-                return []
+                return look.running(self._store, self._clock.time())
             logs = self._store.path / "logs"
             return [
                 ProcessInfo(
@@ -602,6 +605,42 @@ class Processor:
         if not entries and self._store.where(task_id) is None:
             raise NoSuchTask(task_id)
         return entries
+
+    def workers(self) -> list[tuple[int, str]]:
+        """Pid and host of the other Processors that work on this directory now."""
+        return [(int(said.get("pid", 0)), str(said.get("host", ""))) for said in self._store.processors()]
+
+    def task(self, task_id: str) -> Task:
+        """What the file of a task says.
+
+        Raises:
+            NoSuchTask: there is none of that id, or none that can be read.
+        """
+        check_id(task_id)
+        task = self._store.read(task_id)
+        if task is None:
+            raise NoSuchTask(task_id)
+        return task
+
+    def tasks(self, state: TaskState | str) -> list[str]:
+        """The ids of the tasks in a state, sorted."""
+        return sorted(look.ids(self._store, TaskState(state)))
+
+    def quarantined(self) -> list[tuple[str, str]]:
+        """The names of all files in quarantine, also of those that name no task, and why each is there."""
+        return list(look.quarantined(self._store))
+
+    def attempts(self, task_id: str) -> list[Attempt]:
+        """All attempts of a task, the first one first.
+
+        Raises:
+            NoSuchTask: there is none of that id.
+        """
+        check_id(task_id)
+        found = look.attempts(self._store, task_id)
+        if not found and self._store.where(task_id) is None:
+            raise NoSuchTask(task_id)
+        return found
 
     def result(self, task_id: str) -> TaskResult:
         """Where a task stands, and what came of its last attempt.
@@ -719,6 +758,10 @@ def _stop_result(live: Live, began: float) -> StopResult:
     )
 
 
+_SUBSTANCE = {"args", "command", "prompt", "title", "notes", "operation", "type", "target", "targets"}
+"""A task that has none of these says nothing to any executor: a misspelt field, most likely."""
+
+
 def _make_task(task: Task | Mapping[str, Any] | Sequence[Arg] | None, given: Mapping[str, Any]) -> Task:
     """A task from what submit() takes, checked."""
     fields: dict[str, Any]
@@ -736,8 +779,8 @@ def _make_task(task: Task | Mapping[str, Any] | Sequence[Arg] | None, given: Map
     else:
         fields = {"args": [_word(word) for word in task]}
     fields |= plain_fields(given)
-    if not fields.keys() & {"args", "command", "prompt", "title", "notes", "operation", "type"}:
-        raise BadTask("a task needs args, or a prompt, or at least a title")
+    if not fields.keys() & _SUBSTANCE:
+        raise BadTask("a task needs args, or a prompt, or at least a title, a type or a target")
     if "id" not in fields:
         # Sorts by time, and is nobody else's.
         fields["id"] = f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{os.urandom(5).hex()}"

@@ -28,6 +28,7 @@ from .store import Hold, Store
 
 HEAD_BYTES = 64 * 1024
 TAIL_BYTES = 192 * 1024
+_TAIL_BYTES = 16 * 1024
 _KILL_SECONDS = 5.0
 
 
@@ -354,7 +355,7 @@ class Runs:
         if live.log_fd is None:
             return ""
         size = os.fstat(live.log_fd).st_size
-        return last_line(os.pread(live.log_fd, 4096, max(0, size - 4096)))
+        return last_line(os.pread(live.log_fd, _TAIL_BYTES, max(0, size - _TAIL_BYTES)))
 
 
 def head_and_tail(fd: int) -> bytes:

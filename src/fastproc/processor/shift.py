@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import os
 import random
 import select
@@ -116,6 +117,9 @@ class Shift:
         self.runs = Runs(launcher, store, self._clock, store.machine, self._heard)
         self._watch: Watch | None = None
         self.stopping = False
+        self._ending_all = False
+        self._hurried = math.inf
+        """When what is being ended is killed at the latest, on the monotonic clock."""
         self.telling = 0
         """The thread that an observer is called in, while it is."""
         self._rescan_at = 0.0
@@ -698,7 +702,10 @@ class Shift:
     def end_all(self, outcome: Outcome, began: float, timeout: float) -> list[StopResult]:
         """End all that runs here, and file what comes of it, in time."""
         runs, launcher = self.runs, self.launcher
-        grace = max(0.0, min(self._settings.grace, began + timeout * 0.8 - time.monotonic()))
+        # Before the grace is reckoned: who hurries us meanwhile is heard by one of the two.
+        self._ending_all = True
+        latest = min(began + timeout * 0.8, self._hurried)
+        grace = max(0.0, min(self._settings.grace, latest - time.monotonic()))
         self.feed(core.StopAsked(outcome))
         todo, self._todo = self._todo, []
         self._todo = [action for action in todo if not isinstance(action, core.End)]
@@ -711,11 +718,7 @@ class Shift:
         if own and self._owns_launcher:
             results += launcher.terminate_all(grace).results
         elif own:
-            with ThreadPoolExecutor(min(64, len(own)), "fastproc-stop") as pool:
-                stops = [pool.submit(launcher.terminate_process, live.hold.id, grace) for live in own]
-                for stop in stops:
-                    with contextlib.suppress(NotActive):
-                        results.append(stop.result())
+            results += self._terminate(own, grace)
         self.pump_until_idle(max(began + timeout, time.monotonic() + 1.0))
         results += [
             StopResult(
@@ -728,6 +731,36 @@ class Shift:
             for live in adopted
         ]
         return results
+
+    def _terminate(self, lives: list[Live], grace: float) -> list[StopResult]:
+        """End all of these at once, and wait."""
+        results = []
+        with ThreadPoolExecutor(min(64, len(lives)), "fastproc-stop") as pool:
+            stops = [pool.submit(self.launcher.terminate_process, live.hold.id, grace) for live in lives]
+            for stop in stops:
+                with contextlib.suppress(NotActive):
+                    results.append(stop.result())
+        return results
+
+    def hurry(self, grace: float) -> None:
+        """[any thread] Kill after so many seconds what another thread is ending with more of them."""
+        now = time.monotonic()
+        # A moment is left for filing what comes of it.
+        self._hurried = min(self._hurried, now + grace * 0.8)
+        if not self._ending_all:
+            return
+        lives = list(self.runs.live.values())
+        for live in lives:
+            if live.adopted is not None and live.asked is not None:
+                live.grace = min(live.grace, now - live.asked + grace)
+        own = [live for live in lives if live.adopted is None]
+        if own:
+            self._terminate(own, grace)
+
+    def pump_until_finished(self, until: float) -> None:
+        """Make passes while something runs, until then, and as long as nobody is in a hurry."""
+        while self.state.busy and time.monotonic() < until and self._hurried == math.inf:
+            self.pump_until_idle(min(until, time.monotonic() + 0.05))
 
     def pump_until_idle(self, until: float) -> None:
         """Make passes until nothing runs and all is filed, or until then."""

@@ -277,6 +277,16 @@ class DirectoryStore:
         names = self._disk.list_dir(self._fds[TaskState.IN_PROGRESS])
         return sorted(parts[0] for name in names if (parts := split_name(name)) is not None)
 
+    def names(self, state: TaskState) -> Iterator[str]:
+        """The file names in a state, in no order."""
+        for name in self._disk.list_dir(self._fds[state]):
+            if not name.startswith(".") and not name.endswith(".why"):
+                yield name
+
+    def processors(self) -> list[dict[str, Any]]:
+        """What the living Processors of this directory say of themselves, other than this one."""
+        return [said for _name, alive, said in self._people() if alive]
+
     def is_alive(self, instance: str) -> bool:
         """Whether a Processor lives."""
         if instance == self.instance:
@@ -599,10 +609,13 @@ class DirectoryStore:
 
     def why(self, task_id: str) -> str:
         """Why a task is in quarantine."""
-        for name in names_of(task_id):
-            content = self._content(TaskState.QUARANTINE, f"{name}.why", 65536)
-            with contextlib.suppress(ValueError, TypeError, AttributeError):
-                return str(json.loads(content or b"").get("reason", ""))
+        return next(filter(None, map(self.why_file, names_of(task_id))), "")
+
+    def why_file(self, name: str) -> str:
+        """Why a file is in quarantine."""
+        content = self._content(TaskState.QUARANTINE, f"{name}.why", 65536)
+        with contextlib.suppress(ValueError, TypeError, AttributeError):
+            return str(json.loads(content or b"").get("reason", ""))
         return ""
 
     def where(self, task_id: str) -> TaskState | None:

@@ -3,6 +3,7 @@
 Task              what a task file says
 Ticket            the little of it that the queue keeps in memory while it is pending
 ExecutionResult   what an executor says of one attempt
+Attempt           one attempt: when, which process, what came of it
 TaskResult        what result() tells: the last attempt, and where the task stands
 """
 
@@ -195,6 +196,30 @@ class ExecutionResult:
     def as_fields(self) -> dict[str, Any]:
         """As plain values, which its fields are already."""
         return {name: getattr(self, name) for name in self.__slots__}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """One attempt of a task, from its beginning to what came of it.
+
+    Attributes:
+        number: 1 for the first.
+        begun_at, finished_at: seconds since 1970; the second is None while it runs.
+        pid: of its leader, if one was started.
+        outcome: as in TaskResult; None while it runs, and of one that a crash has cut off before it began.
+        retry_at: when the next one may begin.
+    """
+
+    number: int
+    begun_at: float
+    pid: int | None = None
+    outcome: str | None = None
+    exit: ExitStatus | None = None
+    execution: ExecutionResult | None = None
+    reason: str = ""
+    retry_at: float | None = None
+    finished_at: float | None = None
+    log_path: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

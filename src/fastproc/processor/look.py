@@ -1,0 +1,115 @@
+"""What the directory says of tasks, to whoever asks: no Processor need be running, and none is disturbed.
+
+Used by the Processor for its questions, and so by the command line beside one that works elsewhere. All of
+it is read anew each time, and may be a moment old.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+
+from .journal import execution_result, exit_status
+from .logs import last_line
+from .store import History
+from .store_dir import DirectoryStore
+from .task import Attempt, Task, TaskState, split_name
+from .views import ProcessInfo
+
+_TAIL_BYTES = 16 * 1024
+
+
+def ids(store: DirectoryStore, state: TaskState) -> Iterator[str]:
+    """The tasks in a state, in no order; what is in quarantine and has no task's name is left out."""
+    for name in store.names(state):
+        parts = split_name(name)
+        if parts is not None:
+            yield parts[0]
+
+
+def quarantined(store: DirectoryStore) -> Iterator[tuple[str, str]]:
+    """The files in quarantine, and why each is there, sorted by name."""
+    for name in sorted(store.names(TaskState.QUARANTINE)):
+        yield name, store.why_file(name)
+
+
+def attempts(store: DirectoryStore, task_id: str) -> list[Attempt]:
+    """All attempts of a task, the first one first."""
+    history = store.history(task_id)
+    found: dict[int, Attempt] = {}
+    pids = {note.get("attempt"): note for note in history.notes if note.get("event") == "started"}
+    for note in history.notes:
+        number, at = note.get("attempt"), note.get("at")
+        if note.get("event") != "claimed" or not isinstance(number, int) or number in found:
+            continue
+        started = pids.get(number, {})
+        pid, log = started.get("pid"), started.get("log")
+        record = store.record(task_id, number)
+        if record is not None and record.log is not None:
+            log = record.log
+        found[number] = Attempt(
+            number=number,
+            begun_at=at if isinstance(at, float) else 0.0,
+            pid=pid if isinstance(pid, int) else None,
+            outcome=None if record is None else str(record.outcome),
+            exit=None if record is None else exit_status(record.exit),
+            execution=None if record is None else execution_result(record.execution),
+            reason="" if record is None else record.reason,
+            retry_at=(record.retry_at or None) if record is not None else None,
+            finished_at=None if record is None else record.finished_at,
+            log_path=_log_path(store, _log_name(log)),
+        )
+    return [found[number] for number in sorted(found)]
+
+
+def running(store: DirectoryStore, now: float) -> list[ProcessInfo]:
+    """What some Processor runs, or has run until it died; `now` in seconds since 1970."""
+    infos = []
+    for task_id in sorted(ids(store, TaskState.IN_PROGRESS)):
+        history = store.history(task_id)
+        began = (history.started or history.claimed or {}).get("at")
+        if history.claimed is None or not isinstance(began, float):
+            continue
+        task = store.read(task_id) or Task(id=task_id)
+        infos.append(_info(store, task, history, began, now))
+    return infos
+
+
+def _info(store: DirectoryStore, task: Task, history: History, began: float, now: float) -> ProcessInfo:
+    started = history.started or {}
+    pid, log = started.get("pid"), _log_name(started.get("log"))
+    size, words = tail(store, log) if log is not None else (0, "")
+    return ProcessInfo(
+        task_id=task.id,
+        pid=pid if isinstance(pid, int) else 0,
+        attempt=history.attempts,
+        started_at=began,
+        elapsed=max(0.0, now - began),
+        title=task.title,
+        priority=str(task.priority),
+        log_bytes=size,
+        last_line=words,
+        log_path=_log_path(store, log),
+    )
+
+
+def _log_name(said: object) -> str | None:
+    """The file name that a journal gives a log, if it is one and leads nowhere else."""
+    return said if isinstance(said, str) and "/" not in said else None
+
+
+def _log_path(store: DirectoryStore, name: str | None) -> str | None:
+    return None if name is None else str(store.path / "logs" / name)
+
+
+def tail(store: DirectoryStore, log: str) -> tuple[int, str]:
+    """How much a log holds, and its last line; nothing of one that is not there."""
+    with contextlib.suppress(OSError):
+        fd = store.open_log_to_read(log)
+        try:
+            size = os.fstat(fd).st_size
+            return size, last_line(os.pread(fd, _TAIL_BYTES, max(0, size - _TAIL_BYTES)))
+        finally:
+            os.close(fd)
+    return 0, ""
