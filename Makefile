@@ -27,9 +27,10 @@ demo: $(venv)/.stamp-native ## build, then run hundreds of real commands and a q
 	@PATH="$(abspath $(bin)):$$PATH" demo/run.sh
 
 # The tests of the library, then those of the package, also when the first have failed: pytest has the last word.
+# Three files at a time: most tests wait for something, and the whole of them one by one takes a quarter of an hour.
 test: $(venv)/.stamp-native ## all tests but the slow ones
 	@$(MAKE) -s --no-print-directory -C csrc test SAN= && c=0 || { c=1; echo "C TESTS HAVE FAILED, see above"; }; \
-	$(bin)/python -m pytest $(PYTEST_ARGS) && exit $$c
+	$(bin)/python -m pytest -n 3 --dist loadfile $(PYTEST_ARGS) && exit $$c
 
 check: $(venv)/.stamp-dev $(venv)/.stamp-native ## format, lint, import rules, types, unit tests; before every commit
 	$(bin)/ruff format --check

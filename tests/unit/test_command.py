@@ -67,7 +67,17 @@ def test_a_string_is_refused_with_a_hint(args: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "args", [Path("/bin/true"), 5, None, {"ls": 1}, {"ls"}, iter(["ls"]), bytearray(b"ls")], ids=repr
+    "args",
+    [
+        Path("/bin/true"),
+        5,
+        None,
+        {"ls": 1},
+        {"ls"},
+        pytest.param(iter(["ls"]), id="an iterator"),
+        bytearray(b"ls"),
+    ],
+    ids=repr,
 )
 def test_what_is_no_sequence_is_refused(args: Any) -> None:
     with pytest.raises(TypeError, match="must be a list"):
