@@ -634,7 +634,7 @@ def test_preexec_fn_goes_the_standard_way_and_is_warned_of_once() -> None:
         "except ValueError as error:\n"
         "    print(error)\n"
     )
-    done = subprocess.run([PYTHON, "-c", program], stdout=PIPE, text=True, check=True)
+    done = subprocess.run([PYTHON, "-u", "-c", program], stdout=PIPE, text=True, check=True)
     lines = done.stdout.splitlines()
     status = "7" if fastproc.capabilities()["pidfd_info"] else "None"
     assert lines[:5] == ["0077", status, "0077", status, "['RuntimeWarning']"]
