@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import shutil
@@ -320,10 +321,17 @@ def test_a_leaf_that_somebody_has_frozen_holds_up_no_start(
         assert manager.start_process(number, programs.exits_with(0), containment="cgroup").wait(20).ok
     # Each supervisor keeps empty leaves for those that come: all of them are frozen now.
     sleeper = manager.start_process("sleeper", programs.ready_then_sleep(), stdout=PIPE, containment="cgroup")
-    for leaf in set(_leaves_of(sleeper.pid)) - {_leaf_of(sleeper.pid)}:
+    leaves = set(_leaves_of(sleeper.pid)) - {_leaf_of(sleeper.pid)}
+    for leaf in leaves:
         (leaf / "cgroup.freeze").write_text("1")
-    for number in range(4):
-        assert manager.start_process(number, programs.exits_with(0), containment="cgroup").wait(20).ok
+    try:
+        for number in range(4):
+            assert manager.start_process(number, programs.exits_with(0), containment="cgroup").wait(20).ok
+    finally:
+        # The engine is that of all tests here: nobody after this one shall meet a frozen leaf.
+        for leaf in leaves:
+            with contextlib.suppress(OSError):
+                (leaf / "cgroup.freeze").write_text("0")
 
 
 @needs_cgroup
