@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import sys
 import threading
 import time
@@ -20,6 +21,12 @@ if TYPE_CHECKING:
 # The engine's own: they are made with the first start and stay until the program ends.
 _ENGINE_THREADS = "fastproc-supervisor-"
 _PATIENCE = 3.0
+
+
+def pytest_configure() -> None:
+    """A shell lets jobs in the background ignore these; what is tested must not depend on it."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 
 
 def children_of_ours() -> set[int]:
