@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import errno
 import logging
 import os
@@ -13,11 +12,11 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import TypeVar
 
 import pytest
 from tests.conftest import eventually
 from tests.programs import Programs
+from tests.watch import first_line, hold_the_lock, in_threads, is_alive
 
 import fastproc
 from fastproc import (
@@ -35,15 +34,6 @@ from fastproc import (
     TooManyProcesses,
     WaitTimeout,
 )
-
-T = TypeVar("T")
-
-
-def first_line(process: Process) -> str:
-    """The first line that a program says: it is ready then."""
-    with process.lines() as lines:
-        return next(lines)
-
 
 # ---- one process ----
 
@@ -308,7 +298,7 @@ def test_descendants_are_stopped_with_it(manager: ProcessManager, programs: Prog
 
     assert result.stopped
     assert len(pids) == 7
-    assert not any(_is_alive(pid) for pid in pids)
+    assert not any(is_alive(pid) for pid in pids)
 
 
 def test_what_ended_by_itself_keeps_its_true_status(manager: ProcessManager) -> None:
@@ -362,18 +352,18 @@ def test_leftovers_are_stopped_unless_they_shall_be_kept(manager: ProcessManager
     status = leaver.wait(10)
     assert (status.code, status.reason) == (0, ExitReason.EXITED)
     assert eventually(lambda: not manager.is_active("leaves"))
-    assert not _is_alive(int(leaver.stdout_bytes.split()[1]))
+    assert not is_alive(int(leaver.stdout_bytes.split()[1]))
 
     keeper = manager.start_process("keeps", programs.leaves_a_child(), stdout=PIPE, leftovers="keep")
     assert keeper.wait(10).ok
     kept = int(keeper.stdout_bytes.split()[1])
     with pytest.raises(WaitTimeout):
         next(manager.as_completed(0.3))
-    assert _is_alive(kept)
+    assert is_alive(kept)
     assert manager.is_active("keeps")
 
     assert manager.terminate_all()
-    assert not _is_alive(kept)
+    assert not is_alive(kept)
     assert keeper.wait().reason is ExitReason.EXITED
 
 
@@ -641,7 +631,7 @@ print(process.pid, flush=True)
     )
 
     assert ran.stderr == ""
-    assert not _is_alive(int(ran.stdout))
+    assert not is_alive(int(ran.stdout))
 
 
 def test_a_forked_copy_owns_nothing(manager: ProcessManager, programs: Programs) -> None:
@@ -736,34 +726,3 @@ def test_trees_and_health_are_drawn(manager: ProcessManager, programs: Programs)
     assert len(tree.children) == 2
     assert str(process.pid) in str(manager.tree())
     assert [report.task_id for report in manager.health(stuck_after=10)] == ["family"]
-
-
-# ---- what the tests above use ----
-
-
-def in_threads(*calls: Callable[[], T]) -> list[T]:
-    """Call each in a thread of its own; their results, in order."""
-    results: dict[int, T] = {}
-    threads = [
-        threading.Thread(target=lambda number, call: results.update({number: call()}), args=(number, call))
-        for number, call in enumerate(calls)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(30)
-    return [results[number] for number in range(len(calls))]
-
-
-def hold_the_lock(seconds: float) -> None:
-    """Keep the interpreter's lock for so long: no other thread of Python runs."""
-    # A call of PyDLL keeps it, where one of CDLL would give it up.
-    ctypes.PyDLL(None).usleep(int(seconds * 1_000_000))
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        with open(f"/proc/{pid}/stat") as stat:
-            return stat.read().rpartition(")")[2].split()[0] not in "ZX"
-    except OSError:
-        return False
