@@ -57,11 +57,11 @@ test-c: ## the C tests; SAN=address,undefined,thread runs them under these sanit
 bench: $(venv)/.stamp-bench $(venv)/.stamp-native ## measure speed against a bare loop in C and against what others use; minutes
 	$(bin)/python benchmarks/run.py
 
-bench-quick: $(venv)/.stamp-bench $(venv)/.stamp-native ## the same, shorter and less exact
+bench-quick: $(venv)/.stamp-bench $(venv)/.stamp-native ## the same in about a minute, less exact
 	$(bin)/python benchmarks/run.py --quick
 
-bench-gate: $(venv)/.stamp-bench $(venv)/.stamp-native ## the same in a minute; fails if a ratio of benchmarks/gates.toml is lost
-	$(bin)/python benchmarks/run.py --quick --gate
+bench-gate: $(venv)/.stamp-bench $(venv)/.stamp-native ## what benchmarks/gates.toml judges; fails if a ratio of it is lost
+	$(bin)/python benchmarks/run.py --gate
 
 bench-publish: $(venv)/.stamp-bench $(venv)/.stamp-native ## take the newest full run of `make bench` into README.md and docs/
 	$(bin)/python benchmarks/publish.py

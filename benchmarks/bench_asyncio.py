@@ -79,13 +79,13 @@ def question(plan: Plan) -> Answer:
         theirs = stack.enter_context(contenders.in_asyncio(RUNNING))
         ours = stack.enter_context(contenders.in_aio(RUNNING))
         others = in_uvloop(stack)
-        rounds = measure([theirs, ours, *others], plan.pick(2000, 500), plan.rounds)
+        rounds = measure([theirs, ours, *others], plan.pick(2000, 150), plan.rounds)
         collect = [
             in_loop(stack, "asyncio, communicate", partial(communicates, asyncio.create_subprocess_exec)),
             in_loop(stack, "fastproc.aio, communicate", partial(communicates, aio.create_subprocess_exec)),
             in_loop(stack, "fastproc.aio, run", runs),
         ]
-        measure(collect, plan.pick(500, 200), plan.rounds, rounds)
+        measure(collect, plan.pick(500, 60), plan.rounds, rounds)
     rows = [rounds.faster(ours.name, theirs.name, what="fastproc.aio, faster than asyncio", goal=GOAL)]
     if others:
         rows.append(

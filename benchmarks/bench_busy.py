@@ -29,9 +29,9 @@ def question(plan: Plan) -> Answer:
         threads = stack.enter_context(contenders.popen_in_threads(RUNNING))
         loop = stack.enter_context(contenders.in_asyncio(RUNNING))
         single = contenders.start_process(manager)
-        few = [Fewer(one, plan.pick(40, 20)) for one in (popen, threads, loop, single)]
+        few = [Fewer(one, plan.pick(40, 12)) for one in (popen, threads, loop, single)]
         everyone: list[Contender] = [batch, mapped, *few]
-        measure(everyone, plan.pick(1000, 400), plan.pick(9, 3), rounds)
+        measure(everyone, plan.pick(1000, 240), plan.pick(9, 3), rounds)
     rows = [
         rounds.faster(batch.name, popen.name, what="start_many, faster than Popen, one at a time", goal=GOAL),
         rounds.faster(mapped.name, popen.name, what="map, faster than Popen, one at a time"),

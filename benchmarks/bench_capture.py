@@ -132,7 +132,7 @@ def one_at_a_time(plan: Plan, rounds: Rounds) -> list[Row]:
             + [(mine_check, lambda: by_check_output(mine_check, face("fastproc.check_output")))],
         )
         everyone: list[Contender] = [limit, check, one_stream, both, process, loop, *there.values()]
-        measure(everyone, plan.pick(200, 60), plan.rounds, rounds)
+        measure(everyone, plan.pick(200, 40), plan.rounds, rounds)
     return [
         rounds.ratio(
             mine_check, check.name, what=f"{mine_check}, against {check.name}", goal=GOAL_CHECK_OUTPUT
@@ -164,7 +164,7 @@ def eight_at_a_time(plan: Plan, rounds: Rounds) -> list[Row]:
         loop = by_asyncio(runner, RUNNING)
         mine = f"fastproc.run(capture_output) in {RUNNING} threads"
         there = those_there(taken, [(mine, lambda: pooled(mine, face("fastproc.run")))])
-        measure([theirs, ours, loop, *there.values()], plan.pick(400, 100), plan.rounds, taken)
+        measure([theirs, ours, loop, *there.values()], plan.pick(400, 60), plan.rounds, taken)
     rounds.seconds |= taken.seconds
     words = "faster than subprocess.run(capture_output) in threads"
     return [

@@ -89,7 +89,7 @@ def question(plan: Plan) -> Answer:
     n = plan.pick(150, 40)
     with pinned():
         rows = [compared(name, once, goal, n, plan.rounds, into) for name, (once, goal) in calls().items()]
-    size = plan.pick(100, 20)
+    size = plan.pick(100, 10)
     for text in (False, True):
         name = f"communicate of {size} MB" + (", text" if text else "")
         rows.append(compared(name, bulk(size, text=text), AS_FAST, 1, plan.pick(9, 3), into))

@@ -50,7 +50,7 @@ def small_programs(plan: Plan, rounds: Rounds) -> list[Row]:
             ],
         )
         everyone: list[Contender] = [*limits, *ours, window, threads, loop, *there.values()]
-        measure(everyone, plan.pick(1500, 400), plan.rounds, rounds)
+        measure(everyone, plan.pick(1500, 100), plan.rounds, rounds)
         judged: list[Contender] = [limits[1], *ours, threads]
         shares = [
             row
@@ -105,7 +105,7 @@ def real_programs(plan: Plan, rounds: Rounds, program: Program) -> list[Row]:
         ours = [contenders.start_many(manager, program), contenders.fastproc_map(manager, program)]
         threads = stack.enter_context(contenders.popen_in_threads(RUNNING, program))
         loop = stack.enter_context(contenders.in_asyncio(RUNNING, program))
-        measure([*limits, *ours, threads, loop], plan.pick(500, 100), plan.rounds, taken)
+        measure([*limits, *ours, threads, loop], plan.pick(500, 60), plan.rounds, taken)
     best = [limit.name for limit in limits]
     rows = [
         taken.ratio(one.name, *best, goal=GOAL_TRUE, what=f"true(1): {one.name}, against C") for one in ours

@@ -78,13 +78,13 @@ def question(plan: Plan) -> Answer:
             popen("Popen, umask", umask=0o077),
             popen("Popen, start_new_session", start_new_session=True),
         ]
-        measure([*each, *others], plan.pick(100, 30), plan.rounds, rounds)
+        measure([*each, *others], plan.pick(100, 20), plan.rounds, rounds)
         limited = each[1]
         # fork(2) leaves every page to be copied when it is next written to: who comes after it must not be
         # few, or it is measured by what the other has left behind.
         with resident_memory(MEMORY):
             few = popen(words, slow=20, preexec_fn=limit_itself)
-            measure([limited, few], plan.pick(240, 120), plan.pick(7, 3), large)
+            measure([limited, few], plan.pick(240, 60), plan.pick(7, 2), large)
     rows = [rounds.ratio(one.name, each[0].name, what=f"ProcessManager, {one.name}") for one in each]
     rows += [rounds.ratio(other.name, plain.name) for other in others]
     rows.append(rounds.faster(limited.name, by_preexec.name, what="four limits, faster than by preexec_fn"))

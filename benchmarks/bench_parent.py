@@ -75,7 +75,7 @@ GROWTHS = (
         title="open descriptors",
         unit="open descriptors",
         full=(FEW, 500, 2_000, 5_000, 15_000),
-        quick=(FEW, 2_000, 15_000),
+        quick=(FEW, 15_000),
         hold=lambda count: open_descriptors(count - FEW),
     ),
     Growth(
@@ -83,7 +83,7 @@ GROWTHS = (
         title="resident memory",
         unit="MiB resident besides",
         full=(0, 64, 256, 1024),
-        quick=(0, 256, 1024),
+        quick=(0, 1024),
         hold=lambda mib: resident_memory(mib << 20),
     ),
     Growth(
@@ -109,7 +109,7 @@ def grow(growth: Growth, playing: dict[str, Contender], plan: Plan) -> dict[int,
     """In each round every contender in a parent of every size."""
     sizes = growth.sizes(plan)
     taken = {size: Rounds() for size in sizes}
-    for turn in range(plan.pick(7, 5)):
+    for turn in range(plan.pick(7, 3)):
         first = turn % len(sizes)
         for size in (*sizes[first:], *sizes[:first]):
             with growth.hold(size):

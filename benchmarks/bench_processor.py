@@ -131,7 +131,7 @@ def question(plan: Plan) -> Answer:
     ways |= {
         f"{BY_HAND}, {durability}": functools.partial(by_hand, durability) for durability in ("none", "full")
     }
-    n = plan.pick(200, 60)
+    n = plan.pick(200, 24)
     names = list(ways)
     for turn in range(plan.pick(7, 3)):
         first = turn % len(names)

@@ -174,8 +174,8 @@ def main() -> None:
     """Answer, and print a table, or with --json one line for run.py."""
     parser = arguments(__doc__)
     parser.add_argument("--json", action="store_true", help="print values instead of a table")
-    parser.add_argument("--tasks", type=int, metavar="N", help="how many; 1000, or 300 with --quick")
-    parser.add_argument("--pending", type=int, metavar="N", help="how many; 20000, or 3000 with --quick")
+    parser.add_argument("--tasks", type=int, metavar="N", help="how many; 1000, or 60 with --quick")
+    parser.add_argument("--pending", type=int, metavar="N", help="how many; 20000, or 1000 with --quick")
     parser.add_argument("--directory", metavar="DIR", help="where; the directory for temporary files")
     options = parser.parse_args()
     plan = plan_of(options)
@@ -184,8 +184,8 @@ def main() -> None:
     small_environment()
     answer = question(
         plan,
-        options.tasks or plan.pick(1000, 300),
-        options.pending or plan.pick(20_000, 3_000),
+        options.tasks or plan.pick(1000, 60),
+        options.pending or plan.pick(20_000, 1_000),
         options.directory,
     )
     if options.json:

@@ -100,7 +100,7 @@ def by_c(ending: int, *, whoever: bool) -> float:
 
 def question(plan: Plan) -> Answer:
     """Turns in a parent with few living children and in one with many."""
-    many = plan.pick(10_000, 3_000)
+    many = plan.pick(10_000, 1_500)
     ending = plan.pick(ENDING, 100)
     more_open_files(many + 4 * ending + 1000)
     rounds = Rounds()
@@ -115,7 +115,7 @@ def question(plan: Plan) -> Answer:
         ),
     ]
     with pinned():
-        for turn in range(plan.pick(5, 3)):
+        for turn in range(plan.pick(5, 2)):
             for count in (FEW, many) if turn % 2 else (many, FEW):
                 for among, ways in parents:
                     with among(count):

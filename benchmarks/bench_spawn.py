@@ -54,7 +54,7 @@ def question(plan: Plan) -> Answer:
             ],
         )
         everyone: list[Contender] = [limit, clean, ours, session, *others, *there.values()]
-        measure(everyone, plan.pick(400, 120), plan.rounds, rounds)
+        measure(everyone, plan.pick(400, 40), plan.rounds, rounds)
     rows = [
         rounds.ratio(limit.name, limit.name),
         rounds.ratio(clean.name, limit.name),

@@ -119,11 +119,16 @@ def main() -> int:
     there = questions()
     parser = arguments(__doc__)
     parser.add_argument("--only", metavar="NAMES", help=f"some of {','.join(there)}")
-    parser.add_argument("--gate", action="store_true", help="exit with 1 if a ratio of gates.toml is lost")
+    parser.add_argument(
+        "--gate",
+        action="store_true",
+        help="ask what gates.toml judges, and exit with 1 if a ratio of it is lost",
+    )
     parser.add_argument("--show", metavar="FILE", type=Path, help="measure nothing, show what was kept")
     parser.add_argument("--against", metavar="FILE", type=Path, help="show what has changed since this run")
     options = parser.parse_args()
-    chosen = options.only.split(",") if options.only else there
+    judged = {gate.question for gate in gates.read()} if options.gate else set(there)
+    chosen = options.only.split(",") if options.only else [name for name in there if name in judged]
     if unknown := [name for name in chosen if name not in there]:
         parser.error(f"no such question: {', '.join(unknown)}")
 
