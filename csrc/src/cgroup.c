@@ -452,6 +452,19 @@ void fp_leaf_give(fp_leaves *leaves, fp_leaf *leaf, bool empty) {
     leaves->n_idle++;
 }
 
+void fp_leaves_drop_frozen(fp_leaves *leaves) {
+    for (fp_leaf **at = &leaves->idle; *at;) {
+        fp_leaf *leaf = *at;
+        if (fp_leaf_populated(leaf) == 0 && !leaf->frozen) {
+            at = &leaf->next;
+            continue;
+        }
+        *at = leaf->next;
+        leaves->n_idle--;
+        leaf_doom(leaves, leaf);
+    }
+}
+
 void fp_leaf_drop(fp_leaf *leaf) {
     if (!leaf)
         return;
@@ -502,10 +515,10 @@ int fp_leaf_fd(const fp_leaf *leaf) {
     return leaf ? leaf->dir_fd : -1;
 }
 
-void fp_leaf_thaw(int leaf_fd) {
+bool fp_leaf_thaw(int leaf_fd) {
     char text[8];
-    if (read_at(leaf_fd, "cgroup.freeze", text, sizeof text) > 0 && *text == '1')
-        write_at(leaf_fd, "cgroup.freeze", "0");
+    return read_at(leaf_fd, "cgroup.freeze", text, sizeof text) > 0 && *text == '1' &&
+           write_at(leaf_fd, "cgroup.freeze", "0") >= 0;
 }
 
 int fp_leaf_populated(fp_leaf *leaf) {

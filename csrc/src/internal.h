@@ -3,6 +3,7 @@
  * of their layers. Read it as the table of contents.
  *
  *     supervisor.c   the loop of one thread: starts, exits, deadlines, pipes
+ *     births.c       births that hang, and the thread that watches for them
  *     proc.c         one process from birth to done: reap, wait, signal, stop
  *     stop.c         the stop ladder, a transition table; pure
  *     contain.c      the set that descendants are kept in: session or cgroup
@@ -257,8 +258,10 @@ uint32_t fp_leaves_sweep(fp_leaves *leaves);
 int fp_leaf_fd(const fp_leaf *leaf);
 /* 1 somebody is in it, 0 nobody, -errno. */
 int fp_leaf_populated(fp_leaf *leaf);
-/* Let go on what somebody has frozen, in the leaf with this descriptor. */
-void fp_leaf_thaw(int leaf_fd);
+/* Let go on what somebody has frozen, in the leaf with this descriptor. True: it was. */
+bool fp_leaf_thaw(int leaf_fd);
+/* Frozen leaves serve nobody any more: look through those that are kept. */
+void fp_leaves_drop_frozen(fp_leaves *leaves);
 /* Kill all that is in it, at once where the kernel can. */
 int fp_leaf_kill(fp_leaf *leaf);
 /* Up to `n` pids that are in it. */
@@ -547,12 +550,9 @@ void fp_fork_enlist(fp_supervisor *supervisor);
 /* No more; without its lock. It need not be enlisted. */
 void fp_fork_delist(fp_supervisor *supervisor);
 
-/* ---- supervisor.c: one thread's loop ------------------------------------------ */
+/* ---- births.c: births that hang ------------------------------------------------ */
 
-/* What epoll tells us is a key, never a pointer: the place in the table, how often it was given away, and which descriptor. */
-enum { FP_KEY_PIDFD = 0, FP_KEY_OUT = 1, FP_KEY_ERR = 2, FP_KEY_IN = 3 };
-
-/* A birth under way, so that a sibling can see that it hangs. */
+/* A birth under way, so that the watcher can see that it hangs. */
 typedef struct fp_birth_watch {
     struct fp_birth_watch *next;
     struct fp_birth_watch *prev;
@@ -569,11 +569,27 @@ typedef struct fp_crew {
     fp_supervisor *members; /* through crew_next; borrowed */
     fp_birth_watch *births;
     int64_t last_birth_ns;
+    pthread_t watcher;
+    bool has_watcher;
+    bool watching; /* it looks again by itself, soon */
+    bool ended;    /* it is to go */
+    _Atomic uint32_t watcher_calls; /* a futex: moves to wake it */
+    _Atomic uint32_t freezes;       /* leaves that it had to thaw */
     bool locked_for_fork;
-    _Atomic bool watching;
     _Atomic bool adopts_orphans;
     fp_mailbox *orphan_mailbox; /* referenced, or NULL */
 } fp_crew;
+
+/* From here to its end the crew sees how long a birth takes. Without the lock of the supervisor at the beginning. */
+void fp_birth_begins(fp_crew *crew, fp_birth_watch *birth);
+void fp_birth_ends(fp_crew *crew, fp_birth_watch *birth);
+/* The last supervisor goes, and the watcher with it. */
+void fp_births_end(fp_crew *crew);
+
+/* ---- supervisor.c: one thread's loop ------------------------------------------ */
+
+/* What epoll tells us is a key, never a pointer: the place in the table, how often it was given away, and which descriptor. */
+enum { FP_KEY_PIDFD = 0, FP_KEY_OUT = 1, FP_KEY_ERR = 2, FP_KEY_IN = 3 };
 
 typedef struct fp_place {
     fp_proc *proc;
@@ -613,6 +629,7 @@ struct fp_supervisor {
     fp_timers timers;
     fp_share *shares;
     fp_leaves leaves;
+    uint32_t freezes_seen; /* see fp_crew */
     fp_slots slots;
     bool has_slots;
     fp_census census;
@@ -646,6 +663,8 @@ fp_supervisor *fp_supervisor_ref(fp_supervisor *supervisor);
 void fp_supervisor_unref(fp_supervisor *supervisor);
 /* The same for the mailbox of a process. */
 void fp_mailbox_unref(fp_mailbox *mailbox);
+/* What a thread of ours blocks. */
+uint64_t fp_signals_of_the_host(void);
 /* getpid(2), for less. */
 pid_t fp_own_pid(void);
 /* Is the caller a forked copy of the process that made it? The lock of a copy may be held for ever, by a thread that
@@ -667,9 +686,6 @@ void fp_supervisor_set_timer(fp_supervisor *supervisor, fp_proc *proc, int64_t w
 void fp_supervisor_post(fp_supervisor *supervisor, fp_proc *proc, uint32_t what);
 /* See that the loop turns soon. */
 void fp_supervisor_kick(fp_supervisor *supervisor);
-/* The crew sees how long a birth takes. Without the lock. */
-void fp_supervisor_birth_begins(fp_supervisor *supervisor, fp_birth_watch *watch);
-void fp_supervisor_birth_ends(fp_supervisor *supervisor, fp_birth_watch *watch);
 /* A process of this batch is done: its place is free for the next. */
 void fp_supervisor_batch_done(fp_supervisor *supervisor, fp_proc *proc);
 

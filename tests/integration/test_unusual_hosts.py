@@ -17,7 +17,7 @@ from tests.integration import fresh
 from tests.programs import Programs
 from tests.watch import can, first_line
 
-from fastproc import PIPE, ProcessManager
+from fastproc import PIPE, Command, ProcessManager
 
 _NEWNS, _NEWPID = 0x00020000, 0x20000000
 
@@ -332,6 +332,34 @@ def test_a_leaf_that_somebody_has_frozen_holds_up_no_start(
         for leaf in leaves:
             with contextlib.suppress(OSError):
                 (leaf / "cgroup.freeze").write_text("0")
+
+
+@needs_cgroup
+def test_every_leaf_may_be_frozen_when_all_supervisors_start_at_once(programs: Programs) -> None:
+    """None of them could help another then: who watches over starts makes none."""
+    count = 4 * max(2, len(os.sched_getaffinity(0)))
+    sleepers = [(n, Command(programs.ready_then_sleep(), stdout=PIPE)) for n in range(count)]
+    with ProcessManager(containment="cgroup") as manager:
+        # As many leaves as that, spread over the supervisors, get idle without having been killed.
+        processes = manager.start_many(sleepers)
+        for process in processes:
+            first_line(process)
+        leaves = {_leaf_of(process.pid) for process in processes}
+        for process in processes:
+            process.send_signal(signal.SIGKILL)
+        assert all(process.wait(20).signal == signal.SIGKILL for process in processes)
+        assert eventually(lambda: manager.active_count() == 0, 10)
+        idle = [leaf for leaf in leaves if leaf.is_dir()]
+        assert idle
+        try:
+            for leaf in idle:
+                (leaf / "cgroup.freeze").write_text("1")
+            started = manager.start_many((n, programs.exits_with(0)) for n in range(count))
+            assert all(process.wait(30).ok for process in started)
+        finally:
+            for leaf in idle:
+                with contextlib.suppress(OSError):
+                    (leaf / "cgroup.freeze").write_text("0")
 
 
 @needs_cgroup

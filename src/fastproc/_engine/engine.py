@@ -35,7 +35,7 @@ class Engine:
 
     def __init__(self) -> None:
         self.open_files = _raise_open_files()
-        # Two at least: one can then see that a start in the other one hangs.
+        # Two at least: while a start in one of them hangs, queued ones go on in the other.
         self.crew = Crew(max(2, len(os.sched_getaffinity(0))))
         # Strong references: processes do not end because their manager was forgotten.
         self.busy: set[Busy] = set()
