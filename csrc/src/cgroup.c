@@ -30,14 +30,15 @@
 
 enum { MOST_IDLE = 24, MOST_MEMBERS = 1024 };
 
+/* One a living job: 24 bytes, the least that malloc(3) gives. */
 struct fp_leaf {
     fp_leaf *next;
-    uint64_t name;
+    uint64_t name : 61;
+    bool killed : 1;
+    bool limited : 1;
+    bool frozen : 1; /* somebody has frozen it: a child born into it would stand still */
     int dir_fd;
     int events_fd;
-    bool killed;
-    bool limited;
-    bool frozen; /* somebody has frozen it: a child born into it would stand still */
 };
 
 /* ---- where leaves may be made -------------------------------------------- */

@@ -412,53 +412,65 @@ typedef struct fp_tracked {
     uint64_t start;
 } fp_tracked;
 
+/*
+ * There may be many thousands: what is small lies together, and what no process
+ * has at the same time shares its place.
+ */
 struct fp_proc {
     _Atomic uint32_t refs;
     _Atomic uint32_t word;
     uint64_t token;
     _Atomic(fp_supervisor *) supervisor; /* referenced; NULL while queued, the batch's lock counts then */
-    fp_mailbox *mailbox;       /* referenced, or NULL */
+    fp_mailbox *mailbox;                 /* referenced, or NULL */
 
     /* Identity. The numbers are used only as long as `reaped` is false. */
     pid_t pid;
     int pidfd;
     uint32_t slot; /* in the supervisor's table, FP_NO_INDEX: not adopted */
-    bool reaped;
-    bool claimed;    /* a thread in fp_proc_wait() watches the pidfd itself */
-    bool in_epoll;
-    bool by_polling; /* the pidfd does not tell us: look now and then */
+    uint32_t heap_index;
 
     uint8_t lead;
     uint8_t containment;
     uint8_t proof;
-    bool keep_leftovers;
-    bool stop_at_max_output;
-    uint8_t rung; /* fp_rung */
-    uint8_t reason;          /* why we stop it, FP_REASON_NONE: we do not */
+    uint8_t rung;   /* fp_rung */
+    uint8_t reason; /* why we stop it, FP_REASON_NONE: we do not */
     uint8_t deadline_reason;
     uint8_t stop_signal;
-    bool swept;      /* a census has confirmed that nobody is left */
     uint8_t news; /* what is to be told at the end of this turn */
     uint8_t lost_looks;
-    bool lost;       /* somebody else reaped it, and the kernel has not told the status yet */
+    uint8_t end_reason;
+    bool reaped : 1;
+    bool claimed : 1; /* a thread in fp_proc_wait() watches the pidfd itself */
+    bool in_epoll : 1;
+    bool by_polling : 1; /* the pidfd does not tell us: look now and then */
+    bool keep_leftovers : 1;
+    bool stop_at_max_output : 1;
+    bool swept : 1;      /* a census has confirmed that nobody is left */
+    bool lost : 1;       /* somebody else reaped it, and the kernel has not told the status yet */
+    bool stop_early : 1; /* fp_proc_stop() came before the birth was over */
+    bool hurry : 1;      /* somebody wants an end: do not wait for who follows its output */
+    bool empty : 1;      /* nobody is left in the containment */
+    bool needs_leaf : 1; /* limits that only a cgroup can keep */
+    bool cpu_limited : 1;
 
     /* How it ended; complete once the state is EXITED. */
     int16_t code;
     int16_t signal;
     uint32_t flags; /* fp_exit_flag */
-    uint8_t end_reason;
-    fp_usage usage;
+    int32_t check_gap_us;
+    union {
+        fp_usage usage;
+        fp_failure failure; /* why it was never born */
+    };
     int64_t started_ns;
     int64_t ended_ns;
 
     /* When to look again: the earliest of these is its timer. */
     int64_t deadline_ns;
-    int64_t watch_ns; /* its exit is to be watched for from then on */
-    int64_t step_ns;  /* end of the present rung */
-    int64_t check_ns; /* next look at emptiness, or for the exit when polling */
+    int64_t watch_ns;  /* its exit is to be watched for from then on */
+    int64_t step_ns;   /* end of the present rung */
+    int64_t check_ns;  /* next look at emptiness, or for the exit when polling */
     int64_t census_ns; /* a census begun after this is wanted; 0: none */
-    int32_t check_gap_us;
-    uint32_t heap_index;
     int64_t when_ns;
     int64_t grace_ns;
     int64_t kill_timeout_ns;
@@ -469,22 +481,16 @@ struct fp_proc {
     fp_tracked *tracked;
     uint32_t n_tracked;
 
-    /* Queued starts. */
-    fp_spec *spec; /* a copy, until the start */
-    fp_batch *batch; /* referenced */
-    bool stop_early; /* fp_proc_stop() came before the birth was over */
-    bool hurry;      /* somebody wants an end: do not wait for who follows its output */
-    bool empty;      /* nobody is left in the containment */
-    bool needs_leaf; /* limits that only a cgroup can keep */
-    bool cpu_limited;
-    fp_failure failure;
-    fp_proc *queue_next;
-
     /* The mailbox list, guarded by the mailbox's lock. */
+    uint32_t mail_news : 31;
+    uint32_t in_mail : 1;
     fp_proc *mail_next;
     fp_proc *mail_prev;
-    uint32_t mail_news;
-    bool in_mail;
+
+    /* Queued starts. */
+    fp_spec *spec;   /* a copy, until the start */
+    fp_batch *batch; /* referenced */
+    fp_proc *queue_next;
 };
 
 /* One reference less; frees with the last. */

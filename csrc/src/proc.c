@@ -907,7 +907,7 @@ static void describe(const fp_proc *proc, fp_exit *ret_exit) {
         .pid = proc->pid,
         .started_ns = proc->started_ns,
         .ended_ns = proc->ended_ns,
-        .usage = proc->usage,
+        .usage = ended ? proc->usage : (fp_usage){0},
     };
 }
 
