@@ -673,6 +673,8 @@ void fp_mailbox_unref(fp_mailbox *mailbox);
 uint64_t fp_signals_of_the_host(void);
 /* getpid(2), for less. */
 pid_t fp_own_pid(void);
+/* In a copy, before anybody asks. */
+void fp_own_pid_forget(void);
 /* Is the caller a forked copy of the process that made it? The lock of a copy may be held for ever, by a thread that
  * has not come along: it is not taken. */
 bool fp_supervisor_is_copy(const fp_supervisor *supervisor);

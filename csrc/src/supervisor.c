@@ -110,6 +110,12 @@ pid_t fp_own_pid(void) {
     return pid;
 }
 
+/* An emulator may accept the advice and not follow it, see QEMU: copies that libc makes do not rely on it. */
+void fp_own_pid_forget(void) {
+    if (own_pid_page)
+        atomic_store_explicit(own_pid_page, 0, memory_order_relaxed);
+}
+
 bool fp_supervisor_is_copy(const fp_supervisor *supervisor) {
     return supervisor->owner != fp_own_pid();
 }
