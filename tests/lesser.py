@@ -1,6 +1,6 @@
 """The tests of the core in each lesser world: kernels that lack something, filters that refuse something.
 
-    python -m tests.lesser [-n 2] [--logs DIRECTORY] [WORLD ...]
+    python -m tests.lesser [-n 2] [--logs DIRECTORY] [--tests PATH ...] -- [WORLD ...]
 
 prints a table, and ends with 1 if anything has failed. A world is a capability or several joined by commas,
 which FASTPROC_DISABLE hides, `all`, or a filter of tests/integration/seccomp.py. `make test-lesser` runs all
@@ -10,6 +10,7 @@ of them, which takes some minutes each.
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import tempfile
 import time
@@ -52,14 +53,21 @@ def worlds() -> list[str]:
     return ["whole", *HIDDEN, *PAIRS, *filters]
 
 
-def run(runner: Runner, world: str, workers: int, logs: Path) -> Result:
+def run(runner: Runner, world: str, options: argparse.Namespace, logs: Path) -> Result:
     """The tests of the core in one world."""
     result = Result(world=world)
     log, report = logs / f"{world}.log", logs / f"{world}.xml"
     report.unlink(missing_ok=True)
     args = ["-q", "-p", "no:cacheprovider", "-W", "ignore::pytest.PytestAssertRewriteWarning"]
-    args += ["-n", str(workers), "--dist", "loadfile", f"--timeout={SECONDS_A_TEST}", f"--junitxml={report}"]
-    args += [*(f"--ignore={path}" for path in NOT_HERE), *SUITES]
+    args += [
+        "-n",
+        str(options.workers),
+        "--dist",
+        "loadfile",
+        f"--timeout={SECONDS_A_TEST}",
+        f"--junitxml={report}",
+    ]
+    args += [*(f"--ignore={path}" for path in NOT_HERE), *options.tests]
     is_filter = world in seccomp.FILTERS
     hidden = "" if is_filter or world == "whole" else world
     begin = time.monotonic()
@@ -100,8 +108,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.lesser", description=__doc__)
     parser.add_argument("worlds", nargs="*", metavar="WORLD", help="default: all of them")
     parser.add_argument("-n", type=int, default=2, dest="workers", help="files at a time")
+    parser.add_argument("--tests", nargs="+", default=SUITES, help="files and directories, instead of all")
     parser.add_argument("--logs", type=Path, help="what pytest says is kept here")
     options = parser.parse_args()
+    # A shell ignores SIGINT for what it runs in the background, and nohup SIGHUP: tests are about both.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     with tempfile.TemporaryDirectory(prefix="fastproc-lesser-") as scratch:
         logs = options.logs.resolve() if options.logs else Path(scratch)
         logs.mkdir(parents=True, exist_ok=True)
@@ -114,7 +126,7 @@ def main() -> int:
         print(f"{'world':26} {'passed':>7} {'failed':>7} {'skipped':>8}", flush=True)
         good = True
         for world in options.worlds or worlds():
-            result = run(runner, world, options.workers, logs)
+            result = run(runner, world, options, logs)
             tell(result)
             good &= result.is_good
         runner.close()
