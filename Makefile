@@ -17,7 +17,8 @@ native := $(wildcard csrc/include/*.h csrc/src/*.[ch]) csrc/Makefile csrc/fastpr
 c_files := $(wildcard csrc/include/*.h csrc/src/*.[ch] csrc/tests/*.[ch] examples/*.c tests/programs/*.c \
     benchmarks/*.[ch])
 
-.PHONY: help dev demo test check format test-c bench bench-quick bench-gate bench-publish soak test-libraries clean
+.PHONY: help dev demo test test-python test-lesser check format test-c bench bench-quick bench-gate bench-publish soak \
+    test-libraries clean
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' Makefile | expand -t 15
 
@@ -31,6 +32,16 @@ demo: $(venv)/.stamp-native ## build, then run hundreds of real commands and a q
 test: $(venv)/.stamp-native ## all tests but the slow ones
 	@$(MAKE) -s --no-print-directory -C csrc test SAN= && c=0 || { c=1; echo "C TESTS HAVE FAILED, see above"; }; \
 	$(bin)/python -m pytest -n 3 --dist loadfile $(PYTEST_ARGS) && exit $$c
+
+# As a user would install it, in an environment of its own; what `make dev` has made stays as it is.
+other := .venv-$(notdir $(PYTHON))
+test-python: ## the same of pytest on another interpreter: make test-python PYTHON=python3.13
+	@test -x $(other)/bin/python || $(PYTHON) -m venv $(other)
+	$(other)/bin/python -m pip install -q '.[cli,queue,test]'
+	$(other)/bin/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
+
+test-lesser: $(venv)/.stamp-native ## the tests of the core as on lesser kernels, a table; WORLDS="all pidfd" for some of them
+	$(bin)/python -m tests.lesser $(WORLDS)
 
 check: $(venv)/.stamp-dev $(venv)/.stamp-native ## format, lint, import rules, types, unit tests; before every commit
 	$(bin)/ruff format --check

@@ -185,7 +185,7 @@ def test_one_place_reaps_one_signals_one_creates() -> None:
         r"sys_kill|sys_pidfd_send_signal": {
             "contain.c",
             "spawn.c",
-            "supervisor.c",
+            "births.c",
             "cgroup.c",
             "probe.c",
             "solo.c",

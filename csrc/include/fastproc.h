@@ -31,9 +31,10 @@
  *     comment says otherwise. None may be called from a signal handler.
  *   - In option structs all zeros is the sensible default, and `size` must be
  *     sizeof the struct: it tells the library which fields the caller knows.
- *   - The library starts no thread, installs no signal handler, never waits
- *     for children it did not start, and keeps no global state but what it
- *     learnt about the kernel and, for fork(2), a list of its supervisors.
+ *   - The library starts no thread but one small one a crew, that watches over
+ *     births, see fp_supervisor_options; it installs no signal handler, never
+ *     waits for children it did not start, and keeps no global state but what
+ *     it learnt about the kernel and, for fork(2), a list of its supervisors.
  *   - After fork(2) the copy owns nothing: its calls return -EOWNERDEAD. It has
  *     closed our descriptors, by pthread_atfork(3), so that no child waits for
  *     the end of a pipe that only the copy holds. Copies made past libc, by
@@ -357,7 +358,7 @@ FP_API fp_env *fp_env_free(fp_env *env);
 
 typedef struct fp_supervisor_options {
     size_t size;
-    fp_supervisor *sibling; /* joins its crew: they watch over each other's starts */
+    fp_supervisor *sibling; /* joins its crew: batches may be shared, and one watcher serves all */
     const char *cgroup_dir; /* directory for leaves; NULL: found by itself; "": none */
     int32_t adopt_orphans;  /* make the process a subreaper and reap orphans of our children */
     int32_t reserved;
@@ -365,7 +366,13 @@ typedef struct fp_supervisor_options {
 } fp_supervisor_options;
 
 /* A supervisor: it keeps deadlines, empties pipes, stops and reaps.
- * `options` may be NULL; it is borrowed, the mailbox in it must live longer. */
+ * `options` may be NULL; it is borrowed, the mailbox in it must live longer.
+ *
+ * With the first start under a crew a thread is made that looks after births
+ * which hang, as a child that somebody stops or freezes before execve(2) holds
+ * the thread that makes it. It blocks all signals, sleeps while nothing is
+ * started, and ends in fp_supervisor_free() of the last member. Where no thread
+ * is to be had, starts go on without it. */
 FP_API int fp_supervisor_new(const fp_supervisor_options *options, fp_supervisor **ret_supervisor);
 /* Lend it the calling thread: returns after fp_supervisor_stop(). Blocks all
  * signals in that thread, but those that libc uses for itself. -EBUSY: it has

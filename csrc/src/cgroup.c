@@ -30,14 +30,15 @@
 
 enum { MOST_IDLE = 24, MOST_MEMBERS = 1024 };
 
+/* One a living job: 24 bytes, the least that malloc(3) gives. */
 struct fp_leaf {
     fp_leaf *next;
-    uint64_t name;
+    uint64_t name : 61;
+    bool killed : 1;
+    bool limited : 1;
+    bool frozen : 1; /* somebody has frozen it: a child born into it would stand still */
     int dir_fd;
     int events_fd;
-    bool killed;
-    bool limited;
-    bool frozen; /* somebody has frozen it: a child born into it would stand still */
 };
 
 /* ---- where leaves may be made -------------------------------------------- */
@@ -452,6 +453,19 @@ void fp_leaf_give(fp_leaves *leaves, fp_leaf *leaf, bool empty) {
     leaves->n_idle++;
 }
 
+void fp_leaves_drop_frozen(fp_leaves *leaves) {
+    for (fp_leaf **at = &leaves->idle; *at;) {
+        fp_leaf *leaf = *at;
+        if (fp_leaf_populated(leaf) == 0 && !leaf->frozen) {
+            at = &leaf->next;
+            continue;
+        }
+        *at = leaf->next;
+        leaves->n_idle--;
+        leaf_doom(leaves, leaf);
+    }
+}
+
 void fp_leaf_drop(fp_leaf *leaf) {
     if (!leaf)
         return;
@@ -502,10 +516,10 @@ int fp_leaf_fd(const fp_leaf *leaf) {
     return leaf ? leaf->dir_fd : -1;
 }
 
-void fp_leaf_thaw(int leaf_fd) {
+bool fp_leaf_thaw(int leaf_fd) {
     char text[8];
-    if (read_at(leaf_fd, "cgroup.freeze", text, sizeof text) > 0 && *text == '1')
-        write_at(leaf_fd, "cgroup.freeze", "0");
+    return read_at(leaf_fd, "cgroup.freeze", text, sizeof text) > 0 && *text == '1' &&
+           write_at(leaf_fd, "cgroup.freeze", "0") >= 0;
 }
 
 int fp_leaf_populated(fp_leaf *leaf) {

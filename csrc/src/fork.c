@@ -126,6 +126,7 @@ static void close_supervisor(fp_supervisor *supervisor) {
 }
 
 static void after_in_copy(void) {
+    fp_own_pid_forget();
     for (fp_supervisor *supervisor = all; supervisor; supervisor = supervisor->fork_next) {
         close_births(supervisor->crew);
         if (supervisor->locked_for_fork)

@@ -3,6 +3,7 @@
  * of their layers. Read it as the table of contents.
  *
  *     supervisor.c   the loop of one thread: starts, exits, deadlines, pipes
+ *     births.c       births that hang, and the thread that watches for them
  *     proc.c         one process from birth to done: reap, wait, signal, stop
  *     stop.c         the stop ladder, a transition table; pure
  *     contain.c      the set that descendants are kept in: session or cgroup
@@ -257,8 +258,10 @@ uint32_t fp_leaves_sweep(fp_leaves *leaves);
 int fp_leaf_fd(const fp_leaf *leaf);
 /* 1 somebody is in it, 0 nobody, -errno. */
 int fp_leaf_populated(fp_leaf *leaf);
-/* Let go on what somebody has frozen, in the leaf with this descriptor. */
-void fp_leaf_thaw(int leaf_fd);
+/* Let go on what somebody has frozen, in the leaf with this descriptor. True: it was. */
+bool fp_leaf_thaw(int leaf_fd);
+/* Frozen leaves serve nobody any more: look through those that are kept. */
+void fp_leaves_drop_frozen(fp_leaves *leaves);
 /* Kill all that is in it, at once where the kernel can. */
 int fp_leaf_kill(fp_leaf *leaf);
 /* Up to `n` pids that are in it. */
@@ -409,53 +412,65 @@ typedef struct fp_tracked {
     uint64_t start;
 } fp_tracked;
 
+/*
+ * There may be many thousands: what is small lies together, and what no process
+ * has at the same time shares its place.
+ */
 struct fp_proc {
     _Atomic uint32_t refs;
     _Atomic uint32_t word;
     uint64_t token;
     _Atomic(fp_supervisor *) supervisor; /* referenced; NULL while queued, the batch's lock counts then */
-    fp_mailbox *mailbox;       /* referenced, or NULL */
+    fp_mailbox *mailbox;                 /* referenced, or NULL */
 
     /* Identity. The numbers are used only as long as `reaped` is false. */
     pid_t pid;
     int pidfd;
     uint32_t slot; /* in the supervisor's table, FP_NO_INDEX: not adopted */
-    bool reaped;
-    bool claimed;    /* a thread in fp_proc_wait() watches the pidfd itself */
-    bool in_epoll;
-    bool by_polling; /* the pidfd does not tell us: look now and then */
+    uint32_t heap_index;
 
     uint8_t lead;
     uint8_t containment;
     uint8_t proof;
-    bool keep_leftovers;
-    bool stop_at_max_output;
-    uint8_t rung; /* fp_rung */
-    uint8_t reason;          /* why we stop it, FP_REASON_NONE: we do not */
+    uint8_t rung;   /* fp_rung */
+    uint8_t reason; /* why we stop it, FP_REASON_NONE: we do not */
     uint8_t deadline_reason;
     uint8_t stop_signal;
-    bool swept;      /* a census has confirmed that nobody is left */
     uint8_t news; /* what is to be told at the end of this turn */
     uint8_t lost_looks;
-    bool lost;       /* somebody else reaped it, and the kernel has not told the status yet */
+    uint8_t end_reason;
+    bool reaped : 1;
+    bool claimed : 1; /* a thread in fp_proc_wait() watches the pidfd itself */
+    bool in_epoll : 1;
+    bool by_polling : 1; /* the pidfd does not tell us: look now and then */
+    bool keep_leftovers : 1;
+    bool stop_at_max_output : 1;
+    bool swept : 1;      /* a census has confirmed that nobody is left */
+    bool lost : 1;       /* somebody else reaped it, and the kernel has not told the status yet */
+    bool stop_early : 1; /* fp_proc_stop() came before the birth was over */
+    bool hurry : 1;      /* somebody wants an end: do not wait for who follows its output */
+    bool empty : 1;      /* nobody is left in the containment */
+    bool needs_leaf : 1; /* limits that only a cgroup can keep */
+    bool cpu_limited : 1;
 
     /* How it ended; complete once the state is EXITED. */
     int16_t code;
     int16_t signal;
     uint32_t flags; /* fp_exit_flag */
-    uint8_t end_reason;
-    fp_usage usage;
+    int32_t check_gap_us;
+    union {
+        fp_usage usage;
+        fp_failure failure; /* why it was never born */
+    };
     int64_t started_ns;
     int64_t ended_ns;
 
     /* When to look again: the earliest of these is its timer. */
     int64_t deadline_ns;
-    int64_t watch_ns; /* its exit is to be watched for from then on */
-    int64_t step_ns;  /* end of the present rung */
-    int64_t check_ns; /* next look at emptiness, or for the exit when polling */
+    int64_t watch_ns;  /* its exit is to be watched for from then on */
+    int64_t step_ns;   /* end of the present rung */
+    int64_t check_ns;  /* next look at emptiness, or for the exit when polling */
     int64_t census_ns; /* a census begun after this is wanted; 0: none */
-    int32_t check_gap_us;
-    uint32_t heap_index;
     int64_t when_ns;
     int64_t grace_ns;
     int64_t kill_timeout_ns;
@@ -466,22 +481,16 @@ struct fp_proc {
     fp_tracked *tracked;
     uint32_t n_tracked;
 
-    /* Queued starts. */
-    fp_spec *spec; /* a copy, until the start */
-    fp_batch *batch; /* referenced */
-    bool stop_early; /* fp_proc_stop() came before the birth was over */
-    bool hurry;      /* somebody wants an end: do not wait for who follows its output */
-    bool empty;      /* nobody is left in the containment */
-    bool needs_leaf; /* limits that only a cgroup can keep */
-    bool cpu_limited;
-    fp_failure failure;
-    fp_proc *queue_next;
-
     /* The mailbox list, guarded by the mailbox's lock. */
+    uint32_t mail_news : 31;
+    uint32_t in_mail : 1;
     fp_proc *mail_next;
     fp_proc *mail_prev;
-    uint32_t mail_news;
-    bool in_mail;
+
+    /* Queued starts. */
+    fp_spec *spec;   /* a copy, until the start */
+    fp_batch *batch; /* referenced */
+    fp_proc *queue_next;
 };
 
 /* One reference less; frees with the last. */
@@ -547,12 +556,9 @@ void fp_fork_enlist(fp_supervisor *supervisor);
 /* No more; without its lock. It need not be enlisted. */
 void fp_fork_delist(fp_supervisor *supervisor);
 
-/* ---- supervisor.c: one thread's loop ------------------------------------------ */
+/* ---- births.c: births that hang ------------------------------------------------ */
 
-/* What epoll tells us is a key, never a pointer: the place in the table, how often it was given away, and which descriptor. */
-enum { FP_KEY_PIDFD = 0, FP_KEY_OUT = 1, FP_KEY_ERR = 2, FP_KEY_IN = 3 };
-
-/* A birth under way, so that a sibling can see that it hangs. */
+/* A birth under way, so that the watcher can see that it hangs. */
 typedef struct fp_birth_watch {
     struct fp_birth_watch *next;
     struct fp_birth_watch *prev;
@@ -569,11 +575,27 @@ typedef struct fp_crew {
     fp_supervisor *members; /* through crew_next; borrowed */
     fp_birth_watch *births;
     int64_t last_birth_ns;
+    pthread_t watcher;
+    bool has_watcher;
+    bool watching; /* it looks again by itself, soon */
+    bool ended;    /* it is to go */
+    _Atomic uint32_t watcher_calls; /* a futex: moves to wake it */
+    _Atomic uint32_t freezes;       /* leaves that it had to thaw */
     bool locked_for_fork;
-    _Atomic bool watching;
     _Atomic bool adopts_orphans;
     fp_mailbox *orphan_mailbox; /* referenced, or NULL */
 } fp_crew;
+
+/* From here to its end the crew sees how long a birth takes. Without the lock of the supervisor at the beginning. */
+void fp_birth_begins(fp_crew *crew, fp_birth_watch *birth);
+void fp_birth_ends(fp_crew *crew, fp_birth_watch *birth);
+/* The last supervisor goes, and the watcher with it. */
+void fp_births_end(fp_crew *crew);
+
+/* ---- supervisor.c: one thread's loop ------------------------------------------ */
+
+/* What epoll tells us is a key, never a pointer: the place in the table, how often it was given away, and which descriptor. */
+enum { FP_KEY_PIDFD = 0, FP_KEY_OUT = 1, FP_KEY_ERR = 2, FP_KEY_IN = 3 };
 
 typedef struct fp_place {
     fp_proc *proc;
@@ -613,6 +635,7 @@ struct fp_supervisor {
     fp_timers timers;
     fp_share *shares;
     fp_leaves leaves;
+    uint32_t freezes_seen; /* see fp_crew */
     fp_slots slots;
     bool has_slots;
     fp_census census;
@@ -646,8 +669,12 @@ fp_supervisor *fp_supervisor_ref(fp_supervisor *supervisor);
 void fp_supervisor_unref(fp_supervisor *supervisor);
 /* The same for the mailbox of a process. */
 void fp_mailbox_unref(fp_mailbox *mailbox);
+/* What a thread of ours blocks. */
+uint64_t fp_signals_of_the_host(void);
 /* getpid(2), for less. */
 pid_t fp_own_pid(void);
+/* In a copy, before anybody asks. */
+void fp_own_pid_forget(void);
 /* Is the caller a forked copy of the process that made it? The lock of a copy may be held for ever, by a thread that
  * has not come along: it is not taken. */
 bool fp_supervisor_is_copy(const fp_supervisor *supervisor);
@@ -667,9 +694,6 @@ void fp_supervisor_set_timer(fp_supervisor *supervisor, fp_proc *proc, int64_t w
 void fp_supervisor_post(fp_supervisor *supervisor, fp_proc *proc, uint32_t what);
 /* See that the loop turns soon. */
 void fp_supervisor_kick(fp_supervisor *supervisor);
-/* The crew sees how long a birth takes. Without the lock. */
-void fp_supervisor_birth_begins(fp_supervisor *supervisor, fp_birth_watch *watch);
-void fp_supervisor_birth_ends(fp_supervisor *supervisor, fp_birth_watch *watch);
 /* A process of this batch is done: its place is free for the next. */
 void fp_supervisor_batch_done(fp_supervisor *supervisor, fp_proc *proc);
 

@@ -9,6 +9,13 @@
 #define TEXT_OF(number) #number
 #define TEXT(number) TEXT_OF(number)
 
+/* Other libraries do not know the question, let alone the answer. */
+#ifdef __GLIBC_PREREQ
+#define HAS_ERROR_WORDS __GLIBC_PREREQ(2, 32)
+#else
+#define HAS_ERROR_WORDS 0
+#endif
+
 static const char *const stages[FP_STAGE_COUNT] = {
     [FP_STAGE_NONE] = "none",
     [FP_STAGE_REQUEST] = "request",
@@ -90,7 +97,7 @@ const char *fp_strerror(int error) {
 
     if (error < 0 && error > -4096)
         error = -error;
-#if defined(__GLIBC__) && __GLIBC_PREREQ(2, 32)
+#if HAS_ERROR_WORDS
     text = strerrordesc_np(error);
 #else
     /* Of a known error it is a constant, so threads do not disturb each other. */

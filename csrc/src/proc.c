@@ -746,6 +746,11 @@ static int take_leaf(fp_supervisor *supervisor, fp_proc *proc, const fp_spec *sp
 
     if (proc->containment == FP_CONTAIN_SESSION && !proc->needs_leaf)
         return 0;
+    uint32_t freezes = atomic_load_explicit(&supervisor->crew->freezes, memory_order_acquire);
+    if (freezes != supervisor->freezes_seen) {
+        supervisor->freezes_seen = freezes;
+        fp_leaves_drop_frozen(&supervisor->leaves);
+    }
     int r = fp_leaf_take(&supervisor->leaves, spec, &proc->leaf, &which);
     if (r < 0 && must) {
         *reterr_failure = (fp_failure){.error = -r, .stage = FP_STAGE_CGROUP, .detail = which};
@@ -816,22 +821,25 @@ int fp_proc_start(fp_supervisor *supervisor, fp_proc *proc, const fp_spec *spec,
 
     watch.leaf_fd = fp_leaf_fd(proc->leaf);
     pthread_mutex_unlock(&supervisor->lock);
-    fp_supervisor_birth_begins(supervisor, &watch);
+    fp_birth_begins(supervisor->crew, &watch);
     r = make_birth(supervisor, proc, spec, &watch, &birth, reterr_failure);
     if (r < 0 && reterr_failure->stage == FP_STAGE_CGROUP && proc->containment == FP_CONTAIN_AUTO &&
         !proc->needs_leaf) {
         /* The leaf cannot be entered, now or ever: the session will do. */
+        fp_birth_ends(supervisor->crew, &watch);
+        watch.leaf_fd = -1;
         fp_supervisor_lock(supervisor);
         fp_leaf_give(&supervisor->leaves, proc->leaf, false);
         proc->leaf = NULL;
         pthread_mutex_unlock(&supervisor->lock);
+        fp_birth_begins(supervisor->crew, &watch);
         r = make_birth(supervisor, proc, spec, &watch, &birth, reterr_failure);
     }
     fp_supervisor_lock(supervisor);
     if (r >= 0)
         adopt(supervisor, proc, spec, &birth, &watch.pipes);
     /* Only now: between the two it would be nobody's child, see orphans.c. */
-    fp_supervisor_birth_ends(supervisor, &watch);
+    fp_birth_ends(supervisor->crew, &watch);
 out:
     if (r < 0) {
         fp_leaf_give(&supervisor->leaves, proc->leaf, false);
@@ -899,7 +907,7 @@ static void describe(const fp_proc *proc, fp_exit *ret_exit) {
         .pid = proc->pid,
         .started_ns = proc->started_ns,
         .ended_ns = proc->ended_ns,
-        .usage = proc->usage,
+        .usage = ended ? proc->usage : (fp_usage){0},
     };
 }
 

@@ -3,9 +3,8 @@
  *
  * One turn: start what is queued and allowed, look at those whose time has
  * come, walk on through a census, sleep until the next time or event, take the
- * events. It shares nothing with its siblings but queued batches, and the
- * births that hang: those a sibling sees to, as the thread that makes a child
- * stands still until execve(2).
+ * events. It shares nothing with its siblings but queued batches, and who
+ * watches over births, see births.c.
  */
 #include <errno.h>
 #include <signal.h>
@@ -27,10 +26,9 @@ enum {
     STARTS_AT_ONCE = 1,    /* drain before the next start: what is dead costs less than what is alive */
 };
 #define UNHEARD_FOR (5 * FP_NS_PER_MS)
-#define BIRTH_IS_LATE (200 * FP_NS_PER_MS)
-#define BIRTHS_ARE_OVER FP_NS_PER_S
 #define ORPHANS_LOOK (500 * FP_NS_PER_MS)
 #define LOST_NAP (5 * FP_NS_PER_MS)
+#define LONGEST_SLEEP (5 * FP_NS_PER_S)
 #define MOST_CONTENDED FP_NS_PER_MS
 #define GIVE_WAY_FOR (FP_NS_PER_MS / 20)
 #define KICK_KEY UINT64_MAX
@@ -112,6 +110,12 @@ pid_t fp_own_pid(void) {
     return pid;
 }
 
+/* An emulator may accept the advice and not follow it, see QEMU: copies that libc makes do not rely on it. */
+void fp_own_pid_forget(void) {
+    if (own_pid_page)
+        atomic_store_explicit(own_pid_page, 0, memory_order_relaxed);
+}
+
 bool fp_supervisor_is_copy(const fp_supervisor *supervisor) {
     return supervisor->owner != fp_own_pid();
 }
@@ -150,7 +154,10 @@ static void leave_crew(fp_supervisor *supervisor) {
             break;
         }
     }
+    bool last = !crew->members;
     pthread_mutex_unlock(&crew->lock);
+    if (last)
+        fp_births_end(crew);
 }
 
 int fp_supervisor_new(const fp_supervisor_options *options, fp_supervisor **ret_supervisor) {
@@ -326,77 +333,6 @@ void fp_supervisor_set_timer(fp_supervisor *supervisor, fp_proc *proc, int64_t w
     /* Without a kick where the loop wakes early enough anyway. */
     if (when_ns < supervisor->wakes_ns)
         fp_supervisor_kick(supervisor);
-}
-
-/* ---- births that hang -------------------------------------------------------------------------- */
-
-void fp_supervisor_birth_begins(fp_supervisor *supervisor, fp_birth_watch *watch) {
-    fp_crew *crew = supervisor->crew;
-    fp_supervisor *watchers[2];
-    int n_watchers = 0;
-
-    watch->since_ns = fp_now_ns();
-    pthread_mutex_lock(&crew->lock);
-    watch->prev = NULL;
-    watch->next = crew->births;
-    if (crew->births)
-        crew->births->prev = watch;
-    crew->births = watch;
-    crew->last_birth_ns = watch->since_ns;
-    if (!atomic_load_explicit(&crew->watching, memory_order_relaxed)) {
-        /* Two have to look, as the thread of one may come to stand still itself; ours is about to. */
-        for (fp_supervisor *member = crew->members; member && n_watchers < 2; member = member->crew_next)
-            if (member != supervisor)
-                watchers[n_watchers++] = fp_supervisor_ref(member);
-        if (n_watchers < 2)
-            watchers[n_watchers++] = fp_supervisor_ref(supervisor);
-        atomic_store_explicit(&crew->watching, true, memory_order_relaxed);
-    }
-    pthread_mutex_unlock(&crew->lock);
-    for (int i = 0; i < n_watchers; i++) {
-        fp_supervisor_lock(watchers[i]);
-        fp_supervisor_kick(watchers[i]);
-        pthread_mutex_unlock(&watchers[i]->lock);
-        fp_supervisor_unref(watchers[i]);
-    }
-}
-
-void fp_supervisor_birth_ends(fp_supervisor *supervisor, fp_birth_watch *watch) {
-    fp_crew *crew = supervisor->crew;
-    pthread_mutex_lock(&crew->lock);
-    if (watch->prev)
-        watch->prev->next = watch->next;
-    else
-        crew->births = watch->next;
-    if (watch->next)
-        watch->next->prev = watch->prev;
-    pthread_mutex_unlock(&crew->lock);
-}
-
-/*
- * A child that was stopped before execve(2) holds its parent's thread in
- * uninterruptible sleep; all signals are blocked in it but SIGSTOP. It is not
- * reaped before the birth is over, so its number is good. So does one whose
- * leaf somebody has frozen: that is thawed, as it is ours.
- */
-static void see_to_births(fp_supervisor *supervisor, int64_t now) {
-    fp_crew *crew = supervisor->crew;
-
-    if (!atomic_load_explicit(&crew->watching, memory_order_relaxed))
-        return;
-    pthread_mutex_lock(&crew->lock);
-    for (fp_birth_watch *birth = crew->births; birth; birth = birth->next) {
-        fp_person person;
-        pid_t pid = atomic_load(&birth->pid);
-        if (birth->leaf_fd >= 0 && now - birth->since_ns > BIRTH_IS_LATE)
-            fp_leaf_thaw(birth->leaf_fd);
-        if (pid > 1 && now - birth->since_ns > BIRTH_IS_LATE && fp_person_read(pid, &person) == 0 &&
-            person.state == 'T' && person.parent == sys_getpid())
-            sys_kill(pid, SIGCONT);
-    }
-    if (!crew->births && now - crew->last_birth_ns > BIRTHS_ARE_OVER)
-        atomic_store_explicit(&crew->watching, false, memory_order_relaxed);
-    pthread_mutex_unlock(&crew->lock);
 }
 
 /* ---- queued starts ------------------------------------------------------------------------------- */
@@ -799,13 +735,14 @@ static int64_t next_turn(const fp_supervisor *supervisor, int64_t now, bool more
 
     if (more || supervisor->census_wanted || supervisor->stopping)
         return now;
-    if (atomic_load_explicit(&supervisor->crew->watching, memory_order_relaxed) && when > now + BIRTH_IS_LATE)
-        when = now + BIRTH_IS_LATE;
     /* While starts come in close succession the loop keeps turning, so that none of them has to wake it. */
     if (now - supervisor->late_watch_ns < FP_WATCH_LATER && when > now + FP_WATCH_LATER)
         when = now + FP_WATCH_LATER;
     if (supervisor->adopts_orphans && when > supervisor->orphans_ns)
         when = supervisor->orphans_ns;
+    /* Should the host close our descriptors, nobody can wake us to tell: while somebody lives we look. */
+    if (supervisor->active && when > now + LONGEST_SLEEP)
+        when = now + LONGEST_SLEEP;
     return when;
 }
 
@@ -822,8 +759,8 @@ static int sleep_ms(int64_t now, int64_t when) {
  * makes every thread change its ids when the host calls setuid(2), and would
  * wait for ever for a thread that does not hear it.
  */
-static fp_sigset signals_of_the_host(void) {
-    fp_sigset set = ~UINT64_C(0);
+uint64_t fp_signals_of_the_host(void) {
+    uint64_t set = ~UINT64_C(0);
 
     for (int sig = 32; sig < SIGRTMIN; sig++)
         set &= ~(UINT64_C(1) << (sig - 1));
@@ -854,7 +791,7 @@ static void give_way(fp_supervisor *supervisor, int64_t *contended_ns) {
 int fp_supervisor_run(fp_supervisor *supervisor) {
     struct epoll_event events[EVENTS_AT_ONCE];
     int64_t contended_ns = 0;
-    fp_sigset all = signals_of_the_host(), broken_pipe = UINT64_C(1) << (SIGPIPE - 1), old;
+    fp_sigset all = fp_signals_of_the_host(), broken_pipe = UINT64_C(1) << (SIGPIPE - 1), old;
 
     if (fp_supervisor_is_copy(supervisor))
         return -EOWNERDEAD;
@@ -873,7 +810,6 @@ int fp_supervisor_run(fp_supervisor *supervisor) {
         int64_t now = fp_now_ns();
         look_at_due(supervisor, now);
         walk_census(supervisor);
-        see_to_births(supervisor, now);
         look_after_orphans(supervisor, now);
         if (supervisor->leaves.doomed)
             fp_leaves_sweep(&supervisor->leaves);

@@ -32,6 +32,9 @@
 
 #include <linux/futex.h>
 #include <linux/sched.h>
+#ifndef STATX_INO
+#include <linux/stat.h> /* musl before 1.2.5 has it only there */
+#endif
 
 /* ---- What older headers lack --------------------------------------------- */
 

@@ -183,6 +183,14 @@ static inline void in_threads(int n, void *(*main)(void *), void *arg) {
         pthread_join(threads[i], NULL);
 }
 
+static inline bool no_threads_in_copies(void) {
+#ifdef __SANITIZE_THREAD__
+    return true;
+#else
+    return false;
+#endif
+}
+
 /* A test that hangs dies, and says which it was. */
 static const char *watched;
 

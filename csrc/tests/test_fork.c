@@ -132,12 +132,14 @@ static void the_original_goes_on_hearing(void) {
 
 /* It may give back what it was given, and have a crew of its own; so may a copy of it. */
 static void a_copy_of_a_copy_begins_anew(void) {
+    if (no_threads_in_copies())
+        SKIP("TSan lets no copy start a thread, and a start makes the watcher");
     fp_proc *proc = start(us.of[0], SHELL("exec sleep 1000", .stdio = {[1] = {.kind = FP_STDIO_PIPE}}));
     pid_t pid = fork();
     if (pid == 0) {
         enum { SIZE = 1 << 20 };
         static char input[SIZE];
-        fp_supervisor *alone; /* without a thread: TSan lets no copy start one */
+        fp_supervisor *alone;
         signal(SIGALRM, SIG_DFL);
         alarm(20);
         check_failures = 0;

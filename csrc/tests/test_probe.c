@@ -118,7 +118,11 @@ static void there_is_a_word_for_everything(void) {
     CHECK_TEXT(fp_signal_name(34), "SIGRTMIN");
     CHECK_TEXT(fp_signal_name(64), "SIGRTMAX");
     CHECK_TEXT(fp_strerror(ENOENT), fp_strerror(-ENOENT));
+#ifdef __GLIBC__
     CHECK_TEXT(fp_strerror(99999), "unknown error");
+#else
+    CHECK(*fp_strerror(99999)); /* in the words of that library */
+#endif
     CHECK(*fp_strerror(0));
     CHECK_TEXT(fp_version(), "0.1.0");
 }

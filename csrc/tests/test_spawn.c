@@ -54,7 +54,8 @@ static void describe(FILE *out) {
             getcwd(text, sizeof text) ? text : "?");
     cpu_set_t cpus;
     sched_getaffinity(0, sizeof cpus, &cpus);
-    fprintf(out, "cpus %d %d\nnnp %d\n", CPU_COUNT(&cpus), CPU_ISSET(0, &cpus), prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0));
+    fprintf(out, "cpus %d %d\nnnp %d\n", CPU_COUNT(&cpus), !!CPU_ISSET(0, &cpus),
+            prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0));
     int death = 0;
     prctl(PR_GET_PDEATHSIG, &death);
     fprintf(out, "pdeathsig %d\n", death);

@@ -42,7 +42,13 @@ def children():
 
 
 def begin(
-    source: str, programs: Programs, *, disable: str = "", group: bool = False
+    source: str,
+    programs: Programs,
+    *,
+    disable: str = "",
+    group: bool = False,
+    preload: str = "",
+    emulator: str = "",
 ) -> subprocess.Popen[str]:
     """Begin to run Python source in an interpreter of its own, which takes every warning for an error."""
     # Compiled here: a scenario may be unable to, with signals ignored or without descriptors.
@@ -53,11 +59,13 @@ def begin(
     environment = dict(os.environ, PYTHONPATH=str(ROOT), MALLOC_PERTURB_="165")
     if disable:
         environment["FASTPROC_DISABLE"] = disable
+    if preload:
+        environment["LD_PRELOAD"] = preload
     # A file, so that tracebacks show lines, and so that multiprocessing can import it.
     script = programs.directory / f"scenario_{next(_numbers)}.py"
     script.write_text(_PRELUDE + textwrap.dedent(source))
     return subprocess.Popen(
-        [sys.executable, "-W", "error", str(script), str(programs.directory)],
+        [*emulator.split(), sys.executable, "-W", "error", str(script), str(programs.directory)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -77,8 +85,17 @@ def finish(program: subprocess.Popen[str], seconds: float = 50) -> tuple[int, st
     return program.returncode, out, err
 
 
-def run(source: str, programs: Programs, *, disable: str = "", seconds: float = 50) -> str:
+def run(
+    source: str,
+    programs: Programs,
+    *,
+    disable: str = "",
+    seconds: float = 50,
+    preload: str = "",
+    emulator: str = "",
+) -> str:
     """What the source prints; it must end well, and complain of nothing."""
-    code, out, err = finish(begin(source, programs, disable=disable), seconds)
+    program = begin(source, programs, disable=disable, preload=preload, emulator=emulator)
+    code, out, err = finish(program, seconds)
     assert (code, err) == (0, ""), f"{out}\n{err}"
     return out

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import platform
 import shutil
 import signal
 import sys
@@ -17,9 +18,9 @@ from tests.integration import fresh
 from tests.programs import Programs
 from tests.watch import can, first_line
 
-from fastproc import PIPE, ProcessManager
+from fastproc import PIPE, Command, ProcessManager
 
-_NEWNS, _NEWPID = 0x00020000, 0x20000000
+_NEWNS, _NEWPID, _NEWTIME = 0x00020000, 0x20000000, 0x00000080
 
 
 def _may_unshare(flags: int) -> bool:
@@ -198,6 +199,98 @@ def test_without_a_thread_to_be_had_the_first_start_fails_and_says_so(programs: 
     assert out.splitlines() == ["supervisor True True True", "True 0", "True"]
 
 
+# ---- other interpreters, machines and libraries ----
+
+# Its children live on a machine that has slept for a day: CLOCK_MONOTONIC stood still, CLOCK_BOOTTIME and the
+# start times of processes did not. See time_namespaces(7).
+_SLEPT_FOR_A_DAY = """
+import ctypes
+assert ctypes.CDLL(None).unshare(0x80) == 0
+Path("/proc/self/timens_offsets").write_text("boottime 86400 0\\n")
+pid = os.fork()
+if pid:
+    os._exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+assert time.clock_gettime(time.CLOCK_BOOTTIME) - time.monotonic() > 80000
+"""
+
+_LIMITS = """
+with ProcessManager() as manager:
+    began = time.monotonic()
+    sleep = programs.ready_then_sleep()
+    long = manager.start_process("long", sleep, stdout=PIPE, timeout=3600, idle_timeout=3600)
+    late = manager.start_process("late", sleep, stdout=DEVNULL, timeout=0.5)
+    idle = manager.start_process("idle", sleep, stdout=PIPE, idle_timeout=0.5)
+    assert late.wait(20).reason is ExitReason.TIMEOUT
+    assert 0.4 < time.monotonic() - began < 15
+    assert idle.wait(20).reason is ExitReason.IDLE_TIMEOUT
+    fugitive = ["sh", "-c", "setsid sleep 100 & echo ready; wait"]
+    family = manager.start_process("family", fugitive, stdout=PIPE, containment="session")
+    assert first_line(family) == "ready"
+    assert manager.terminate_process("family", timeout=1).stopped
+    assert manager.active_count() == 1
+assert long.wait(20).signal == signal.SIGTERM
+"""
+
+
+@pytest.mark.skipif(not _may_unshare(_NEWTIME), reason="no time namespace may be made")
+def test_a_machine_that_has_slept_ends_nobody_for_that(programs: Programs) -> None:
+    """Time limits count what has been awake; processes are told apart by start times that count it all."""
+    assert fresh.run(f"{_SLEPT_FOR_A_DAY}\n{_LIMITS}\n{_STORY}", programs) == "well\n"
+
+
+_ALLOCATORS = sorted(
+    path
+    for name in ("jemalloc", "mimalloc", "tcmalloc")
+    for path in Path("/usr/lib").glob(f"**/lib{name}*.so.*")
+)
+
+
+@pytest.mark.skipif(not _ALLOCATORS, reason="no other allocator is installed, as libjemalloc2")
+@pytest.mark.parametrize("allocator", _ALLOCATORS, ids=lambda path: path.name)
+def test_all_goes_on_with_another_allocator(programs: Programs, allocator: Path) -> None:
+    """Where a child is made nothing is allocated; see LD_PRELOAD in ld.so(8)."""
+    assert fresh.run(_STORY, programs, preload=str(allocator)) == "well\n"
+
+
+_EMULATOR = shutil.which(f"qemu-{platform.machine()}-static") or shutil.which(f"qemu-{platform.machine()}")
+
+
+@pytest.mark.skipif(_EMULATOR is None, reason="needs the user mode of QEMU: qemu-user-static")
+@pytest.mark.timeout(200)
+def test_all_goes_on_under_an_emulator(programs: Programs) -> None:
+    """It has no clone3(2), and vfork(2) of it shares no memory: so starts are forks there."""
+    assert fresh.run(_STORY, programs, emulator=str(_EMULATOR), seconds=180) == "well\n"
+
+
+def test_a_subinterpreter_starts_nothing_and_says_so(programs: Programs) -> None:
+    """It may have no threads that live on: it could not be ended then, and would take the program along."""
+    out = fresh.run(
+        """
+        import importlib
+        try:
+            interpreters, isolation = importlib.import_module("_interpreters"), {"config": "legacy"}
+        except ImportError:
+            interpreters, isolation = importlib.import_module("_xxsubinterpreters"), {"isolated": False}
+        code = (
+            "import fastproc, os\\n"
+            "try:\\n    fastproc.ProcessManager().start_process('x', ['true'])\\n"
+            "except fastproc.SpawnError as error:\\n"
+            "    os.write(1, (error.stage + ': ' + error.strerror).encode())\\n"
+        )
+        with ProcessManager() as manager:
+            assert manager.start_process("before", ["true"]).wait(20).ok
+            other = interpreters.create(**isolation)
+            failed = interpreters.run_string(other, code)
+            interpreters.destroy(other)
+            assert manager.start_process("after", ["true"]).wait(20).ok
+        print(failed)
+        """,
+        programs,
+    )
+    assert out.startswith("supervisor: a subinterpreter has no supervisor")
+    assert out.endswith("None\n")
+
+
 # ---- what a child finds at its streams ----
 
 
@@ -332,6 +425,34 @@ def test_a_leaf_that_somebody_has_frozen_holds_up_no_start(
         for leaf in leaves:
             with contextlib.suppress(OSError):
                 (leaf / "cgroup.freeze").write_text("0")
+
+
+@needs_cgroup
+def test_every_leaf_may_be_frozen_when_all_supervisors_start_at_once(programs: Programs) -> None:
+    """None of them could help another then: who watches over starts makes none."""
+    count = 4 * max(2, len(os.sched_getaffinity(0)))
+    sleepers = [(n, Command(programs.ready_then_sleep(), stdout=PIPE)) for n in range(count)]
+    with ProcessManager(containment="cgroup") as manager:
+        # As many leaves as that, spread over the supervisors, get idle without having been killed.
+        processes = manager.start_many(sleepers)
+        for process in processes:
+            first_line(process)
+        leaves = {_leaf_of(process.pid) for process in processes}
+        for process in processes:
+            process.send_signal(signal.SIGKILL)
+        assert all(process.wait(20).signal == signal.SIGKILL for process in processes)
+        assert eventually(lambda: manager.active_count() == 0, 10)
+        idle = [leaf for leaf in leaves if leaf.is_dir()]
+        assert idle
+        try:
+            for leaf in idle:
+                (leaf / "cgroup.freeze").write_text("1")
+            started = manager.start_many((n, programs.exits_with(0)) for n in range(count))
+            assert all(process.wait(30).ok for process in started)
+        finally:
+            for leaf in idle:
+                with contextlib.suppress(OSError):
+                    (leaf / "cgroup.freeze").write_text("0")
 
 
 @needs_cgroup

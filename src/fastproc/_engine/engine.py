@@ -6,12 +6,14 @@ library and never take the interpreter's lock, so deadlines are kept and childre
 
 from __future__ import annotations
 
+import _thread
 import atexit
 import errno
+import importlib
 import os
 import resource
 import threading
-from typing import Protocol
+from typing import Any, Protocol
 
 from .._native.crew import Crew
 from ..errors import spawn_error
@@ -35,7 +37,7 @@ class Engine:
 
     def __init__(self) -> None:
         self.open_files = _raise_open_files()
-        # Two at least: one can then see that a start in the other one hangs.
+        # Two at least: while a start in one of them hangs, queued ones go on in the other.
         self.crew = Crew(max(2, len(os.sched_getaffinity(0))))
         # Strong references: processes do not end because their manager was forgotten.
         self.busy: set[Busy] = set()
@@ -75,6 +77,18 @@ def _raise_open_files() -> tuple[int, int] | None:
     return soft, 2**64 - 1 if hard == resource.RLIM_INFINITY else hard
 
 
+def _is_main_interpreter() -> bool:
+    """Whether this is no subinterpreter: those may have no threads that outlive them, and end in an abort."""
+    asked = getattr(_thread, "_is_main_interpreter", None)  # Python 3.13
+    if asked is not None:
+        return bool(asked())
+    try:
+        interpreters: Any = importlib.import_module("_xxsubinterpreters")
+    except ImportError:
+        return True  # there are no others in this build
+    return bool(interpreters.get_current() == interpreters.get_main())
+
+
 _engine: Engine | None = None
 _exiting = False
 # An RLock: a signal handler may start a process while its own thread is making the engine.
@@ -85,7 +99,7 @@ def engine() -> Engine:
     """The engine, made by the first who asks.
 
     Raises:
-        SpawnError: there is no thread for it, or the interpreter is exiting.
+        SpawnError: there is no thread for it, the interpreter is exiting, or is not the main one.
         OSError: there is no descriptor for it.
     """
     global _engine
@@ -94,6 +108,9 @@ def engine() -> Engine:
             raise spawn_error(errno.ESHUTDOWN, "supervisor", words="the interpreter is exiting")
         if _engine is not None:
             return _engine
+        if not _is_main_interpreter():
+            words = "a subinterpreter has no supervisor; start processes in the main interpreter"
+            raise spawn_error(errno.ENOTSUP, "supervisor", words=words)
         made = Engine()
         meanwhile = _made_meanwhile()
         if meanwhile is not None:
