@@ -14,16 +14,19 @@ actions in order and feeds what came of them back as events:
                                                                                  Found
 
 A slot is used from CLAIMING until Filed: until the outcome is durable and nothing of the run is alive. Tasks
-    run by
-priority and age: `since + rank * AGE_SECONDS` is fixed when a task is queued, so a low one waits for
-    critical ones
-that come up to 45 minutes later, and for no others. A task whose dependency failed is failed too; one whose
-dependency is not there waits; tasks that wait for each other in a circle are failed.
+run by priority and age: `since + rank * AGE_SECONDS` is fixed when a task is queued, so a low one waits for
+critical ones that come up to 45 minutes later, and for no others. A task whose dependency failed is failed
+too; one whose dependency is not there waits; tasks that wait for each other in a circle are failed.
+
+An attempt that a dead Processor has left counts as a failure only if nothing ran beside it. Else it is only
+kept in mind, `lost`, and after MOST_LOST of them in a row the task runs alone: what kills Processors is given
+up after MOST_LOST + max_attempts of them, and its neighbours never are for it.
 """
 
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum, StrEnum, auto
@@ -114,6 +117,8 @@ class Claimed:
     auto_requeue: bool = False
     limited: int = 0
     """How often in a row it has met a rate limit."""
+    lost: int = 0
+    """How often in a row its Processor has died while it ran beside others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +134,8 @@ class Adopted:
     claimed: Claimed
     end: bool
     """Whether it shall be ended."""
+    beside: bool = False
+    """Others ran beside it when its Processor died: any of them may have done that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,6 +278,7 @@ class File:
     retry_at: float = 0.0
     """In seconds since 1970; for a task that goes back to pending."""
     limited: int = 0
+    lost: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -305,6 +313,8 @@ class Entry:
     max_attempts: int = 1
     auto_requeue: bool = False
     limited: int = 0
+    lost: int = 0
+    beside: bool = False
     ending: Outcome | None = None
     doom: str = ""
     """Why it is to be failed without being started."""
@@ -320,6 +330,11 @@ class State:
     backoff: Backoff = field(default_factory=Backoff)
     rate_limit: RateLimit = field(default_factory=RateLimit)
     requeue_seconds: float = 30.0
+    starts_per_second: float | None = None
+    """Not more than that, in the long run; None for no limit."""
+    allowed: float = 1.0
+    """How many starts that limit allows now, reckoned at `reckoned` on the monotonic clock."""
+    reckoned: float = -math.inf
     entries: dict[str, Entry] = field(default_factory=dict)
     busy: set[str] = field(default_factory=set)
     """Ids that use a slot."""
@@ -363,7 +378,7 @@ def step(state: State, event: Event, now: Now) -> list[Action]:
     _time_passes(state, now, actions)
     if not isinstance(event, Found):
         # Not while the directory is being read: the most urgent may come last. A Tick follows.
-        _fill_slots(state, actions)
+        _fill_slots(state, now, actions)
     return actions
 
 
@@ -376,6 +391,8 @@ def next_due(state: State, now: Now) -> float | None:
         dues.append(state.delayed[0][0] - now.mono)
     if state.dated:
         dues.append(state.dated[0][0] - now.wall)
+    if state.starts_per_second is not None and state.ready and (allowed := _allowance(state, now)) < 1.0:
+        dues.append((1.0 - allowed) / state.starts_per_second)
     return max(0.0, min(dues)) if dues else None
 
 
@@ -559,6 +576,7 @@ def _claimed(state: State, event: Claimed, now: Now, actions: list[Action]) -> N
     entry.max_attempts = event.max_attempts
     entry.auto_requeue = event.auto_requeue
     entry.limited = event.limited
+    entry.lost = event.lost
     entry.phase = Phase.STARTING
     if entry.ending is not None:
         _file(state, entry, Ended(event.id, entry.ending), now, actions)
@@ -589,6 +607,8 @@ def _adopted(state: State, event: Adopted, _now: Now, actions: list[Action]) -> 
         max_attempts=claimed.max_attempts,
         auto_requeue=claimed.auto_requeue,
         limited=claimed.limited,
+        lost=claimed.lost,
+        beside=event.beside,
     )
     state.busy.add(claimed.id)
     for other in event.ticket.blocks:
@@ -650,7 +670,12 @@ def _file(state: State, entry: Entry, event: Ended, now: Now, actions: list[Acti
         # No service refuses that long: what looks like a rate limit is something else, and must end some
         # time.
         outcome, limited = Outcome.FAILED, 0
-    failures = entry.failures + (outcome in COUNTED and not event.retry_soon)
+    lost = entry.lost if outcome in (Outcome.LOST, Outcome.GIVEN_BACK) else 0
+    counts = outcome in COUNTED and not event.retry_soon
+    if outcome is Outcome.LOST and entry.beside:
+        # It may be what has killed the Processor, or only have been there: this alone is held against nobody.
+        lost, counts = lost + 1, False
+    failures = entry.failures + counts
     where, wait = TaskState.PENDING, 0.0
     if outcome is Outcome.SUCCEEDED:
         failures = 0
@@ -662,7 +687,7 @@ def _file(state: State, entry: Entry, event: Ended, now: Now, actions: list[Acti
     elif event.retry_soon:
         wait = state.backoff.wait(1, event.chance)
     elif outcome in COUNTED:
-        wait = state.backoff.wait(failures, event.chance)
+        wait = state.backoff.wait(max(failures, lost), event.chance)
         if failures >= entry.max_attempts:
             where = TaskState.FAILED
     elif outcome is Outcome.RATE_LIMITED:
@@ -677,6 +702,7 @@ def _file(state: State, entry: Entry, event: Ended, now: Now, actions: list[Acti
         event.reason or ("cancelled" if outcome is Outcome.CANCELLED else ""),
         now.wall + wait if where is TaskState.PENDING and wait else 0.0,
         limited,
+        lost,
     )
     actions.append(entry.filing)
 
@@ -692,7 +718,8 @@ def _filed(state: State, event: Filed, now: Now, actions: list[Action]) -> None:
         # Once is enough for those who wait for it. Behind all others of its priority, too.
         _settle(state, event.id, TaskState.COMPLETED, now)
         entry.ticket = entry.ticket._replace(since=now.wall)
-    again = Entry(entry.ticket, Phase.READY, max_attempts=state.max_attempts, due=entry.due)
+    ticket = entry.ticket._replace(lost=filing.lost)
+    again = Entry(ticket, Phase.READY, max_attempts=state.max_attempts, due=entry.due)
     state.entries[event.id] = again
     for other in entry.ticket.blocks:
         state.blockers.setdefault(other, set()).add(event.id)
@@ -763,7 +790,17 @@ def _wake(state: State, heap: list[tuple[float, str]], time: float, now: Now) ->
             _queue(state, entry, now)
 
 
-def _fill_slots(state: State, actions: list[Action]) -> None:
+def _allowance(state: State, now: Now) -> float:
+    """How many starts are allowed now: those of one second may come at once, and one always."""
+    rate = state.starts_per_second
+    if rate is None:
+        return math.inf
+    most = max(1.0, rate)
+    since = max(0.0, now.mono - state.reckoned)
+    return most if since == math.inf else min(most, state.allowed + since * rate)
+
+
+def _fill_slots(state: State, now: Now, actions: list[Action]) -> None:
     while state.doomed and not state.faulted and not state.draining:
         # Those to be failed unstarted need no turn: nothing of theirs runs.
         name = state.doomed.pop()
@@ -772,11 +809,23 @@ def _fill_slots(state: State, actions: list[Action]) -> None:
             _take(state, entry, actions)
     if not state.may_claim:
         return
-    while state.ready and len(state.busy) < state.slots:
-        _, name = heapq.heappop(state.ready)
+    allowed = _allowance(state, now)
+    while state.ready and len(state.busy) < state.slots and allowed >= 1.0:
+        key, name = heapq.heappop(state.ready)
         entry = state.entries.get(name)
-        if entry is not None and entry.phase is Phase.READY and not entry.doom:
-            _take(state, entry, actions)
+        if entry is None or entry.phase is not Phase.READY or entry.doom:
+            continue
+        if state.busy and (entry.ticket.is_suspect or _runs_alone(state)):
+            # Its turn comes when nothing runs, and nobody else's before.
+            heapq.heappush(state.ready, (key, name))
+            return
+        _take(state, entry, actions)
+        allowed -= 1.0
+        state.allowed, state.reckoned = allowed, now.mono
+
+
+def _runs_alone(state: State) -> bool:
+    return any(state.entries[name].ticket.is_suspect for name in state.busy)
 
 
 def _take(state: State, entry: Entry, actions: list[Action]) -> None:

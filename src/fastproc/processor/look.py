@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from .journal import execution_result, exit_status
 from .logs import last_line
 from .store import History
 from .store_dir import DirectoryStore
 from .task import Attempt, Task, TaskState, split_name
-from .views import ProcessInfo
+from .views import ProcessInfo, ProcessorInfo
 
 _TAIL_BYTES = 16 * 1024
 
@@ -61,6 +62,35 @@ def attempts(store: DirectoryStore, task_id: str) -> list[Attempt]:
             log_path=_log_path(store, _log_name(log)),
         )
     return [found[number] for number in sorted(found)]
+
+
+def processors(store: DirectoryStore) -> list[ProcessorInfo]:
+    """Who works on the directory now, and how each is doing, the oldest first."""
+    found = [_processor(said) for said in store.processors() if not said.get("visitor")]
+    return sorted(found, key=lambda info: (info.started_at, info.pid))
+
+
+def _processor(said: Mapping[str, Any]) -> ProcessorInfo:
+    """What one says of itself; of one that has not got that far, only that it is there."""
+
+    def number(name: str) -> float | None:
+        value = said.get(name)
+        return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+
+    words = said.get("causes")
+    causes = tuple(map(str, words)) if isinstance(words, list) else ()
+    return ProcessorInfo(
+        pid=int(number("pid") or 0),
+        host=str(said.get("host", "")),
+        started_at=number("started") or 0.0,
+        slots=int(number("slots") or 0),
+        paused=said.get("paused") is True,
+        paused_until=number("paused_until"),
+        health="degraded" if causes else "ok",
+        causes=causes,
+        shared=said.get("shared") is True,
+        stopping=said.get("stopping") is True,
+    )
 
 
 def running(store: DirectoryStore, now: float) -> list[ProcessInfo]:

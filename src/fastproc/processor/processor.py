@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import math
 import os
 import threading
 import time
 import weakref
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from logging import getLogger
 from typing import Any, Literal, Self, TypeAlias
@@ -35,7 +37,7 @@ from .shift import Recovery, Settings, Shift
 from .store import Durability, NotClaimed, Record
 from .store_dir import DirectoryStore
 from .task import Attempt, Priority, Task, TaskResult, TaskState, check_id, plain_fields
-from .views import ProcessInfo, QueueReport, QueueStatus
+from .views import ProcessInfo, ProcessorInfo, QueueMetrics, QueueReport, QueueStatus
 
 _log = getLogger("fastproc.processor")
 
@@ -67,6 +69,8 @@ class Processor:
         shared: several Processors may work on this directory; all of them have to say so.
         grace: seconds from SIGTERM to SIGKILL.
         max_log_bytes: a job that prints more is ended.
+        starts_per_second: so many tasks are started at most, in the long run; those of one second may come at
+            once. None for no limit but `slots`.
         backoff, rate_limit: how long to wait, see there.
         open_to_others: accept a directory that others can write to; they can then have anything run.
         on_event: called with each event of fastproc.processor.events, in the thread that makes the pass; be
@@ -95,6 +99,7 @@ class Processor:
         shared: bool = False,
         grace: float = 5.0,
         max_log_bytes: int | None = 1 << 30,
+        starts_per_second: float | None = None,
         backoff: Backoff | None = None,
         rate_limit: RateLimit | None = None,
         open_to_others: bool = False,
@@ -108,6 +113,7 @@ class Processor:
         _check_seconds("idle_timeout", idle_timeout, optional=True)
         _check_seconds("poll_interval", poll_interval)
         _check_seconds("grace", grace, zero=True)
+        _check_rate("starts_per_second", starts_per_second)
         _check_choice("durability", durability, ("full", "batch", "none"))
         _check_choice("recovery", recovery, ("end", "adopt"))
         if on_event is not None and not callable(on_event):
@@ -123,6 +129,7 @@ class Processor:
             shared=shared,
             grace=grace,
             max_log_bytes=max_log_bytes,
+            starts_per_second=starts_per_second,
             backoff=backoff if backoff is not None else Backoff(),
             rate_limit=rate_limit if rate_limit is not None else RateLimit(),
             on_event=on_event,
@@ -135,11 +142,14 @@ class Processor:
         self._logs = LogReader(self._store)
         self._slots = slots
         self._paused = False
+        self._outcomes: Counter[str] = Counter()
+        self._starts = 0
         self._turn = threading.RLock()
         self._rested = threading.Condition(self._turn)
         self._shift: Shift | None = None
         self._thread: threading.Thread | None = None
         self._at_exit: Callable[[], None] | None = None
+        self._stops: list[None] = []
         _all.add(self)
 
     @property
@@ -273,9 +283,18 @@ class Processor:
         _check_choice("unfinished", unfinished, ("requeue", "cancel", "finish"))
         _check_seconds("timeout", timeout, zero=True)
         began = time.monotonic()
+        # One that was called before us may still be waiting for its turn.
+        late = bool(self._stops)
+        self._stops.append(None)
+        try:
+            if (ending := self._shift) is not None and (late or ending.stopping):
+                ending.hurry(timeout)
+            return self._stop(timeout, unfinished, began)
+        finally:
+            self._stops.pop()
+
+    def _stop(self, timeout: float, unfinished: Unfinished, began: float) -> StopReport:
         results: list[StopResult] = []
-        if (ending := self._shift) is not None and ending.stopping:
-            ending.hurry(timeout)
         with self._turn:
             thread, self._thread = self._thread, None
             shift = self._shift
@@ -327,6 +346,7 @@ class Processor:
                 owns_launcher=self._given is None,
                 slots=self._slots,
                 paused=self._paused,
+                outcomes=self._outcomes,
                 on_first_start=self._stop_at_exit,
             )
             self._shift.enter()
@@ -351,6 +371,7 @@ class Processor:
             self._at_exit = None
         shift, self._shift = self._shift, None
         if shift is not None:
+            self._starts += shift.starts
             shift.leave()
         self._store.unlock()
         self._rested.notify_all()
@@ -573,9 +594,14 @@ class Processor:
             if shift is not None:
                 limited = shift.state.limited_until
                 until = limited.wall if limited is not None else None
+                slots, paused, causes = self._slots, self._paused, shift.causes
             else:
                 known = self._store.pause()
                 until = known if known is not None and known > self._clock.time() else None
+                others = look.processors(self._store)
+                slots = sum(other.slots for other in others) if others else self._slots
+                paused = self._paused or (bool(others) and all(other.paused for other in others))
+                causes = tuple(dict.fromkeys(cause for other in others for cause in other.causes))
             return QueueStatus(
                 pending=counts[TaskState.PENDING],
                 in_progress=counts[TaskState.IN_PROGRESS],
@@ -583,13 +609,26 @@ class Processor:
                 failed=counts[TaskState.FAILED],
                 quarantine=counts[TaskState.QUARANTINE],
                 running=tuple(self._store.in_progress() if shift is None else shift.runs.live),
-                slots=self._slots,
-                paused=self._paused or until is not None,
+                slots=slots,
+                paused=paused or until is not None,
                 paused_until=until,
-                health="degraded" if shift is not None and shift.causes else "ok",
-                causes=() if shift is None else shift.causes,
+                health="degraded" if causes else "ok",
+                causes=causes,
                 blocked={} if shift is None else core.blocked(shift.state),
                 processing=shift is not None or self._store.has_processor(),
+            )
+
+    def metrics(self) -> QueueMetrics:
+        """What it has done so far, in numbers, for a monitoring system: the names are always the same."""
+        with self._turn:
+            shift = self._shift
+            return QueueMetrics(
+                tasks={str(state): count for state, count in self._store.counts().items()},
+                starts=self._starts + (0 if shift is None else shift.starts),
+                attempts={str(outcome): self._outcomes[str(outcome)] for outcome in Outcome},
+                running=0 if shift is None else len(shift.runs.live),
+                slots=self._slots,
+                healthy=shift is None or not shift.causes,
             )
 
     def task_logs(self, task_id: str, *, after: int = 0, limit: int = MAX_ENTRIES) -> list[LogEntry]:
@@ -606,9 +645,9 @@ class Processor:
             raise NoSuchTask(task_id)
         return entries
 
-    def workers(self) -> list[tuple[int, str]]:
-        """Pid and host of the other Processors that work on this directory now."""
-        return [(int(said.get("pid", 0)), str(said.get("host", ""))) for said in self._store.processors()]
+    def processors(self) -> list[ProcessorInfo]:
+        """The other Processors that work on this directory now, and how each is doing."""
+        return look.processors(self._store)
 
     def task(self, task_id: str) -> Task:
         """What the file of a task says.
@@ -812,6 +851,15 @@ def _check_seconds(name: str, value: object, *, optional: bool = False, zero: bo
         raise TypeError(f"{name} must be a number of seconds, not {value!r}")
     if not (value >= 0 if zero else value > 0):
         raise ValueError(f"{name} must be above 0 seconds, not {value}")
+
+
+def _check_rate(name: str, value: object) -> None:
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} must be a number, not {value!r}")
+    if not 0 < value < math.inf:
+        raise ValueError(f"{name} must be above 0, not {value}")
 
 
 def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:

@@ -1,10 +1,9 @@
 """A Processor's time on a directory: from the lock to its release. Carries out what the core decides.
 
 One pass hears what has ended and what has arrived, has the core decide, and acts through a Launcher, a Store
-and a
-Clock: ends first, then what frees slots, then what fills them. What several tasks need of the disk in one
-    pass is
-done in one go. All is called under the turn of the Processor, one thread at a time, but `_heard` and `poke`.
+and a Clock: ends first, then what frees slots, then what fills them. What several tasks need of the disk in
+one pass is done in one go. All is called under the turn of the Processor, one thread at a time, but `_heard`
+and `poke`.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ import random
 import select
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -48,7 +47,7 @@ from .events import (
 from .executor import End, Executor, Refused, Run
 from .journal import exit_fields
 from .retry import Backoff, RateLimit
-from .runs import Live, NotStarted, Runs
+from .runs import Live, NotStarted, Runs, Wanted
 from .store import Hold, Orphan, Record
 from .store_dir import DirectoryStore
 from .task import ExecutionResult, Task, TaskState, Ticket, split_name
@@ -61,6 +60,9 @@ RESCAN_SECONDS = 60.0
 """How often the directory is read as a whole, whatever was told of it in between."""
 _REMEMBERED = 10_000
 _DUE_SLACK = 0.002
+FAULT_PATIENCE = 1.0
+"""So many seconds a stop waits for a disk that cannot be written. What came of a run is lost with it, and the
+next Processor says so."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +78,7 @@ class Settings:
     shared: bool
     grace: float
     max_log_bytes: int | None
+    starts_per_second: float | None
     backoff: Backoff
     rate_limit: RateLimit
     on_event: Callable[[QueueEvent], object] | None
@@ -94,6 +97,7 @@ class Shift:
         owns_launcher: bool,
         slots: int,
         paused: bool,
+        outcomes: Counter[str],
         on_first_start: Callable[[], object],
     ) -> None:
         self._on_first_start: Callable[[], object] | None = on_first_start
@@ -107,6 +111,7 @@ class Shift:
             max_attempts=settings.max_attempts,
             backoff=settings.backoff,
             rate_limit=settings.rate_limit,
+            starts_per_second=settings.starts_per_second,
             paused=paused,
         )
         self._todo: list[core.Action] = []
@@ -125,6 +130,7 @@ class Shift:
         self._rescan_at = 0.0
         self._look_at = 0.0
         self.causes: tuple[str, ...] = ()
+        self._told: tuple[object, ...] | None = None
         self._fault: OSError | None = None
         self.cycled: set[str] = set()
         self.finished: dict[TaskState, deque[str]] = {
@@ -134,20 +140,24 @@ class Shift:
         self.tally = {TaskState.COMPLETED: 0, TaskState.FAILED: 0}
         self.attempts = 0
         self.starts = 0
+        self.outcomes = outcomes
 
     def enter(self) -> None:
         """Recover what a crash has left, and read what is pending. The store is locked."""
         self._watch = self._open_watch()
+        if self._store.unwritten is not None:
+            self._faulted(self._store.unwritten)
         self._store.sweep()
         until = self._store.pause()
         if until is not None:
             self.feed(core.RateLimitKnown(until))
-        for orphan in self._store.orphans():
-            self._recover(orphan)
+        self._recover_all()
         self._rescan()
+        self._judge_health()
 
     def leave(self) -> None:
         """Give everything back. What still runs is left to the next Processor."""
+        self.runs.rest()
         self.runs.abandon()
         for hold in list(self.holds.values()):
             self._store.release(hold)
@@ -162,7 +172,7 @@ class Shift:
 
     def forget(self) -> None:
         """[forked copy] Close what is the original's."""
-        self.runs.abandon()
+        self.runs.forget()
         self.holds.clear()
         if self._watch is not None:
             self._watch.close()
@@ -260,6 +270,7 @@ class Shift:
         self.feed(core.Tick())
         self.work()
         self._judge_health()
+        self._tell_others()
 
     def _take_ends(self, runs: Runs) -> None:
         while True:
@@ -305,8 +316,7 @@ class Shift:
             self._take_requests()
         self._look_at_pause()
         if self._settings.shared or self._store.unsettled:
-            for orphan in self._store.orphans():
-                self._recover(orphan)
+            self._recover_all()
         if self._settings.shared:
             self._settle_strangers()
 
@@ -417,8 +427,8 @@ class Shift:
                     raise
             if claims:
                 self._carry_out_claims(claims)
-            for task_id in starts:
-                self._carry_out_start(runs, task_id)
+            if starts:
+                self._carry_out_starts(runs, starts)
 
     def _note_pause(self, until: float | None, task_id: str) -> None:
         try:
@@ -463,7 +473,27 @@ class Shift:
                 if answer.ticket is not None:
                     self._found(answer.ticket)
 
-    def _carry_out_start(self, runs: Runs, task_id: str) -> None:
+    def _carry_out_starts(self, runs: Runs, task_ids: list[str]) -> None:
+        wanted = []
+        answers: dict[str, Live | NotStarted | OSError] = {}
+        for task_id in task_ids:
+            self.starts += 1
+            try:
+                wanted.append(self._wanted(task_id))
+            except NotStarted as error:
+                answers[task_id] = error
+        try:
+            runs.start_all(wanted, answers)
+        finally:
+            for task_id in task_ids:
+                answer = answers.get(task_id)
+                if answer is None:
+                    # Ctrl-C, say. What has not been started is started in the next pass.
+                    self._todo.append(core.Start(task_id))
+                else:
+                    self._start_answered(task_id, answer)
+
+    def _wanted(self, task_id: str) -> Wanted:
         hold = self.holds[task_id]
         task = hold.task
         timeout, idle_timeout = self._limits(task)
@@ -474,39 +504,41 @@ class Shift:
             idle_timeout=idle_timeout,
             queue_dir=str(self._store.path),
         )
-        self.starts += 1
-        try:
-            command = self._prepare(task, run)
-            live = runs.start(
-                hold,
-                command,
-                timeout=timeout,
-                idle_timeout=idle_timeout,
-                grace=self._settings.grace,
-                max_log_bytes=self._settings.max_log_bytes,
-            )
-        except NotStarted as error:
-            _log.info("task %s: %s", task_id, error)
-            execution = ExecutionResult(
-                success=False, message=str(error), error=str(error), permanent=error.permanent
-            )
-            self._results[task_id] = (None, None, execution)
-            outcome = Outcome.REFUSED if error.permanent else Outcome.FAILED
-            self.feed(self._ended(task_id, outcome, retry_soon=error.soon, reason=str(error)))
-        except OSError as error:
-            # No log: the disk is full, or read-only.
-            self._faulted(error)
-            self.feed(self._ended(task_id, Outcome.GIVEN_BACK, reason=f"no log can be written: {error}"))
-        else:
-            first, self._on_first_start = self._on_first_start, None
-            if first is not None:
-                first()
-            self._tell(
-                TaskStarted(
-                    task_id=task_id, attempt=hold.attempt, pid=live.pid, at=live.started_at, adopted=False
+        return Wanted(
+            hold,
+            self._prepare(task, run),
+            timeout=timeout,
+            idle_timeout=idle_timeout,
+            grace=self._settings.grace,
+            max_log_bytes=self._settings.max_log_bytes,
+        )
+
+    def _start_answered(self, task_id: str, answer: Live | NotStarted | OSError) -> None:
+        match answer:
+            case NotStarted() as error:
+                _log.info("task %s: %s", task_id, error)
+                execution = ExecutionResult(
+                    success=False, message=str(error), error=str(error), permanent=error.permanent
                 )
-            )
-            self.feed(core.Started(task_id))
+                self._results[task_id] = (None, None, execution)
+                outcome = Outcome.REFUSED if error.permanent else Outcome.FAILED
+                self.feed(self._ended(task_id, outcome, retry_soon=error.soon, reason=str(error)))
+            case OSError() as error:
+                # No log: the disk is full, or read-only.
+                self._faulted(error)
+                reason = f"no log can be written: {error}"
+                self.feed(self._ended(task_id, Outcome.GIVEN_BACK, reason=reason))
+            case live:
+                first, self._on_first_start = self._on_first_start, None
+                if first is not None:
+                    first()
+                attempt = live.hold.attempt
+                self._tell(
+                    TaskStarted(
+                        task_id=task_id, attempt=attempt, pid=live.pid, at=live.started_at, adopted=False
+                    )
+                )
+                self.feed(core.Started(task_id))
 
     def _limits(self, task: Task) -> tuple[float | None, float | None]:
         """Time and idle limit of a task: its own, the executor's, the queue's."""
@@ -605,6 +637,7 @@ class Shift:
         self, filing: core.File, hold: Hold, record: Record, execution: ExecutionResult | None
     ) -> None:
         at = self._clock.time()
+        self.outcomes[str(filing.outcome)] += 1
         if filing.state in self.tally:
             self.tally[filing.state] += 1
             self.finished[filing.state].append(filing.id)
@@ -612,7 +645,7 @@ class Shift:
             self.tally[TaskState.COMPLETED] += 1
             self.finished[TaskState.COMPLETED].append(filing.id)
             self.cycled.add(filing.id)
-        self.changed(filing.id, TaskState.IN_PROGRESS, filing.state, record.reason)
+        self.changed(filing.id, TaskState.IN_PROGRESS, filing.state, record.reason, str(filing.outcome))
         if filing.outcome is Outcome.SUCCEEDED:
             self._tell(TaskCompleted(task_id=filing.id, attempt=hold.attempt, at=at, execution=execution))
         elif filing.outcome not in (Outcome.RATE_LIMITED, Outcome.GIVEN_BACK):
@@ -646,10 +679,27 @@ class Shift:
             execution=None if execution is None else execution.as_fields(),
             log=hold.log,
             limited=filing.limited,
+            lost=filing.lost,
         )
 
-    def _recover(self, orphan: Orphan) -> None:
-        """Decide about a task that was in progress when its Processor died."""
+    def _recover_all(self) -> None:
+        """Decide about what is in progress and nobody's."""
+        orphans: list[Orphan] = []
+        try:
+            for orphan in self._store.orphans():
+                orphans.append(orphan)  # noqa: PERF402 - those before an error count
+        except OSError as error:
+            # Looked at again when it can be written.
+            self._faulted(error)
+        left_by = Counter((orphan.history.claimed or {}).get("processor") for orphan in orphans)
+        for orphan in orphans:
+            owner = (orphan.history.claimed or {}).get("processor")
+            # Where several share the directory, each may have found a part of what a dead one has left.
+            only = left_by[owner] == 1 and not self._settings.shared
+            self._recover(orphan, beside=not (only or orphan.hold.alone))
+
+    def _recover(self, orphan: Orphan, *, beside: bool) -> None:
+        """Decide about a task that was in progress when its Processor died, `beside` others or not."""
         hold, history = orphan.hold, orphan.history
         record = history.record
         if history.claimed is None:
@@ -660,9 +710,11 @@ class Shift:
                 self._store.finish_orphan(hold, state)
             except OSError as error:
                 self._store.release(hold)
+                self._store.unsettled = True
                 self._faulted(error)
             else:
-                self.changed(hold.id, TaskState.IN_PROGRESS, state, "finished after a crash")
+                outcome = None if record is None or not known else str(record.outcome)
+                self.changed(hold.id, TaskState.IN_PROGRESS, state, "finished after a crash", outcome)
             return
         adopted = self._find(orphan)
         self.holds[hold.id] = hold
@@ -683,7 +735,8 @@ class Shift:
         if end:
             live.words = "its Processor has died; it was ended by the next one"
         ticket = task.ticket(hold.name, hold.since)
-        self.feed(core.Adopted(ticket, _claimed(hold, self.state.max_attempts), end=end))
+        claimed = _claimed(hold, self.state.max_attempts)
+        self.feed(core.Adopted(ticket, claimed, end=end, beside=beside))
         if adopted.has_leader:
             self._tell(
                 TaskStarted(
@@ -715,11 +768,19 @@ class Shift:
             live.grace = min(live.grace, grace)
             runs.end(live.hold.id)
         results: list[StopResult] = []
-        if own and self._owns_launcher:
-            results += launcher.terminate_all(grace).results
-        elif own:
-            results += self._terminate(own, grace)
-        self.pump_until_idle(max(began + timeout, time.monotonic() + 1.0))
+        if own:
+            # Passes go on meanwhile: what has ended is filed, and adopted runs climb their own ladder.
+            with ThreadPoolExecutor(1, "fastproc-stop") as ender:
+                if self._owns_launcher:
+                    ending = ender.submit(lambda: launcher.terminate_all(grace).results)
+                else:
+                    ending = ender.submit(self._terminate, own, grace)
+                ending.add_done_callback(lambda _ending: self.poke())
+                while not ending.done():
+                    self.make_pass()
+                    self.sleep(0.05)
+            results += ending.result()
+        self.pump_until_idle(max(began + timeout, time.monotonic() + 1.0), patience=FAULT_PATIENCE)
         results += [
             StopResult(
                 task_id=live.hold.id,
@@ -762,12 +823,20 @@ class Shift:
         while self.state.busy and time.monotonic() < until and self._hurried == math.inf:
             self.pump_until_idle(min(until, time.monotonic() + 0.05))
 
-    def pump_until_idle(self, until: float) -> None:
-        """Make passes until nothing runs and all is filed, or until then."""
+    def pump_until_idle(self, until: float, *, patience: float = math.inf) -> None:
+        """Make passes until nothing runs and all is filed, or until then. If there is nothing to wait for but
+        a disk that cannot be written, `patience` is how many seconds that lasts.
+        """
+        stuck_at = math.inf
         while True:
             self.make_pass()
             if not self.state.busy:
                 return
+            if self._fault is None or self.runs.live:
+                stuck_at = math.inf
+            elif stuck_at == math.inf:
+                stuck_at = time.monotonic() + patience
+            until = min(until, stuck_at)
             left = until - time.monotonic()
             if left <= 0:
                 return
@@ -784,11 +853,23 @@ class Shift:
         finally:
             self.telling = 0
 
-    def changed(self, task_id: str, before: TaskState | None, after: TaskState, reason: str = "") -> None:
+    def changed(
+        self,
+        task_id: str,
+        before: TaskState | None,
+        after: TaskState,
+        reason: str = "",
+        outcome: str | None = None,
+    ) -> None:
         if self._settings.on_event is not None:
             self._tell(
                 TaskStatusChanged(
-                    task_id=task_id, at=self._clock.time(), before=before, after=after, reason=reason
+                    task_id=task_id,
+                    at=self._clock.time(),
+                    before=before,
+                    after=after,
+                    reason=reason,
+                    outcome=outcome,
                 )
             )
 
@@ -805,6 +886,27 @@ class Shift:
             self.causes = now
             self._tell(HealthChanged(at=self._clock.time(), health="degraded" if now else "ok", causes=now))
         self.causes = now
+
+    def _tell_others(self) -> None:
+        """Have other programs see how this Processor is doing."""
+        limited = self.state.limited_until
+        now = (
+            self.state.slots,
+            self.state.paused or limited is not None,
+            None if limited is None else limited.wall,
+            self.causes,
+            self.stopping,
+        )
+        if now != self._told:
+            self._told = now
+            slots, paused, until, causes, stopping = now
+            self._store.tell_others(
+                slots=slots,
+                paused=paused,
+                paused_until=until,
+                causes=[cause[:300] for cause in causes],
+                stopping=stopping,
+            )
 
     def is_empty(self) -> bool:
         """Whether nothing is left to do but what is stuck, or runs for ever by its own wish."""
@@ -828,6 +930,7 @@ def _claimed(hold: Hold, max_attempts: int) -> core.Claimed:
         own if own is not None else max_attempts,
         hold.task.auto_requeue,
         hold.limited,
+        hold.lost,
     )
 
 

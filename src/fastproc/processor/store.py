@@ -35,6 +35,8 @@ class Record:
     log: str | None = None
     limited: int = 0
     """How often in a row the task has met a rate limit."""
+    lost: int = 0
+    """How often in a row its Processor has died while it ran beside others."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +56,7 @@ class History:
     attempts: int = 0
     failures: int = 0
     limited: int = 0
+    lost: int = 0
     claimed: Mapping[str, Any] | None = None
     started: Mapping[str, Any] | None = None
     record: Record | None = None
@@ -71,6 +74,9 @@ class Hold:
     attempt: int
     failures: int
     limited: int = 0
+    lost: int = 0
+    alone: bool = False
+    """Nothing else runs beside it."""
     since: float = 0.0
     claimed_at: float = 0.0
     lock_fd: int | None = None

@@ -35,6 +35,7 @@ from typing import Any
 
 from ..errors import QueueBusy, TaskExists
 from . import journal
+from .adopt import Person
 from .disk import Disk
 from .formats import MAX_FILE_BYTES, BadTask, YamlMissing, parse
 from .machine import Machine
@@ -51,6 +52,7 @@ _MAX_RECORD_BYTES = 16 << 20
 _BIG_DIRECTORY = 2000
 _MOST_OPEN = 100
 _PATIENCE = 5.0
+_TRIES = 20
 
 
 class DirectoryStore:
@@ -78,6 +80,9 @@ class DirectoryStore:
         self._stamped = 0
         self._lock_fd: int | None = None
         self._person_fd: int | None = None
+        self._shared = False
+        self._said: dict[str, object] = {}
+        self._said_bytes = 0
         self._counts: dict[TaskState, tuple[int, float, int]] = {}
         self._fds: dict[str, int] = {}
         self.complaints: dict[str, str] = {}
@@ -88,6 +93,8 @@ class DirectoryStore:
         """The tasks that we have claimed or taken over, and the descriptors of their locks."""
         self.unsettled = False
         """Something in progress has no living Processor, and cannot be had yet."""
+        self.unwritten: OSError | None = None
+        """Why nobody can see that we live: the disk could not be written when we came."""
         self._make_root()
         self._root = self._disk.open_dir(str(self.path))
         try:
@@ -159,19 +166,25 @@ class DirectoryStore:
     def lock(self, *, shared: bool) -> None:
         """Lock the directory itself: a lock file could be removed while it is held, see flock(2)."""
         fd = self._disk.open_dir(str(self.path))
-        if not self._disk.lock(fd, shared=shared):
-            self._disk.close(fd)
-            raise QueueBusy(str(self.path), self._who())
+        until = time.monotonic() + _PATIENCE
+        while not self._disk.lock(fd, shared=shared):
+            if time.monotonic() > until or self._is_really_held():
+                self._disk.close(fd)
+                raise QueueBusy(str(self.path), self._who())
+            time.sleep(0.005)
         self._lock_fd = fd
+        self._shared = shared
         try:
             self._refuse_strangers()
+            self.unwritten = None
             try:
                 self._register(shared=shared)
-            except OSError:
+            except OSError as error:
                 # One that is alone can do without: whoever comes next knows that it is dead. So it may start
                 # on a disk that is full.
                 if shared:
                     raise
+                self.unwritten = error.with_traceback(None)
         except BaseException:
             self.unlock()
             raise
@@ -194,16 +207,26 @@ class DirectoryStore:
             finally:
                 if fd >= 0:
                     self._disk.close(fd)
-        said = {"pid": os.getpid(), "started": time.time(), **fields, **self.machine.fields()}
+        self._said = {"pid": os.getpid(), "started": time.time(), **fields, **self.machine.fields()}
+        self.tell_others()
+
+    def tell_others(self, **fields: object) -> None:
+        """Say more of ourselves, or something else, to whoever asks for the Processors of this directory."""
+        if self._person_fd is None:
+            return
+        self._said |= fields
+        # Never shorter than before: then nothing of what was there is left behind it.
+        content = json.dumps(self._said).encode().ljust(self._said_bytes)
+        self._said_bytes = len(content)
         with contextlib.suppress(OSError):
-            self._disk.write(self._person_fd, json.dumps(said).encode())
+            self._disk.rewrite(self._person_fd, content)
 
     def _unregister(self) -> None:
         if self._person_fd is not None:
             with contextlib.suppress(OSError):
                 self._disk.unlink(self.instance, self._fds[".processors"])
             self._disk.close(self._person_fd)
-            self._person_fd = None
+            self._person_fd, self._said_bytes = None, 0
 
     @contextlib.contextmanager
     def visiting(self) -> Iterator[None]:
@@ -239,7 +262,7 @@ class DirectoryStore:
                 continue
             try:
                 alive = not self._disk.lock(fd)
-                said = json.loads(self._disk.read(fd, 4096) or b"{}")
+                said = json.loads(self._disk.read(fd, 65536) or b"{}")
             except (OSError, ValueError):
                 said = {}
             finally:
@@ -251,6 +274,18 @@ class DirectoryStore:
             if alive and "pid" in said and not said.get("visitor"):
                 return f"process {said['pid']} on {said.get('host')}"
         return "another Processor"
+
+    def _is_really_held(self) -> bool:
+        """Whether somebody lives who may hold the directory. One that was killed while it started a job left
+        copies of its descriptors in the child, until that executes its program.
+        """
+        people = [said for _name, alive, said in self._people() if alive and not said.get("visitor")]
+        here = self.machine.fields()
+        return not people or any(
+            any(said.get(name) != here[name] for name in ("machine", "boot", "pidns"))
+            or _is_running(said.get("pid"))
+            for said in people
+        )
 
     def _refuse_strangers(self) -> None:
         """On a network file system our locks may not reach the other machine: believe its own record
@@ -440,13 +475,14 @@ class DirectoryStore:
         for at in range(0, len(items), step):
             yield items[at : at + step]
 
-    def _sync_files(self, fds: Sequence[int]) -> None:
+    def _sync_files(self, fds: Sequence[int], *places: str) -> None:
+        """Have files on the disk, and what directories hold, in no order."""
         if self.durability == "none":
             return
         if len(fds) > 1:
             for fd in fds:
                 self._disk.begin_write_back(fd)
-        self._disk.sync_all(fds)
+        self._disk.sync_all([*fds, *(self._fds[name] for name in dict.fromkeys(places))])
 
     def _sync_dirs(self, *names: str) -> None:
         if self.durability != "none":
@@ -470,6 +506,7 @@ class DirectoryStore:
         try:
             fd = self._open_task(place, name)
         except FileNotFoundError:
+            self.complaints.pop(name, None)
             return None
         except BadTask as why:
             self.quarantine(place, name, str(why))
@@ -504,7 +541,8 @@ class DirectoryStore:
             if history.record is not None and history.record.state is TaskState.PENDING:
                 # A clock that has jumped must not put it off for ever.
                 retry_at = min(history.record.retry_at, time.time() + 3600.0)
-        return task.ticket(name, since, retry_at)
+            return task.ticket(name, since, retry_at)._replace(lost=history.lost)
+        return task.ticket(name, since)
 
     def _is_unfinished(self, fd: int) -> bool:
         written = self._disk.is_being_written(fd)
@@ -635,11 +673,8 @@ class DirectoryStore:
     def name_in(self, state: TaskState, task_id: str) -> str | None:
         """The file name of a task in a state, or None."""
         for name in names_of(task_id):
-            try:
-                self._disk.stat(name, self._fds[state])
-            except OSError:
-                continue
-            return name
+            if self._disk.exists(name, self._fds[state]):
+                return name
         return None
 
     def read(self, task_id: str) -> Task | None:
@@ -674,7 +709,7 @@ class DirectoryStore:
             except OSError as error:
                 answers.append(NotClaimed(error=error.with_traceback(None)))
         holds = [answer for answer in answers if isinstance(answer, Hold)]
-        fault = self._begin(holds) or self._take_away(holds)
+        fault = self._begin(holds)
         for at, answer in enumerate(answers):
             if not isinstance(answer, Hold):
                 continue
@@ -735,7 +770,8 @@ class DirectoryStore:
         if not any_time and (changed or fresh.not_before > time.time()):
             return NotClaimed(ticket=fresh)
         # An attempt that the journal has begun while the task is pending was never started, since that waits
-        # until both journal and rename are durable: it counts for nothing, and its number is not used again.
+        # until both journal and rename are durable: it counts for nothing, and its number is not used again
+        # unless a power loss has taken the line too.
         history = self.history(ticket.id)
         self._held[ticket.id] = (fd,)
         return Hold(
@@ -745,15 +781,23 @@ class DirectoryStore:
             attempt=history.attempts + 1,
             failures=history.failures,
             limited=history.limited,
+            lost=history.lost,
+            alone=ticket.is_suspect,
             since=ticket.since,
             claimed_at=time.time(),
             lock_fd=fd,
         )
 
     def _begin(self, holds: Sequence[Hold]) -> OSError | None:
-        """Write down that an attempt of each begins, durably; or say why that cannot be."""
+        """Write down that an attempt of each begins, and move it to in-progress, durably; or say why that
+        cannot be.
+
+        One wait for all: nothing is started before it is over, and until then a power loss may leave either
+        step without the other. What is in progress and not begun goes back.
+        """
         if not holds:
             return None
+        pending, there = self._fds[TaskState.PENDING], self._fds[TaskState.IN_PROGRESS]
         opened: list[int] = []
         try:
             for hold in holds:
@@ -764,23 +808,10 @@ class DirectoryStore:
                     at=hold.claimed_at,
                     processor=self.instance,
                     boot=self.machine.boot,
+                    **({"alone": True} if hold.alone else {}),
                 )
                 self._append(opened[-1], note)
-            self._sync_files(opened)
-            self._sync_dirs("attempts")
-        except OSError as error:
-            return error.with_traceback(None)
-        finally:
-            for fd in opened:
-                self._disk.close(fd)
-        return None
-
-    def _take_away(self, holds: Sequence[Hold]) -> OSError | None:
-        """Move what has been taken to in-progress, durably. After the journal: what is there has begun."""
-        if not holds:
-            return None
-        pending, there = self._fds[TaskState.PENDING], self._fds[TaskState.IN_PROGRESS]
-        try:
+            # Whoever only dies leaves both, in this order: what is in progress has begun.
             for hold in holds:
                 try:
                     self._disk.rename_new(hold.name, pending, hold.name, there)
@@ -791,9 +822,12 @@ class DirectoryStore:
                     continue
                 else:
                     hold.moved = True
-            self._sync_dirs(TaskState.IN_PROGRESS, TaskState.PENDING)
+            self._sync_files(opened, "attempts", TaskState.IN_PROGRESS, TaskState.PENDING)
         except OSError as error:
-            return error
+            return error.with_traceback(None)
+        finally:
+            for fd in opened:
+                self._disk.close(fd)
         return None
 
     def _open_journal(self, task_id: str) -> int:
@@ -853,14 +887,38 @@ class DirectoryStore:
         filed.
         """
         name = f"{hold.id}.{hold.attempt}.log"
-        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND
-        try:
-            fd = self._disk.open_file(name, self._fds["logs"], flags)
-        except FileNotFoundError:
-            fd = self._disk.open_file(name, self._again("logs"), flags)
+        for _ in range(_TRIES):
+            fd = self._open_own(name)
+            if fd is not None:
+                break
+            # Put there by whoever can write here, a job of before say: it is moved out of the way.
+            with contextlib.suppress(FileNotFoundError, FileExistsError):
+                aside = f"{name}.~{secrets.token_hex(4)}"
+                self._disk.rename_new(name, self._fds["logs"], aside, self._fds["logs"])
+                _log.warning("%s in the logs of %s was no log, and is %s now", name, self.path, aside)
+        else:
+            raise OSError(errno.EAGAIN, "somebody puts other things in its place", name)
         os.set_blocking(fd, True)
         hold.log = name
         return fd
+
+    def _open_own(self, name: str) -> int | None:
+        """A log to append to; None if that name is of something that leads elsewhere."""
+        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND
+        try:
+            try:
+                fd = self._disk.open_file(name, self._fds["logs"], flags)
+            except FileNotFoundError:
+                fd = self._disk.open_file(name, self._again("logs"), flags)
+        except OSError as error:
+            if error.errno in (errno.ELOOP, errno.EMLINK, errno.EISDIR, errno.ENXIO, errno.ENODEV):
+                return None
+            raise
+        found = self._disk.fstat(fd)
+        if stat.S_ISREG(found.st_mode) and found.st_nlink <= 1:
+            return fd
+        self._disk.close(fd)
+        return None
 
     def keep_log(self, fd: int) -> None:
         """See Store. A log that cannot be synced holds up no result."""
@@ -937,7 +995,7 @@ class DirectoryStore:
     def orphans(self) -> Iterator[Orphan]:
         """See Store."""
         place = TaskState.IN_PROGRESS
-        self.unsettled = False
+        self.unsettled, fault = False, None
         for name in list(self._disk.list_dir(self._fds[place])):
             parts = split_name(name)
             if name.startswith(".") or (parts is not None and parts[0] in self._held):
@@ -945,9 +1003,15 @@ class DirectoryStore:
             if parts is None:
                 self.quarantine(place, name, "its name is no task id with .json, .yaml or .yml")
                 continue
-            orphan = self._orphan(parts[0], name)
+            try:
+                orphan = self._orphan(parts[0], name)
+            except OSError as error:
+                self.unsettled, fault = True, error
+                continue
             if orphan is not None:
                 yield orphan
+        if fault is not None:
+            raise fault
 
     def _orphan(self, task_id: str, name: str) -> Orphan | None:
         place = TaskState.IN_PROGRESS
@@ -960,7 +1024,11 @@ class DirectoryStore:
             return None
         alive = not self._disk.lock(fd)
         history = self.history(task_id)
-        if self._is_anothers(history) or (alive and not self._is_known(history)):
+        anothers = self._is_anothers(history)
+        if anothers and not self._shared:
+            # Who is alone here sees the last of one that was killed just now, or a visitor.
+            self.unsettled = True
+        if anothers or (alive and not self._is_known(history)):
             self._disk.close(fd)
             return None
         adoption = self._adopt(task_id)
@@ -991,6 +1059,8 @@ class DirectoryStore:
             attempt=max(history.attempts, 1),
             failures=history.failures,
             limited=history.limited,
+            lost=history.lost,
+            alone=bool((history.claimed or {}).get("alone")),
             since=since,
             claimed_at=float((history.claimed or {}).get("at", since)),
             lock_fd=fd,
@@ -1001,7 +1071,13 @@ class DirectoryStore:
 
     def _adopt(self, task_id: str) -> int | None:
         """Be the one who looks after an orphan: the lock of its journal says so."""
-        fd = self._open_journal(task_id)
+        try:
+            fd = self._open_journal(task_id)
+        except OSError as error:
+            if error.errno not in (errno.EROFS, errno.EACCES, errno.ENOSPC, errno.EDQUOT):
+                raise
+            # To be locked it need not be written.
+            fd = self._disk.open_file(f"{task_id}.jsonl", self._fds["attempts"])
         if self._disk.lock(fd):
             return fd
         self._disk.close(fd)
@@ -1028,6 +1104,9 @@ class DirectoryStore:
 
     def finish_orphan(self, hold: Hold, state: TaskState) -> None:
         """Move an orphan whose outcome is known, or that was never begun, to where it belongs."""
+        if state is not TaskState.PENDING:
+            # Its Processor may have died before it could: what came of it first, then its move.
+            self._sync_dirs("results")
         self._move(hold, state)
         self._sync_dirs(state, TaskState.IN_PROGRESS)
         self.release(hold)
@@ -1202,6 +1281,14 @@ def _check_mode(path: Path, found: os.stat_result, open_to_others: bool) -> None
         f"the queue {whose}, who could have anything run; chmod it, or pass open_to_others=True",
         str(path),
     )
+
+
+def _is_running(pid: object) -> bool:
+    """Whether a process of this machine runs; a zombie does not, it only waits to be reaped."""
+    if not isinstance(pid, int):
+        return True
+    person = Person.read(pid)
+    return person is not None and not person.is_dead
 
 
 def _kind(mode: int) -> str:
