@@ -69,9 +69,9 @@ def _proc(path: str) -> bytes:
     """What a small file of /proc says. Without the layers of open(), which cost more than the kernel does."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        pieces = []
-        while piece := os.read(fd, 8192):
-            pieces.append(piece)
+        pieces = [os.read(fd, 8192)]
+        while len(pieces[-1]) == 8192:
+            pieces.append(os.read(fd, 8192))
         return b"".join(pieces)
     finally:
         os.close(fd)

@@ -106,11 +106,15 @@ class Disk:
 
     def read(self, fd: int, most: int) -> bytes:
         """The first `most` bytes of a file."""
+        piece = os.pread(fd, min(most, 65536), 0)
+        if len(piece) < min(most, 65536):
+            return piece  # its end, see read(2) on regular files
         pieces = []
         at = 0
-        while at < most and (piece := os.pread(fd, most - at, at)):
+        while piece:
             pieces.append(piece)
             at += len(piece)
+            piece = os.pread(fd, most - at, at) if at < most else b""
         return b"".join(pieces)
 
     def rename_new(self, name: str, dir_fd: int, new_name: str, new_dir_fd: int) -> None:

@@ -50,7 +50,7 @@ def document(fields: Mapping[str, Any]) -> bytes:
     times as long.
     """
     return "{{\n{}\n}}\n".format(
-        ",\n".join([f" {_encode(name)}: {_value(value)}" for name, value in fields.items()])
+        ",\n".join([f" {_encode_text(name)}: {_value(value)}" for name, value in fields.items()])
     ).encode()
 
 
@@ -58,7 +58,10 @@ def _value(value: object) -> str:
     """As json.dumps() does; what is most often there without its detours."""
     if value is None:
         return "null"
-    return _encode_text(value) if type(value) is str else _encode(value)
+    kind = type(value)
+    if kind is str:
+        return _encode_text(value)  # type: ignore[arg-type]
+    return repr(value) if kind is int else _encode(value)
 
 
 def read_record(content: bytes) -> Record | None:

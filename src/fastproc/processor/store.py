@@ -84,6 +84,8 @@ class Hold:
     locked.
     """
     log: str | None = None
+    journal_fd: int | None = None
+    """Its journal, from the claim until the start is noted."""
     adoption_fd: int | None = None
     """The lock that says that this Processor follows a job which still holds the task's own lock."""
     recorded: bool = False

@@ -802,6 +802,7 @@ class DirectoryStore:
         try:
             for hold in holds:
                 opened.append(self._open_journal(hold.id))
+                hold.journal_fd = opened[-1]
                 note = journal.line(
                     event="claimed",
                     attempt=hold.attempt,
@@ -824,11 +825,15 @@ class DirectoryStore:
                     hold.moved = True
             self._sync_files(opened, "attempts", TaskState.IN_PROGRESS, TaskState.PENDING)
         except OSError as error:
+            for hold in holds:
+                self._leave_journal(hold)
             return error.with_traceback(None)
-        finally:
-            for fd in opened:
-                self._disk.close(fd)
         return None
+
+    def _leave_journal(self, hold: Hold) -> None:
+        if hold.journal_fd is not None:
+            self._disk.close(hold.journal_fd)
+            hold.journal_fd = None
 
     def _open_journal(self, task_id: str) -> int:
         flags = os.O_RDWR | os.O_CREAT | os.O_APPEND
@@ -861,6 +866,7 @@ class DirectoryStore:
     def release(self, hold: Hold) -> None:
         """Let go of a task's lock, as far as we hold it."""
         self._held.pop(hold.id, None)
+        self._leave_journal(hold)
         if hold.lock_fd is not None:
             self._disk.close(hold.lock_fd)
             hold.lock_fd = None
@@ -870,15 +876,18 @@ class DirectoryStore:
 
     def note_start(self, hold: Hold, identity: Mapping[str, Any]) -> None:
         """See Store. Not synced: after a power loss no process of before lives, and the boot id says so."""
+        note = journal.line(event="started", attempt=hold.attempt, at=time.time(), log=hold.log, **identity)
         with contextlib.suppress(OSError):
+            if hold.journal_fd is not None:
+                # Our own line is the last one, and whole.
+                try:
+                    self._disk.write(hold.journal_fd, note)
+                finally:
+                    self._leave_journal(hold)
+                return
             fd = self._open_journal(hold.id)
             try:
-                self._append(
-                    fd,
-                    journal.line(
-                        event="started", attempt=hold.attempt, at=time.time(), log=hold.log, **identity
-                    ),
-                )
+                self._append(fd, note)
             finally:
                 self._disk.close(fd)
 
