@@ -96,7 +96,7 @@ def test_on_a_read_only_disk_supervision_goes_on(make: MakeProcessor, small_disk
     subprocess.run(["mount", "--bind", small_disk, small_disk], check=True)
     try:
         fault: list[OSError | None] = [OSError(errno.EROFS, os.strerror(errno.EROFS))]
-        processor._store._disk = Failing(lambda _name: fault[0])  # type: ignore[assignment]
+        processor._store.place.disk = Failing(lambda _name: fault[0])  # type: ignore[assignment]
         assert eventually(lambda: processor.queue_status().health == "degraded", 20)
         assert "Read-only" in processor.queue_status().causes[0]
         assert not processor.is_task_running("a") or eventually(
@@ -168,7 +168,7 @@ def test_whichever_call_fails_once_the_task_is_done_in_the_end(tmp_path: Path) -
     with run_with_faults(tmp_path / "q", lambda _name: None)[0] as processor:
         processor.submit(["true"], id="a")
         assert processor.run_until_empty(20)
-        calls = len(processor._store._disk.calls)  # type: ignore[attr-defined]
+        calls = len(processor._store.place.disk.calls)  # type: ignore[attr-defined]
     assert calls > 10
     for number in range(calls):
         left = [number]

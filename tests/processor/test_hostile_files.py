@@ -107,7 +107,7 @@ def test_what_somebody_still_writes_is_waited_for(make: MakeProcessor, queue_dir
     with open(queue_dir / "pending" / "a.yaml", "w") as file:
         file.write("args: ['echo',")
         file.flush()
-        assert eventually(lambda: "a.yaml" in processor._store.complaints, 20)
+        assert eventually(lambda: "a.yaml" in processor._store.files.complaints, 20)
         assert processor.queue_status().quarantine == 0
         file.write(" 'whole']\n")
     assert eventually(lambda: processor.queue_status().completed == 1, 20)
@@ -124,7 +124,7 @@ def test_half_a_file_that_is_a_task_too_is_not_taken_for_the_whole(
     with open(queue_dir / "pending" / "a.yaml", "w") as file:
         file.write("args: [sh, -c, 'echo $WORD']\n")
         file.flush()
-        assert eventually(lambda: "a.yaml" in processor._store.complaints, 20)
+        assert eventually(lambda: "a.yaml" in processor._store.files.complaints, 20)
         file.write("env: {WORD: whole}\n")
     assert eventually(lambda: processor.queue_status().completed == 1, 20)
     execution = processor.result("a").execution

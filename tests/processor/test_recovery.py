@@ -125,8 +125,8 @@ def test_jobs_are_ended_and_tried_again_if_that_is_wanted(
 
     assert eventually(lambda: processor.result("b").attempts == 2, 20)
     assert all(is_gone(pid) for pid in living)
-    assert processor._store.record("b", 1) is not None
-    record = processor._store.record("b", 1)
+    assert processor._store.records.record("b", 1) is not None
+    record = processor._store.records.record("b", 1)
     assert record is not None
     # Two ran when it died: that is held against neither.
     assert (record.outcome, record.failures, record.lost) == ("lost", 0, 1)
@@ -380,7 +380,7 @@ def test_every_half_done_step_is_finished_or_undone(make: MakeProcessor, queue_d
         "retried": TaskState.PENDING,
     }
     assert processor.result("begun").outcome == "lost"
-    begun_record = processor._store.record("begun", 1)
+    begun_record = processor._store.records.record("begun", 1)
     assert begun_record is not None
     assert (begun_record.failures, begun_record.lost) == (0, 1), "another one ran beside it"
     assert processor.queue_status().quarantine == 2

@@ -23,7 +23,7 @@ _TAIL_BYTES = 16 * 1024
 
 def ids(store: DirectoryStore, state: TaskState) -> Iterator[str]:
     """The tasks in a state, in no order; what is in quarantine and has no task's name is left out."""
-    for name in store.names(state):
+    for name in store.files.names(state):
         parts = split_name(name)
         if parts is not None:
             yield parts[0]
@@ -31,8 +31,8 @@ def ids(store: DirectoryStore, state: TaskState) -> Iterator[str]:
 
 def quarantined(store: DirectoryStore) -> Iterator[tuple[str, str]]:
     """The files in quarantine, and why each is there, sorted by name."""
-    for name in sorted(store.names(TaskState.QUARANTINE)):
-        yield name, store.why_file(name)
+    for name in sorted(store.files.names(TaskState.QUARANTINE)):
+        yield name, store.files.why_file(name)
 
 
 def attempts(store: DirectoryStore, task_id: str) -> list[Attempt]:
@@ -46,7 +46,7 @@ def attempts(store: DirectoryStore, task_id: str) -> list[Attempt]:
             continue
         started = pids.get(number, {})
         pid, log = started.get("pid"), started.get("log")
-        record = store.record(task_id, number)
+        record = store.records.record(task_id, number)
         if record is not None and record.log is not None:
             log = record.log
         found[number] = Attempt(
@@ -66,7 +66,7 @@ def attempts(store: DirectoryStore, task_id: str) -> list[Attempt]:
 
 def processors(store: DirectoryStore) -> list[ProcessorInfo]:
     """Who works on the directory now, and how each is doing, the oldest first."""
-    found = [_processor(said) for said in store.processors() if not said.get("visitor")]
+    found = [_processor(said) for said in store.presence.processors() if not said.get("visitor")]
     return sorted(found, key=lambda info: (info.started_at, info.pid))
 
 
@@ -101,7 +101,7 @@ def running(store: DirectoryStore, now: float) -> list[ProcessInfo]:
         began = (history.started or history.claimed or {}).get("at")
         if history.claimed is None or not isinstance(began, float):
             continue
-        task = store.read(task_id) or Task(id=task_id)
+        task = store.files.read(task_id) or Task(id=task_id)
         infos.append(_info(store, task, history, began, now))
     return infos
 

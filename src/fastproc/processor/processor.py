@@ -450,7 +450,7 @@ class Processor:
                 shift.feed(core.CancelAsked(task_id))
                 shift.work()
                 return True
-            with self._store.visiting():
+            with self._store.presence.visiting():
                 return self._cancel_foreign(task_id)
 
     def _cancel_foreign(self, task_id: str) -> bool:
@@ -459,14 +459,14 @@ class Processor:
             if state is None:
                 raise NoSuchTask(task_id)
             if state is TaskState.IN_PROGRESS:
-                self._store.ask_to_cancel(task_id)
+                self._store.records.ask_to_cancel(task_id)
                 return True
             if state is not TaskState.PENDING:
                 return False
-            name = self._store.name_in(state, task_id)
+            name = self._store.files.name_in(state, task_id)
             if name is None:
                 continue
-            task = self._store.read(task_id) or Task(id=task_id)
+            task = self._store.files.read(task_id) or Task(id=task_id)
             # Its date does not matter for this.
             ticket = task.ticket(name, 0.0)
             answer = self._store.claim([ticket], any_time=True)[0]
@@ -488,7 +488,7 @@ class Processor:
                 raise error
             return True
         # Somebody holds it for a moment: leave word.
-        self._store.ask_to_cancel(task_id)
+        self._store.records.ask_to_cancel(task_id)
         return True
 
     def retry(self, task_id: str) -> None:
@@ -511,7 +511,7 @@ class Processor:
             shift = self._shift
             if shift is not None and not shift.stopping:
                 shift.changed(task_id, state, TaskState.PENDING, "retry")
-                name = self._store.name_in(TaskState.PENDING, task_id)
+                name = self._store.files.name_in(TaskState.PENDING, task_id)
                 if name is not None:
                     shift.notice(name)
                     shift.go_on()
@@ -615,7 +615,7 @@ class Processor:
                 health="degraded" if causes else "ok",
                 causes=causes,
                 blocked={} if shift is None else core.blocked(shift.state),
-                processing=shift is not None or self._store.has_processor(),
+                processing=shift is not None or self._store.presence.has_processor(),
             )
 
     def metrics(self) -> QueueMetrics:
@@ -656,7 +656,7 @@ class Processor:
             NoSuchTask: there is none of that id, or none that can be read.
         """
         check_id(task_id)
-        task = self._store.read(task_id)
+        task = self._store.files.read(task_id)
         if task is None:
             raise NoSuchTask(task_id)
         return task
@@ -696,7 +696,9 @@ class Processor:
         if record is None and history.attempts > 1:
             # The attempt that runs has none yet; a pending task tells of the one before.
             record = (
-                None if state is TaskState.IN_PROGRESS else self._store.record(task_id, history.attempts - 1)
+                None
+                if state is TaskState.IN_PROGRESS
+                else self._store.records.record(task_id, history.attempts - 1)
             )
         log = record.log if record is not None else (history.started or {}).get("log")
         began = (history.claimed or {}).get("at")
@@ -716,7 +718,7 @@ class Processor:
 
     def _reason(self, task_id: str, state: TaskState, record: Record | None) -> str:
         if state is TaskState.QUARANTINE:
-            return self._store.why(task_id)
+            return self._store.files.why(task_id)
         return "" if record is None else record.reason
 
     # ---- observers, health, emptiness ----

@@ -145,9 +145,9 @@ class Shift:
     def enter(self) -> None:
         """Recover what a crash has left, and read what is pending. The store is locked."""
         self._watch = self._open_watch()
-        if self._store.unwritten is not None:
-            self._faulted(self._store.unwritten)
-        self._store.sweep()
+        if self._store.presence.unwritten is not None:
+            self._faulted(self._store.presence.unwritten)
+        self._store.presence.sweep()
         until = self._store.pause()
         if until is not None:
             self.feed(core.RateLimitKnown(until))
@@ -196,8 +196,8 @@ class Shift:
         except OSError:
             return None
         try:
-            watch.add(self._store.dir_fd(TaskState.PENDING), "pending")
-            watch.add(self._store.dir_fd(".requests"), "requests")
+            watch.add(self._store.place.fds[TaskState.PENDING], "pending")
+            watch.add(self._store.place.fds[".requests"], "requests")
         except OSError:
             watch.close()
             return None
@@ -239,7 +239,7 @@ class Shift:
             dues.append(max(0.0, self._look_at - now.mono))
         if (look := self.runs.due()) is not None:
             dues.append(look)
-        if self._store.complaints:
+        if self._store.files.complaints:
             dues.append(self._settings.poll_interval)
         return max(0.0, min(dues))
 
@@ -306,7 +306,7 @@ class Shift:
                         last_line=runs.last_line(live),
                     )
                 )
-        for name in list(self._store.complaints):
+        for name in list(self._store.files.complaints):
             self.notice(name)
         if self._fault is not None:
             self._fault = self._store.is_well()
@@ -363,7 +363,7 @@ class Shift:
             if entry.ticket.name != name or runs:
                 # Late news of our own claim name a file that is not there any more, and nothing happens.
                 why = f"duplicate id: {entry.ticket.name} is {'running' if runs else 'queued already'}"
-                self._store.quarantine(TaskState.PENDING, name, why)
+                self._store.files.quarantine(TaskState.PENDING, name, why)
                 self._tell_quarantined()
             return
         ticket = self._store.look(name)
@@ -378,17 +378,17 @@ class Shift:
         self.feed(core.Found(ticket, outside))
 
     def _take_requests(self) -> None:
-        for task_id in self._store.requests():
+        for task_id in self._store.records.requests():
             entry = self.state.entries.get(task_id)
             if entry is not None:
                 self.feed(core.CancelAsked(task_id))
-                self._store.take_request(task_id)
+                self._store.records.take_request(task_id)
             elif self._store.where(task_id) not in (TaskState.PENDING, TaskState.IN_PROGRESS):
-                self._store.take_request(task_id)
+                self._store.records.take_request(task_id)
 
     def _tell_quarantined(self) -> None:
-        while self._store.quarantined:
-            name, reason = self._store.quarantined.pop(0)
+        while self._store.files.quarantined:
+            name, reason = self._store.files.quarantined.pop(0)
             self._tell(TaskQuarantined(name=name, at=self._clock.time(), reason=reason))
 
     def go_on(self) -> None:
@@ -877,7 +877,7 @@ class Shift:
         causes = []
         if self._fault is not None:
             causes.append(f"the directory cannot be written: {self._fault.strerror or self._fault}")
-        complaints = list(self._store.complaints.items())
+        complaints = list(self._store.files.complaints.items())
         causes += [
             f"{name} cannot be read: {why}" for name, why in complaints[:5] if why != "still being written"
         ]
@@ -900,7 +900,7 @@ class Shift:
         if now != self._told:
             self._told = now
             slots, paused, until, causes, stopping = now
-            self._store.tell_others(
+            self._store.presence.tell_others(
                 slots=slots,
                 paused=paused,
                 paused_until=until,
@@ -910,7 +910,7 @@ class Shift:
 
     def is_empty(self) -> bool:
         """Whether nothing is left to do but what is stuck, or runs for ever by its own wish."""
-        if self._todo or not self._inbox.empty() or self._store.complaints or self._store.unsettled:
+        if self._todo or not self._inbox.empty() or self._store.files.complaints or self._store.unsettled:
             return False
         if self.state.busy:
             return False
