@@ -27,340 +27,89 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
-from enum import Enum, StrEnum, auto
-from typing import NamedTuple, TypeAlias
+from collections.abc import Callable, Iterable
 
-from .retry import Backoff, RateLimit
+from .news import (
+    COUNTED,
+    Action,
+    Adopted,
+    CancelAsked,
+    Claim,
+    ClaimDelayed,
+    Claimed,
+    ClaimLost,
+    Drain,
+    End,
+    EndAsked,
+    Ended,
+    Event,
+    File,
+    Filed,
+    Found,
+    Now,
+    Outcome,
+    Pause,
+    PauseOver,
+    PauseUntil,
+    RateLimitKnown,
+    Settled,
+    SlotsSet,
+    Start,
+    Started,
+    StopAsked,
+    StoreFaulted,
+    Tick,
+)
+from .state import Entry, Phase, State
 from .task import TaskState, Ticket
+
+__all__ = [
+    "AGE_SECONDS",
+    "COUNTED",
+    "MOST_LIMITED",
+    "TRANSITIONS",
+    "Action",
+    "Adopted",
+    "CancelAsked",
+    "Claim",
+    "ClaimDelayed",
+    "ClaimLost",
+    "Claimed",
+    "Drain",
+    "End",
+    "EndAsked",
+    "Ended",
+    "Entry",
+    "Event",
+    "File",
+    "Filed",
+    "Found",
+    "Now",
+    "Outcome",
+    "Pause",
+    "PauseOver",
+    "PauseUntil",
+    "Phase",
+    "RateLimitKnown",
+    "Settled",
+    "SlotsSet",
+    "Start",
+    "Started",
+    "State",
+    "StopAsked",
+    "StoreFaulted",
+    "Tick",
+    "blocked",
+    "is_stuck",
+    "next_due",
+    "step",
+]
 
 AGE_SECONDS = 900.0
 """So much later may a task come and still go first for being one step more urgent."""
 
 MOST_LIMITED = 50
 """A task that meets a rate limit more often than that in a row has failed."""
-
-
-class Now(NamedTuple):
-    """A moment: seconds that never jump, and seconds since 1970 that may."""
-
-    mono: float
-    wall: float
-
-
-class Phase(Enum):
-    """Where the queue is with a task."""
-
-    WAITING = auto()  # for other tasks
-    DELAYED = auto()  # until its time comes
-    READY = auto()
-    CLAIMING = auto()
-    STARTING = auto()
-    RUNNING = auto()
-    ENDING = auto()  # it has been told to end
-    FILING = auto()  # it has ended, what came of it is not yet durable
-
-
-class Outcome(StrEnum):
-    """What came of one attempt."""
-
-    SUCCEEDED = "succeeded"
-    FAILED = "failed"
-    REFUSED = "refused"  # it can never succeed: no such program, a field that is not allowed
-    RATE_LIMITED = "rate_limited"
-    LOST = "lost"  # it ended while nobody could see how
-    CANCELLED = "cancelled"
-    GIVEN_BACK = "given_back"  # the Processor stopped before it had ended
-
-
-COUNTED = frozenset({Outcome.FAILED, Outcome.LOST})
-"""The outcomes that count against max_attempts."""
-
-
-# ---- events ----
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """A task is pending. `settled` says where those of its dependencies are that the queue does not know."""
-
-    ticket: Ticket
-    settled: Mapping[str, TaskState | None] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class ClaimLost:
-    """It is not pending any more: somebody else has taken or removed it, or it is no task."""
-
-    id: str
-    state: TaskState | None = None
-    """Where it is now."""
-
-
-@dataclass(frozen=True, slots=True)
-class ClaimDelayed:
-    """It cannot be claimed now; try again after so many seconds."""
-
-    id: str
-    seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class Claimed:
-    """It is ours, its attempt is durable. `failures` are those before this attempt."""
-
-    id: str
-    attempt: int
-    failures: int
-    max_attempts: int
-    auto_requeue: bool = False
-    limited: int = 0
-    """How often in a row it has met a rate limit."""
-    lost: int = 0
-    """How often in a row its Processor has died while it ran beside others."""
-
-
-@dataclass(frozen=True, slots=True)
-class Started:
-    id: str
-
-
-@dataclass(frozen=True, slots=True)
-class Adopted:
-    """An attempt of an earlier Processor that still runs is ours from now on, or one that has to be filed."""
-
-    ticket: Ticket
-    claimed: Claimed
-    end: bool
-    """Whether it shall be ended."""
-    beside: bool = False
-    """Others ran beside it when its Processor died: any of them may have done that."""
-
-
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """Nothing of an attempt is left. `chance`, from 0 to 1, scatters the wait for the next one."""
-
-    id: str
-    outcome: Outcome
-    chance: float = 0.5
-    retry_after: float | None = None
-    retry_soon: bool = False
-    """Not its fault: try again after a moment, and count nothing."""
-    reason: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Filed:
-    """What came of an attempt is durable, and the task is where it belongs."""
-
-    id: str
-
-
-@dataclass(frozen=True, slots=True)
-class Settled:
-    """A task that the queue does not know is there, or not there any more (None)."""
-
-    id: str
-    state: TaskState | None
-
-
-@dataclass(frozen=True, slots=True)
-class CancelAsked:
-    id: str
-
-
-@dataclass(frozen=True, slots=True)
-class StopAsked:
-    """End all that runs. `outcome` is what an attempt counts as that has not ended by itself."""
-
-    outcome: Outcome = Outcome.GIVEN_BACK
-
-
-@dataclass(frozen=True, slots=True)
-class EndAsked:
-    """A run has been told to end by its time limit, by silence or by too much output: do not tell it
-    again.
-    """
-
-    id: str
-
-
-@dataclass(frozen=True, slots=True)
-class Drain:
-    """Claim nothing any more, let run what runs."""
-
-
-@dataclass(frozen=True, slots=True)
-class Pause:
-    paused: bool
-
-
-@dataclass(frozen=True, slots=True)
-class RateLimitKnown:
-    """A rate limit that another Processor has met holds until then, in seconds since 1970; 0 if it does no
-    more.
-    """
-
-    until: float
-
-
-@dataclass(frozen=True, slots=True)
-class SlotsSet:
-    slots: int
-
-
-@dataclass(frozen=True, slots=True)
-class StoreFaulted:
-    """The store cannot write: claim nothing until StoreHealed."""
-
-    healthy: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Tick:
-    """Nothing has happened but time."""
-
-
-Event: TypeAlias = (
-    Found
-    | ClaimLost
-    | ClaimDelayed
-    | Claimed
-    | Started
-    | Adopted
-    | Ended
-    | Filed
-    | Settled
-    | CancelAsked
-    | StopAsked
-    | EndAsked
-    | Drain
-    | Pause
-    | RateLimitKnown
-    | SlotsSet
-    | StoreFaulted
-    | Tick
-)
-
-
-# ---- actions ----
-
-
-@dataclass(frozen=True, slots=True)
-class Claim:
-    id: str
-    name: str
-
-
-@dataclass(frozen=True, slots=True)
-class Start:
-    id: str
-
-
-@dataclass(frozen=True, slots=True)
-class End:
-    """End a run and all that it has started."""
-
-    id: str
-
-
-@dataclass(frozen=True, slots=True)
-class File:
-    """Make the outcome of an attempt durable, and move the task to where it belongs."""
-
-    id: str
-    state: TaskState
-    outcome: Outcome
-    failures: int
-    reason: str
-    retry_at: float = 0.0
-    """In seconds since 1970; for a task that goes back to pending."""
-    limited: int = 0
-    lost: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class PauseUntil:
-    """The queue pauses for a rate limit, until then in seconds since 1970."""
-
-    until: float
-    id: str
-
-
-@dataclass(frozen=True, slots=True)
-class PauseOver:
-    pass
-
-
-Action: TypeAlias = Claim | Start | End | File | PauseUntil | PauseOver
-
-
-# ---- state ----
-
-
-@dataclass(slots=True)
-class Entry:
-    """What the queue knows of one task."""
-
-    ticket: Ticket
-    phase: Phase
-    missing: set[str] | None = None
-    due: float = 0.0
-    attempt: int = 0
-    failures: int = 0
-    max_attempts: int = 1
-    auto_requeue: bool = False
-    limited: int = 0
-    lost: int = 0
-    beside: bool = False
-    ending: Outcome | None = None
-    doom: str = ""
-    """Why it is to be failed without being started."""
-    filing: File | None = None
-
-
-@dataclass(slots=True)
-class State:
-    """The whole queue, as far as it has to be known to decide. Changed by step() alone."""
-
-    slots: int
-    max_attempts: int = 3
-    backoff: Backoff = field(default_factory=Backoff)
-    rate_limit: RateLimit = field(default_factory=RateLimit)
-    requeue_seconds: float = 30.0
-    starts_per_second: float | None = None
-    """Not more than that, in the long run; None for no limit."""
-    allowed: float = 1.0
-    """How many starts that limit allows now, reckoned at `reckoned` on the monotonic clock."""
-    reckoned: float = -math.inf
-    entries: dict[str, Entry] = field(default_factory=dict)
-    busy: set[str] = field(default_factory=set)
-    """Ids that use a slot."""
-    ready: list[tuple[float, str]] = field(default_factory=list)
-    delayed: list[tuple[float, str]] = field(default_factory=list)
-    """By the monotonic clock: back-off."""
-    dated: list[tuple[float, str]] = field(default_factory=list)
-    """By the clock on the wall: not_before."""
-    waiters: dict[str, set[str]] = field(default_factory=dict)
-    """Who waits for a task."""
-    blockers: dict[str, set[str]] = field(default_factory=dict)
-    """Who blocks a task, by its own word."""
-    doomed: list[str] = field(default_factory=list)
-    paused: bool = False
-    draining: bool = False
-    faulted: bool = False
-    limited_until: Now | None = None
-
-    @property
-    def pending(self) -> int:
-        """How many tasks are pending, as far as is known."""
-        return len(self.entries) - len(self.busy)
-
-    @property
-    def may_claim(self) -> bool:
-        return not (self.paused or self.draining or self.faulted or self.limited_until is not None)
 
 
 def step(state: State, event: Event, now: Now) -> list[Action]:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..status import ExitReason, ExitStatus, ResourceUsage
-from .core import Outcome
+from .news import Outcome
 from .store import History, Record
 from .task import ExecutionResult, TaskState
 

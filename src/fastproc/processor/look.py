@@ -13,9 +13,9 @@ from typing import Any
 
 from .journal import execution_result, exit_status
 from .logs import last_line
-from .store import History
+from .store import History, Record
 from .store_dir import DirectoryStore
-from .task import Attempt, Task, TaskState, split_name
+from .task import Attempt, Task, TaskResult, TaskState, split_name
 from .views import ProcessInfo, ProcessorInfo
 
 _TAIL_BYTES = 16 * 1024
@@ -91,6 +91,41 @@ def _processor(said: Mapping[str, Any]) -> ProcessorInfo:
         shared=said.get("shared") is True,
         stopping=said.get("stopping") is True,
     )
+
+
+def result(store: DirectoryStore, task_id: str) -> TaskResult | None:
+    """Where a task stands, and what came of its last attempt; None if there is no such task."""
+    state = store.where(task_id)
+    if state is None:
+        return None
+    history = store.history(task_id)
+    record = history.record
+    if record is None and history.attempts > 1:
+        # The attempt that runs has none yet; a pending task tells of the one before.
+        record = (
+            None if state is TaskState.IN_PROGRESS else store.records.record(task_id, history.attempts - 1)
+        )
+    log = record.log if record is not None else (history.started or {}).get("log")
+    began = (history.claimed or {}).get("at")
+    return TaskResult(
+        task_id=task_id,
+        state=state,
+        attempts=history.attempts,
+        failures=history.failures,
+        outcome=None if record is None else str(record.outcome),
+        exit=None if record is None else exit_status(record.exit),
+        execution=None if record is None else execution_result(record.execution),
+        reason=_reason(store, task_id, state, record),
+        started_at=record.started_at if record is not None else began,
+        finished_at=None if record is None else record.finished_at,
+        log_path=None if not isinstance(log, str) else str(store.path / "logs" / log),
+    )
+
+
+def _reason(store: DirectoryStore, task_id: str, state: TaskState, record: Record | None) -> str:
+    if state is TaskState.QUARANTINE:
+        return store.files.why(task_id)
+    return "" if record is None else record.reason
 
 
 def running(store: DirectoryStore, now: float) -> list[ProcessInfo]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import math
 import os
 import threading
 import time
@@ -24,19 +23,19 @@ from ..errors import NoSuchTask, NotActive
 from ..ports import Clock, Launcher
 from ..status import ExitStatus, StopReport, StopResult
 from . import core, look
-from .core import Outcome, Phase
+from .arguments import check_choice, check_count, check_rate, check_seconds, make_task
 from .disk import Disk
 from .events import QueueEvent
 from .executor import CommandExecutor, Executor
-from .formats import BadTask
-from .journal import execution_result, exit_status
 from .logs import MAX_ENTRIES, LogEntry, LogReader
+from .news import Outcome
 from .retry import Backoff, RateLimit
 from .runs import SYSTEM_CLOCK, Live
 from .shift import Recovery, Settings, Shift
+from .state import Phase
 from .store import Durability, NotClaimed, Record
 from .store_dir import DirectoryStore
-from .task import Attempt, Priority, Task, TaskResult, TaskState, check_id, plain_fields
+from .task import Attempt, Priority, Task, TaskResult, TaskState, check_id
 from .views import ProcessInfo, ProcessorInfo, QueueMetrics, QueueReport, QueueStatus
 
 _log = getLogger("fastproc.processor")
@@ -107,15 +106,15 @@ class Processor:
         clock: Clock = SYSTEM_CLOCK,
         disk: Disk | None = None,
     ) -> None:
-        _check_count("slots", slots, least=0)
-        _check_count("max_attempts", max_attempts, least=1)
-        _check_seconds("task_timeout", task_timeout, optional=True)
-        _check_seconds("idle_timeout", idle_timeout, optional=True)
-        _check_seconds("poll_interval", poll_interval)
-        _check_seconds("grace", grace, zero=True)
-        _check_rate("starts_per_second", starts_per_second)
-        _check_choice("durability", durability, ("full", "batch", "none"))
-        _check_choice("recovery", recovery, ("end", "adopt"))
+        check_count("slots", slots, least=0)
+        check_count("max_attempts", max_attempts, least=1)
+        check_seconds("task_timeout", task_timeout, optional=True)
+        check_seconds("idle_timeout", idle_timeout, optional=True)
+        check_seconds("poll_interval", poll_interval)
+        check_seconds("grace", grace, zero=True)
+        check_rate("starts_per_second", starts_per_second)
+        check_choice("durability", durability, ("full", "batch", "none"))
+        check_choice("recovery", recovery, ("end", "adopt"))
         if on_event is not None and not callable(on_event):
             raise TypeError(f"on_event must be callable, not {on_event!r}")
         self._given = manager
@@ -183,7 +182,7 @@ class Processor:
             OSError: the directory cannot be written to. Nothing has been queued.
         """
         given = {"id": id, "prompt": prompt, "priority": priority, "timeout": timeout, **fields}
-        made = _make_task(task, given)
+        made = make_task(task, given)
         self._submit([made])
         return made.id
 
@@ -191,7 +190,7 @@ class Processor:
         """Queue many tasks. If one of them cannot be queued, none is, and the exception is that of
         submit().
         """
-        made = [_make_task(task, {}) for task in tasks]
+        made = [make_task(task, {}) for task in tasks]
         self._submit(made)
         return [task.id for task in made]
 
@@ -280,8 +279,8 @@ class Processor:
         `timeout` allows. May be called again, and from any thread, observers among them: a later call with
         less time shortens the grace of one that is still stopping.
         """
-        _check_choice("unfinished", unfinished, ("requeue", "cancel", "finish"))
-        _check_seconds("timeout", timeout, zero=True)
+        check_choice("unfinished", unfinished, ("requeue", "cancel", "finish"))
+        check_seconds("timeout", timeout, zero=True)
         began = time.monotonic()
         # One that was called before us may still be waiting for its turn.
         late = bool(self._stops)
@@ -425,7 +424,7 @@ class Processor:
 
     def set_slots(self, slots: int) -> None:
         """How many tasks run at once from now on; with fewer than run, those end by themselves."""
-        _check_count("slots", slots, least=0)
+        check_count("slots", slots, least=0)
         with self._turn:
             self._slots = slots
             if self._shift is not None:
@@ -688,40 +687,10 @@ class Processor:
             NoSuchTask: there is none of that id.
         """
         check_id(task_id)
-        state = self._store.where(task_id)
-        if state is None:
+        found = look.result(self._store, task_id)
+        if found is None:
             raise NoSuchTask(task_id)
-        history = self._store.history(task_id)
-        record = history.record
-        if record is None and history.attempts > 1:
-            # The attempt that runs has none yet; a pending task tells of the one before.
-            record = (
-                None
-                if state is TaskState.IN_PROGRESS
-                else self._store.records.record(task_id, history.attempts - 1)
-            )
-        log = record.log if record is not None else (history.started or {}).get("log")
-        began = (history.claimed or {}).get("at")
-        return TaskResult(
-            task_id=task_id,
-            state=state,
-            attempts=history.attempts,
-            failures=history.failures,
-            outcome=None if record is None else str(record.outcome),
-            exit=None if record is None else exit_status(record.exit),
-            execution=None if record is None else execution_result(record.execution),
-            reason=self._reason(task_id, state, record),
-            started_at=record.started_at if record is not None else began,
-            finished_at=None if record is None else record.finished_at,
-            log_path=None if not isinstance(log, str) else str(self._store.path / "logs" / log),
-        )
-
-    def _reason(self, task_id: str, state: TaskState, record: Record | None) -> str:
-        if state is TaskState.QUARANTINE:
-            return self._store.files.why(task_id)
-        return "" if record is None else record.reason
-
-    # ---- observers, health, emptiness ----
+        return found
 
     def __repr__(self) -> str:
         state = "not started" if self._shift is None else f"{len(self._shift.state.busy)} running"
@@ -797,73 +766,3 @@ def _stop_result(live: Live, began: float) -> StopResult:
         survivors=[] if live.done else adopted.members(),
         elapsed=time.monotonic() - began,
     )
-
-
-_SUBSTANCE = {"args", "command", "prompt", "title", "notes", "operation", "type", "target", "targets"}
-"""A task that has none of these says nothing to any executor: a misspelt field, most likely."""
-
-
-def _make_task(task: Task | Mapping[str, Any] | Sequence[Arg] | None, given: Mapping[str, Any]) -> Task:
-    """A task from what submit() takes, checked."""
-    fields: dict[str, Any]
-    if isinstance(task, Task):
-        fields = {**task.fields, "id": task.id}
-    elif isinstance(task, Mapping):
-        fields = plain_fields(task)
-    elif task is None:
-        fields = {}
-    elif isinstance(task, (str, bytes)):
-        raise TypeError(
-            f"a task must be a list such as ['sort', 'names.txt'] or a mapping of fields, not the text "
-            f"{task!r:.80}; a prompt is passed as prompt="
-        )
-    else:
-        fields = {"args": [_word(word) for word in task]}
-    fields |= plain_fields(given)
-    if not fields.keys() & _SUBSTANCE:
-        raise BadTask("a task needs args, or a prompt, or at least a title, a type or a target")
-    if "id" not in fields:
-        # Sorts by time, and is nobody else's.
-        fields["id"] = f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{os.urandom(5).hex()}"
-    if not isinstance(fields["id"], str):
-        raise BadTask(f"{fields['id']!r:.80} is no task id: it must be text")
-    fields.setdefault("created_at", time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
-    return Task.read(fields["id"], fields)
-
-
-def _word(word: object) -> str:
-    if isinstance(word, (str, bytes, os.PathLike)):
-        return os.fsdecode(word)
-    if isinstance(word, (int, float)) and not isinstance(word, bool):
-        return str(word)
-    raise BadTask(f"args must be words, not {word!r:.80}")
-
-
-def _check_count(name: str, value: object, *, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be a whole number, not {value!r}")
-    if value < least:
-        raise ValueError(f"{name} must be at least {least}, not {value}")
-
-
-def _check_seconds(name: str, value: object, *, optional: bool = False, zero: bool = False) -> None:
-    if value is None and optional:
-        return
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name} must be a number of seconds, not {value!r}")
-    if not (value >= 0 if zero else value > 0):
-        raise ValueError(f"{name} must be above 0 seconds, not {value}")
-
-
-def _check_rate(name: str, value: object) -> None:
-    if value is None:
-        return
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name} must be a number, not {value!r}")
-    if not 0 < value < math.inf:
-        raise ValueError(f"{name} must be above 0, not {value}")
-
-
-def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"{name} must be {' or '.join(map(repr, choices))}, not {value!r}")

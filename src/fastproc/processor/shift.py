@@ -30,7 +30,6 @@ from ..ports import Clock, Launcher
 from ..status import ExitReason, ExitStatus, StopResult
 from . import core
 from .adopt import Adopted
-from .core import Outcome, Phase
 from .disk import Watch
 from .events import (
     HealthChanged,
@@ -46,8 +45,10 @@ from .events import (
 )
 from .executor import End, Executor, Refused, Run
 from .journal import exit_fields
+from .news import Outcome
 from .retry import Backoff, RateLimit
 from .runs import Live, NotStarted, Runs, Wanted
+from .state import Phase
 from .store import Hold, Orphan, Record
 from .store_dir import DirectoryStore
 from .task import ExecutionResult, Task, TaskState, Ticket, split_name

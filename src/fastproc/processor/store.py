@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypeAlias
 
-from .core import Outcome
+from .news import Outcome
 from .task import Task, TaskState, Ticket
 
 Durability: TypeAlias = Literal["full", "batch", "none"]

@@ -46,8 +46,8 @@ class TaskFiles:
                 yield name
 
     def look(self, name: str) -> tuple[Task, float] | None:
-        """A pending task, and since when it is there; None if it is none, is gone, or cannot be read yet. What
-        is no task goes to quarantine, unless somebody is still writing it.
+        """A pending task, and since when it is there; None if it is none, is gone, or cannot be read yet.
+        What is no task goes to quarantine, unless somebody is still writing it.
         """
         place = TaskState.PENDING
         parts = split_name(name)
