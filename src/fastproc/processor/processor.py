@@ -31,7 +31,8 @@ from .logs import MAX_ENTRIES, LogEntry, LogReader
 from .news import Outcome
 from .retry import Backoff, RateLimit
 from .runs import SYSTEM_CLOCK, Live
-from .shift import Recovery, Settings, Shift
+from .settings import Recovery, Settings
+from .shift import Shift
 from .state import Phase
 from .store import Durability, NotClaimed, Record
 from .store_dir import DirectoryStore
@@ -287,7 +288,7 @@ class Processor:
         self._stops.append(None)
         try:
             if (ending := self._shift) is not None and (late or ending.stopping):
-                ending.hurry(timeout)
+                ending.ending.hurry(timeout)
             return self._stop(timeout, unfinished, began)
         finally:
             self._stops.pop()
@@ -302,9 +303,9 @@ class Processor:
                 shift.stopping = True
                 shift.feed(core.Drain())
                 if unfinished == "finish":
-                    shift.pump_until_finished(began + timeout / 2)
+                    shift.ending.let_finish(began + timeout / 2)
                 outcome = Outcome.CANCELLED if unfinished == "cancel" else Outcome.GIVEN_BACK
-                results = shift.end_all(outcome, began, timeout)
+                results = shift.ending.end_all(outcome, began, timeout)
                 shift.poke()
                 self._leave()
         # It ends as soon as it gets its turn, which an observer's thread has until it returns.
