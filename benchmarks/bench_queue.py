@@ -56,81 +56,89 @@ def directory(where: str | None) -> Iterator[Path]:
         shutil.rmtree(made)
 
 
-def bare_pairs(where: str | None, count: int) -> float:
+def fresh(where: Path) -> Path:
+    """An empty directory, for one thing that is measured."""
+    return Path(tempfile.mkdtemp(dir=where))
+
+
+def bare_pairs(where: Path, count: int) -> float:
     """Seconds that the disk needs for so many small files: write, fsync(2), rename(2)."""
-    with directory(where) as place:
-        content = b"x" * 200
-        start = time.perf_counter()
-        for number in range(count):
-            fd = os.open(place / f".{number}", os.O_WRONLY | os.O_CREAT, 0o600)
-            os.write(fd, content)
-            os.fsync(fd)
-            os.close(fd)
-            os.rename(place / f".{number}", place / f"{number}")
-        return time.perf_counter() - start
+    place = fresh(where)
+    content = b"x" * 200
+    start = time.perf_counter()
+    for number in range(count):
+        fd = os.open(place / f".{number}", os.O_WRONLY | os.O_CREAT, 0o600)
+        os.write(fd, content)
+        os.fsync(fd)
+        os.close(fd)
+        os.rename(place / f".{number}", place / f"{number}")
+    return time.perf_counter() - start
 
 
-def run_tasks(where: str | None, count: int) -> tuple[float, float, float]:
+def run_tasks(where: Path, count: int) -> tuple[float, float, float]:
     """Seconds to submit and to run so many tasks, and how many bytes of memory more it took at the end than
     in the middle.
     """
     true = shutil.which("true") or "/bin/true"
-    with directory(where) as place:
-        early = completed = 0
+    place = fresh(where)
+    early = completed = 0
 
-        def heard(event: QueueEvent) -> None:
-            nonlocal early, completed
-            completed += event.kind == "task_completed"
-            if completed == count // 2 and not early:
-                early = resident_bytes()
+    def heard(event: QueueEvent) -> None:
+        nonlocal early, completed
+        completed += event.kind == "task_completed"
+        if completed == count // 2 and not early:
+            early = resident_bytes()
 
-        with Processor(place / "q", durability="batch", slots=SLOTS, on_event=heard) as processor:
-            start = time.perf_counter()
-            names = processor.submit_many([true] for _ in range(count))
-            submitted = time.perf_counter()
-            report = processor.run_until_empty(600 + count / 20)
-            ended = time.perf_counter()
-            grown = resident_bytes() - early
-        done = len(os.listdir(place / "q/completed"))
-        results = len(os.listdir(place / "q/results"))
-        if not done == results == report.completed_count == len(names) == count:
-            raise NotDone(f"{done} of {count} are completed, {results} have a result: {report}")
+    with Processor(place / "q", durability="batch", slots=SLOTS, on_event=heard) as processor:
+        start = time.perf_counter()
+        names = processor.submit_many([true] for _ in range(count))
+        submitted = time.perf_counter()
+        report = processor.run_until_empty(600 + count / 20)
+        ended = time.perf_counter()
+        grown = resident_bytes() - early
+    done = len(os.listdir(place / "q/completed"))
+    results = len(os.listdir(place / "q/results"))
+    if not done == results == report.completed_count == len(names) == count:
+        raise NotDone(f"{done} of {count} are completed, {results} have a result: {report}")
     return submitted - start, ended - submitted, float(grown)
 
 
-def open_long_queue(where: str | None, count: int) -> tuple[float, int, float]:
+def open_long_queue(where: Path, count: int) -> tuple[float, int, float]:
     """Seconds until a Processor with so many pending tasks can start the first; how often a directory was
     read in the second after that, and seconds of processor time used in it.
     """
-    with directory(where) as place:
-        with Processor(place / "q", durability="none") as processor:
-            processor.submit_many([str(shutil.which("true"))] for _ in range(count))
-        disk = CountingDisk()
-        with Processor(place / "q", durability="none", slots=0, disk=disk, poll_interval=0.01) as processor:
-            start = time.perf_counter()
-            processor.start()
-            seconds = time.perf_counter() - start
-            pending = processor.queue_status().pending
-            if pending != count:
-                raise NotDone(f"{pending} of {count} are pending")
-            listed, used = disk.listings, time.process_time()
-            time.sleep(1.0)
-            used = time.process_time() - used
-            listings = disk.listings - listed
+    place = fresh(where)
+    with Processor(place / "q", durability="none") as processor:
+        processor.submit_many([str(shutil.which("true"))] for _ in range(count))
+    disk = CountingDisk()
+    with Processor(place / "q", durability="none", slots=0, disk=disk, poll_interval=0.01) as processor:
+        start = time.perf_counter()
+        processor.start()
+        seconds = time.perf_counter() - start
+        pending = processor.queue_status().pending
+        if pending != count:
+            raise NotDone(f"{pending} of {count} are pending")
+        listed, used = disk.listings, time.process_time()
+        time.sleep(1.0)
+        used = time.process_time() - used
+        listings = disk.listings - listed
     return seconds, listings, used
 
 
 def question(plan: Plan, tasks: int, pending: int, where: str | None) -> Answer:
     """Rounds of the yardstick and of the queue in turn: the disk is another one from minute to minute."""
     rates, ratios, submits, grown = [], [], [], []
-    for _ in range(plan.rounds):
-        bare = bare_pairs(where, tasks)
-        submit, run, more = run_tasks(where, tasks)
-        rates.append(tasks / (submit + run))
-        ratios.append((submit + run) / bare)
-        submits.append(tasks / submit)
-        grown.append(more)
-    seconds, listings, used = open_long_queue(where, pending)
+    with directory(where) as place:
+        # All of it is removed at the end: ext4 takes no inode that was given back less than a minute ago, and
+        # looks for another one by one, so whoever makes files after many were removed pays for that.
+        for _ in range(plan.rounds):
+            bare = bare_pairs(place, tasks)
+            submit, run, more = run_tasks(place, tasks)
+            rates.append(tasks / (submit + run))
+            ratios.append((submit + run) / bare)
+            submits.append(tasks / submit)
+            grown.append(more)
+        seconds, listings, used = open_long_queue(place, pending)
     low, middle, high = quartiles(ratios)
     rate = quartiles(rates)[1]
     memory = quartiles(grown)[1]

@@ -46,7 +46,7 @@ def one_story(place: Path, programs: Programs, durability: Any) -> Tape:
         Processor(place / "q", durability=durability, slots=2, backoff=AT_ONCE, on_event=heard, disk=disk)
     ) as processor:
         before = dataclasses.replace(processor._store.machine, boot="the boot before")
-        processor._store.machine = before
+        processor._store.presence.machine = before
         processor.submit(programs.nop(), id="one")
         tape.acknowledge("submitted one")
         processor.submit_many(

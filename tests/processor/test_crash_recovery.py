@@ -410,7 +410,7 @@ def test_what_is_known_is_filed_although_something_of_it_holds_the_lock(scene: S
     assert isinstance(hold, Hold)
     assert hold.lock_fd is not None
     record = Record(id="one", attempt=1, state=TaskState.COMPLETED, outcome=Outcome.SUCCEEDED, failures=0)
-    store._keep_records([(hold, record)])
+    store.records.keep([(hold, record)])
     with program(*scene.programs.ready_then_sleep(), pass_fds=[hold.lock_fd]) as daemon:
         store.close()
         os.close(hold.lock_fd)

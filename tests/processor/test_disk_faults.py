@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 from tests.conftest import eventually
 from tests.processor.conftest import MakeProcessor
+from tests.processor.doomed import Doomed
 
 from fastproc.processor import Processor, TaskState
 from fastproc.processor.disk import Disk
@@ -94,7 +96,7 @@ def test_on_a_read_only_disk_supervision_goes_on(make: MakeProcessor, small_disk
     subprocess.run(["mount", "--bind", small_disk, small_disk], check=True)
     try:
         fault: list[OSError | None] = [OSError(errno.EROFS, os.strerror(errno.EROFS))]
-        processor._store._disk = Failing(lambda _name: fault[0])  # type: ignore[assignment]
+        processor._store.place.disk = Failing(lambda _name: fault[0])  # type: ignore[assignment]
         assert eventually(lambda: processor.queue_status().health == "degraded", 20)
         assert "Read-only" in processor.queue_status().causes[0]
         assert not processor.is_task_running("a") or eventually(
@@ -110,12 +112,19 @@ def test_on_a_read_only_disk_supervision_goes_on(make: MakeProcessor, small_disk
 class Failing(Disk):
     """A disk whose writing calls fail when the test says so."""
 
-    __slots__ = ("_fault", "calls")
+    __slots__ = ("_fault", "calls", "opens_fail")
 
     def __init__(self, fault: Callable[[str], OSError | None]) -> None:
         super().__init__()
         self._fault = fault
         self.calls: list[str] = []
+        self.opens_fail = False
+
+    def open_file(self, name: str, dir_fd: int, flags: int = os.O_RDONLY) -> int:
+        fault = self._fault("open_file") if self.opens_fail and flags & (os.O_WRONLY | os.O_RDWR) else None
+        if fault is not None:
+            raise fault
+        return super().open_file(name, dir_fd, flags)
 
     def __getattribute__(self, name: str) -> Any:
         found = super().__getattribute__(name)
@@ -159,7 +168,7 @@ def test_whichever_call_fails_once_the_task_is_done_in_the_end(tmp_path: Path) -
     with run_with_faults(tmp_path / "q", lambda _name: None)[0] as processor:
         processor.submit(["true"], id="a")
         assert processor.run_until_empty(20)
-        calls = len(processor._store._disk.calls)  # type: ignore[attr-defined]
+        calls = len(processor._store.place.disk.calls)  # type: ignore[attr-defined]
     assert calls > 10
     for number in range(calls):
         left = [number]
@@ -217,3 +226,50 @@ def test_where_files_without_names_and_no_replace_are_not_to_be_had(tmp_path: Pa
             processor.submit(["true"], id="a")
         assert processor.run_until_empty(20)
     assert list((tmp_path / "q" / ".new").iterdir()) == []
+
+
+def test_a_stop_does_not_wait_long_for_a_disk_that_is_full(make: MakeProcessor, small_disk: Path) -> None:
+    """What came of a run cannot be kept then, and the next Processor says that nobody knows it."""
+    processor = make(queue_dir=small_disk / "q", slots=1, durability="full")
+    processor.submit(["sleep", "60"], id="a")
+    processor.start()
+    assert eventually(lambda: processor.is_task_running("a"), 20)
+    ballast = fill(small_disk)
+    began = time.monotonic()
+
+    processor.stop(30)
+
+    assert time.monotonic() - began < 15
+    ballast.unlink()
+    again = make(queue_dir=small_disk / "q")
+    assert again.result("a").state is TaskState.IN_PROGRESS
+    again.start()
+    assert eventually(lambda: again.result("a").attempts == 2, 20)
+    assert again.attempts("a")[0].outcome == "lost"
+
+
+def test_on_a_read_only_disk_a_start_finds_what_runs_and_says_why_it_does_no_more(
+    make: MakeProcessor, queue_dir: Path
+) -> None:
+    """An earlier Processor has died there; the next one is degraded, and goes on when it can."""
+    with Doomed(queue_dir, slots=1) as doomed:
+        submitter = make()
+        submitter.submit(["sleep", "60"], id="a")
+        submitter.submit(["true"], id="b")
+        assert eventually(lambda: submitter.get_running_processes_info() != [], 20)
+        doomed.kill()
+    fault: list[OSError | None] = [OSError(errno.EROFS, os.strerror(errno.EROFS))]
+    disk = Failing(lambda _name: fault[0])
+    disk.opens_fail = True
+    processor = make(disk=disk, poll_interval=0.05)
+
+    processor.start()
+
+    status = processor.queue_status()
+    assert status.health == "degraded"
+    assert "Read-only" in status.causes[0]
+    assert processor.result("a").state is TaskState.IN_PROGRESS
+    fault[0] = None
+    assert eventually(lambda: processor.result("b").state is TaskState.COMPLETED, 20)
+    assert eventually(lambda: processor.result("a").attempts == 2, 20)
+    assert eventually(lambda: processor.queue_status().health == "ok", 20)

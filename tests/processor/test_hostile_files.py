@@ -6,6 +6,7 @@ import json
 import os
 import re
 import socket
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -106,7 +107,7 @@ def test_what_somebody_still_writes_is_waited_for(make: MakeProcessor, queue_dir
     with open(queue_dir / "pending" / "a.yaml", "w") as file:
         file.write("args: ['echo',")
         file.flush()
-        assert eventually(lambda: "a.yaml" in processor._store.complaints, 20)
+        assert eventually(lambda: "a.yaml" in processor._store.files.complaints, 20)
         assert processor.queue_status().quarantine == 0
         file.write(" 'whole']\n")
     assert eventually(lambda: processor.queue_status().completed == 1, 20)
@@ -123,7 +124,7 @@ def test_half_a_file_that_is_a_task_too_is_not_taken_for_the_whole(
     with open(queue_dir / "pending" / "a.yaml", "w") as file:
         file.write("args: [sh, -c, 'echo $WORD']\n")
         file.flush()
-        assert eventually(lambda: "a.yaml" in processor._store.complaints, 20)
+        assert eventually(lambda: "a.yaml" in processor._store.files.complaints, 20)
         file.write("env: {WORD: whole}\n")
     assert eventually(lambda: processor.queue_status().completed == 1, 20)
     execution = processor.result("a").execution
@@ -259,3 +260,64 @@ def test_no_content_harms_the_loop(
     assert report.empty
     assert report.pending == 0
     assert processor.result(name).state in (TaskState.QUARANTINE, TaskState.FAILED)
+
+
+@pytest.mark.parametrize("kind", ["symlink", "hard link", "fifo", "directory"])
+def test_a_log_is_never_written_through_what_somebody_has_put_in_its_place(
+    make: MakeProcessor, queue_dir: Path, tmp_path: Path, kind: str
+) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("untouched")
+    processor = make()
+    processor.submit(["echo", "hello"], id="a")
+    place = queue_dir / "logs" / "a.1.log"
+    match kind:
+        case "symlink":
+            place.symlink_to(victim)
+        case "hard link":
+            os.link(victim, place)
+        case "fifo":
+            os.mkfifo(place)
+        case _:
+            place.mkdir()
+
+    assert processor.run_until_empty(30)
+
+    assert victim.read_text() == "untouched"
+    assert place.read_text() == "hello\n"
+    assert not place.is_symlink()
+    assert processor.queue_status().health == "ok"
+
+
+def test_a_job_that_swaps_the_logs_of_others_all_the_time_leads_nobody_elsewhere(
+    make: MakeProcessor, queue_dir: Path, tmp_path: Path
+) -> None:
+    """It replaces them by symlinks as fast as it can, while they are made, written and read."""
+    victim = tmp_path / "victim"
+    victim.write_text("untouched")
+    swapper = (
+        "import os, sys, time\n"
+        "logs, victim = sys.argv[1:]\n"
+        "until = time.monotonic() + 3\n"
+        "while time.monotonic() < until:\n"
+        "    for number in range(40):\n"
+        "        try:\n"
+        "            os.symlink(victim, f'{logs}/.spare')\n"
+        "            os.rename(f'{logs}/.spare', f'{logs}/t{number}.1.log')\n"
+        "        except OSError:\n"
+        "            pass\n"
+    )
+    processor = make(slots=4)
+    processor.submit([sys.executable, "-c", swapper, str(queue_dir / "logs"), str(victim)], id="swapper")
+    processor.start()
+    assert eventually((queue_dir / "logs" / "t39.1.log").is_symlink, 20)
+    processor.submit_many({"id": f"t{number}", "args": ["echo", "said"]} for number in range(40))
+
+    assert eventually(lambda: processor.queue_status().completed == 41, 60)
+
+    assert victim.read_text() == "untouched"
+    for number in range(40):
+        assert all("untouched" not in entry.message for entry in processor.task_logs(f"t{number}"))
+        execution = processor.result(f"t{number}").execution
+        assert execution is not None
+        assert execution.output == "said\n", "its own log, by the descriptor that it was opened with"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import threading
@@ -15,6 +16,7 @@ from tests.programs import Programs
 
 from fastproc.errors import NoSuchTask
 from fastproc.processor import Backoff, Processor, TaskState
+from fastproc.processor.disk import Disk
 
 
 @pytest.fixture
@@ -124,3 +126,43 @@ def test_one_that_is_let_finish_is_given_back_by_a_hurried_stop(
 
     assert not first.is_alive()
     assert (looks.result("a").outcome, looks.result("a").failures) == ("given_back", 0)
+
+
+def test_how_another_one_is_doing_is_seen(tmp_path: Path) -> None:
+    """Slots, pause and health come from the Processor itself, and are gone with it."""
+    full: list[bool] = []
+
+    class MaybeFull(Disk):
+        def create_nameless(self, dir_fd: int, spare_dir_fd: int, spare: str) -> tuple[int, str | None]:
+            if full:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return super().create_nameless(dir_fd, spare_dir_fd, spare)
+
+    with (
+        Processor(tmp_path / "q", durability="none", slots=3, poll_interval=0.05, disk=MaybeFull()) as works,
+        Processor(tmp_path / "q", durability="none") as looks,
+    ):
+        assert looks.processors() == []
+        works.start()
+        assert eventually(lambda: looks.queue_status().slots == 3, 10)
+        (seen,) = looks.processors()
+        assert (seen.pid, seen.paused, seen.health, seen.shared) == (os.getpid(), False, "ok", False)
+        assert looks.queue_status().health == "ok"
+
+        works.set_slots(7)
+        works.pause()
+        # Shorter than what was said before, and longer: never a mixture.
+        assert eventually(lambda: (looks.queue_status().slots, looks.queue_status().paused) == (7, True), 10)
+        works.resume()
+        assert eventually(lambda: not looks.queue_status().paused, 10)
+
+        full.append(True)
+        looks.submit(["true"])
+        assert eventually(lambda: looks.queue_status().health == "degraded", 10)
+        assert "No space left" in looks.queue_status().causes[0]
+        full.clear()
+        assert eventually(lambda: looks.queue_status().health == "ok", 10)
+
+        works.stop()
+        assert looks.processors() == []
+        assert looks.queue_status().health == "ok"

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from tests.conftest import eventually
 from tests.processor.conftest import Journal, MakeProcessor, deeds
+from tests.processor.crashes import wait_until
 from tests.processor.doomed import Doomed, is_gone
 from tests.programs import SOURCES, Programs
 from tests.watch import is_alive
@@ -124,10 +125,11 @@ def test_jobs_are_ended_and_tried_again_if_that_is_wanted(
 
     assert eventually(lambda: processor.result("b").attempts == 2, 20)
     assert all(is_gone(pid) for pid in living)
-    assert processor._store.record("b", 1) is not None
-    record = processor._store.record("b", 1)
+    assert processor._store.records.record("b", 1) is not None
+    record = processor._store.records.record("b", 1)
     assert record is not None
-    assert (record.outcome, record.failures) == ("lost", 1)
+    # Two ran when it died: that is held against neither.
+    assert (record.outcome, record.failures, record.lost) == ("lost", 0, 1)
     assert journal.entries("overlap") == []
 
 
@@ -209,6 +211,35 @@ def test_a_task_that_kills_its_processor_each_time_is_given_up(queue_dir: Path, 
     assert submitter.result("good").state is TaskState.COMPLETED
     result = submitter.result("poison")
     assert (result.state, result.failures) == (TaskState.FAILED, 3)
+
+
+def test_who_runs_beside_a_task_that_kills_its_processor_is_not_given_up(
+    queue_dir: Path, make: MakeProcessor
+) -> None:
+    """After two such deaths each runs alone, so that the next one shows who it was."""
+    submitter = make()
+    # The neighbours end only when nothing kills their Processor meanwhile.
+    for number in range(3):
+        submitter.submit(["sleep", "0.5"], id=f"good-{number}", max_attempts=1)
+    submitter.submit(["sh", "-c", "sleep 0.2; kill -9 $PPID; sleep 60"], id="poison", max_attempts=1)
+    deaths = 0
+    while submitter.result("poison").state is not TaskState.FAILED:
+        with Doomed(queue_dir, slots=4) as doomed:
+            wait_until(
+                lambda: (
+                    doomed.process.poll() is not None
+                    or submitter.queue_status().pending + submitter.queue_status().in_progress == 0
+                ),
+                60,
+            )
+            deaths += doomed.process.poll() == -signal.SIGKILL
+        assert deaths <= 3, "two in company, one alone: then it is given up"
+
+    make(slots=4).run_until_empty(60)
+    # Fewer, if its neighbours were not there any more the second time.
+    assert deaths in (2, 3)
+    assert [submitter.result(f"good-{number}").state for number in range(3)] == [TaskState.COMPLETED] * 3
+    assert submitter.result("poison").failures == 1
 
 
 def test_who_was_started_is_found_by_the_lock_if_it_was_not_written_down(
@@ -349,7 +380,9 @@ def test_every_half_done_step_is_finished_or_undone(make: MakeProcessor, queue_d
         "retried": TaskState.PENDING,
     }
     assert processor.result("begun").outcome == "lost"
-    assert processor.result("begun").failures == 1
+    begun_record = processor._store.records.record("begun", 1)
+    assert begun_record is not None
+    assert (begun_record.failures, begun_record.lost) == (0, 1), "another one ran beside it"
     assert processor.queue_status().quarantine == 2
     processor.set_slots(4)
     assert eventually(lambda: processor.result("begun").state is TaskState.COMPLETED, 20)

@@ -6,6 +6,7 @@ import json
 import os
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.conftest import eventually
@@ -15,7 +16,14 @@ from tests.programs import Programs
 from fastproc import ExitReason, ProcessManager
 from fastproc.errors import NoSuchTask, TaskExists
 from fastproc.processor import Processor, TaskState
-from fastproc.processor.events import QueueEvent, TaskCompleted, TaskFailed, TaskProgress, TaskStarted
+from fastproc.processor.events import (
+    QueueEvent,
+    TaskCompleted,
+    TaskFailed,
+    TaskProgress,
+    TaskStarted,
+    TaskStatusChanged,
+)
 
 
 def test_a_task_is_run_and_its_result_kept(processor: Processor, queue_dir: Path) -> None:
@@ -356,3 +364,76 @@ def test_wrong_settings_are_refused_before_anything_exists(tmp_path: Path) -> No
         with pytest.raises((TypeError, ValueError), match=next(iter(settings))):
             Processor(tmp_path / "q", **settings)
     assert not (tmp_path / "q").exists()
+
+
+def test_a_storm_of_failures_is_kept_to_the_limit_of_starts(
+    make: MakeProcessor, events: list[QueueEvent]
+) -> None:
+    """All tasks fail at once and come back at once: so many starts a second, and no more."""
+    processor = make(slots=50, starts_per_second=20.0, max_attempts=2, on_event=events.append)
+    processor.submit_many([["false"]] * 20)
+
+    report = processor.run_until_empty(60)
+
+    assert report.failed_count == 20
+    starts = [event.at for event in events if isinstance(event, TaskStarted)]
+    assert len(starts) == 40
+    assert starts[-1] - starts[0] >= (40 - 20) / 20 - 0.1
+    with pytest.raises(ValueError, match="starts_per_second"):
+        make(starts_per_second=0)
+
+
+def test_a_move_tells_what_came_of_the_attempt(make: MakeProcessor, events: list[QueueEvent]) -> None:
+    processor = make(max_attempts=2, on_event=events.append)
+    processor.submit(["true"], id="good")
+    processor.submit(["false"], id="bad")
+    processor.run_until_empty(30)
+
+    moves = [event for event in events if isinstance(event, TaskStatusChanged)]
+
+    told = {(move.task_id, str(move.after), move.outcome) for move in moves}
+    assert told == {
+        ("good", "in-progress", None),
+        ("good", "completed", "succeeded"),
+        ("bad", "in-progress", None),
+        ("bad", "pending", "failed"),
+        ("bad", "failed", "failed"),
+    }
+
+
+def test_metrics_name_no_task_however_many_there_are(make: MakeProcessor) -> None:
+    processor = make(slots=4)
+    names = set(dir(processor.metrics())) | set(processor.metrics().tasks) | set(processor.metrics().attempts)
+    processor.submit_many({"id": f"secret-{number}", "args": ["true"]} for number in range(100))
+    processor.submit(["false"], id="secret-bad", max_attempts=1)
+    processor.run_until_empty(60)
+
+    found = processor.metrics()
+
+    assert found.tasks["completed"] == found.attempts["succeeded"] == 100
+    assert (found.tasks["failed"], found.attempts["failed"], found.starts) == (1, 1, 101)
+    assert names == set(dir(found)) | set(found.tasks) | set(found.attempts)
+    assert "secret" not in repr(found)
+
+
+def test_ctrl_c_amid_starts_leaves_no_task_behind(make: MakeProcessor) -> None:
+    """It comes out of the call; what was started is known, what was not is started in the next pass."""
+
+    class Interrupted(ProcessManager):
+        left = 3
+
+        def start_process(self, *args: Any, **options: Any) -> Any:
+            type(self).left -= 1
+            if self.left == 0:
+                raise KeyboardInterrupt
+            return super().start_process(*args, **options)
+
+    with Interrupted() as manager:
+        processor = make(slots=8, manager=manager)
+        processor.submit_many([["true"]] * 8)
+        with pytest.raises(KeyboardInterrupt):
+            processor.run_until_empty(30)
+        report = processor.run_until_empty(30)
+        assert report.empty
+        assert processor.queue_status().completed == 8
+        assert processor.metrics().starts >= 8

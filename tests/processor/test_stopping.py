@@ -17,6 +17,7 @@ from tests.programs import Programs
 from fastproc import ExitReason, NotActive
 from fastproc.errors import QueueBusy
 from fastproc.processor import AgentExecutor, TaskState
+from fastproc.processor.events import QueueEvent, TaskStatusChanged
 
 
 @pytest.mark.parametrize(
@@ -257,3 +258,19 @@ def test_a_second_processor_is_refused_with_the_name_of_the_first(make: MakeProc
     first.stop()
     second.start()
     second.stop()
+
+
+def test_what_ends_early_in_a_stop_is_filed_before_the_last_has_ended(
+    make: MakeProcessor, events: list[QueueEvent]
+) -> None:
+    processor = make(slots=2, grace=3.0, on_event=events.append)
+    processor.submit(["sleep", "60"], id="soft")
+    processor.submit(["sh", "-c", "trap '' TERM; while :; do sleep 0.1; done"], id="deaf")
+    processor.start()
+    assert eventually(lambda: len(processor.list_running_processes()) == 2, 20)
+    time.sleep(0.3)
+
+    processor.stop(30)
+
+    ended = {event.task_id: event.at for event in events if isinstance(event, TaskStatusChanged)}
+    assert ended["deaf"] - ended["soft"] > 1.5

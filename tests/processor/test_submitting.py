@@ -45,7 +45,7 @@ def test_those_that_have_their_name_are_withdrawn_when_a_later_one_fails(
 ) -> None:
     """As on a disk that runs full."""
     processor = Processor(tmp_path / "q", durability="none")
-    disk = processor._store._disk
+    disk = processor._store.place.disk
     publish = disk.publish
     calls = iter([publish, publish])
 

@@ -38,7 +38,7 @@ def cancel(task_ids: tuple[str, ...], queue_dir: Path, open_to_others: bool, wai
                 asked.append(task_id)
                 word = (
                     ""
-                    if processor.workers()
+                    if processor.processors()
                     else "; nobody works on this queue: the next one that does heeds it"
                 )
                 out(f"{task_id}: asked to end{word}")

@@ -53,7 +53,7 @@ def logs(
     with opened(queue_dir, make=False, open_to_others=open_to_others) as processor:
         state = processor.result(task_id).state
         if follow and state is TaskState.PENDING and not as_json:
-            why = "" if processor.workers() else ", and nobody works on this queue: see fastproc queue run"
+            why = "" if processor.processors() else ", and nobody works on this queue: see fastproc queue run"
             click.echo(f"{task_id} is pending{why}", err=True)
         entries = _entries(processor, task_id, 0)
         if lines is not None:

@@ -78,6 +78,11 @@ Unfinished: TypeAlias = Literal["requeue", "cancel", "finish"]
 @click.option(
     "--retry-delay", type=TIME, default="1s", show_default=True, help="Before the second; then doubled."
 )
+@click.option(
+    "--starts-per-second",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Start so many tasks a second at most, in the long run.",
+)
 @click.option("--rate-limit-least", type=TIME, help="A rate limit pauses the queue so long at least (5m).")
 @click.option("--rate-limit-usual", type=TIME, help="And so long if the service does not say (30m).")
 @click.option("--rate-limit-most", type=TIME, help="And so long at most (4h).")
@@ -140,6 +145,7 @@ def run(queue_dir: Path, open_to_others: bool, **options: Any) -> int:
             recovery=options["recovery"],
             shared=options["shared"],
             grace=options["grace"],
+            starts_per_second=options["starts_per_second"],
             backoff=_backoff(options["retry_delay"]),
             rate_limit=rate_limit,
             on_event=inbox.put,
@@ -288,7 +294,7 @@ class Session:
         for line in summary(board, elapsed, blocked, self._looks.queue_status().pending - len(blocked)):
             self._view.say(line)
         left = self._looks.queue_status().in_progress
-        if left and not self._looks.workers():
+        if left and not self._looks.processors():
             word = "what came of it could not be written" if board.causes else "it has not ended in time"
             self._view.say(f"  {'in progress':<12} {left}: {word}; the next Processor looks after it")
         if stopped is not None and stopped.survivors:

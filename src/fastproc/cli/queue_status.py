@@ -14,9 +14,11 @@ from rich.table import Table
 from rich.text import Text
 
 from ..errors import NoSuchTask
-from ..processor import ProcessInfo, Processor, QueueStatus, Task, TaskResult, TaskState
+from ..processor import ProcessInfo, Processor, ProcessorInfo, QueueStatus, Task, TaskResult, TaskState
+from ..processor.logs import printable
 from ..processor.task import split_name
 from .outcome import shortened
+from .quantities import counted, in_seconds
 from .queue_open import opened, queue_options, state_words
 from .queue_words import STYLES, clock, counts, out, pause_words, print_json, ticking, verdict, what
 
@@ -102,7 +104,7 @@ def _result_fields(result: TaskResult) -> dict[str, Any]:
 def _overview(processor: Processor, *, as_json: bool) -> None:
     found = processor.queue_status()
     infos = processor.get_running_processes_info()
-    workers = processor.workers()
+    workers = processor.processors()
     failures = _last_failures(processor)
     if as_json:
         fields: dict[str, Any] = {"queue": processor.queue_dir}
@@ -113,7 +115,10 @@ def _overview(processor: Processor, *, as_json: bool) -> None:
             | {
                 "paused": found.paused,
                 "paused_until": found.paused_until,
-                "processors": [{"pid": pid, "host": host} for pid, host in workers],
+                "slots": found.slots if workers else None,
+                "health": found.health,
+                "causes": found.causes,
+                "processors": workers,
                 "running": [_running_fields(info) for info in infos],
                 "last_failures": [{"id": name, **_result_fields(result)} for name, result in failures],
             }
@@ -141,20 +146,25 @@ def _show(
     processor: Processor,
     found: QueueStatus,
     infos: list[ProcessInfo],
-    workers: list[tuple[int, str]],
+    workers: list[ProcessorInfo],
     failures: list[tuple[str, TaskResult]],
 ) -> None:
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(highlight=False, width=WIDE)
     now = time.time()
-    whose = ", ".join(f"process {pid} on {host}" for pid, host in workers)
+    whose = ", ".join(_worker_words(worker, now) for worker in workers)
     head = Text.assemble((processor.queue_dir, "bold"), "  ")
     head.append(
         f"worked on by {whose}" if workers else "nobody works on it", style="" if workers else "yellow"
     )
     console.print(head, soft_wrap=True)
     console.print(counts(found), soft_wrap=True)
+    if workers:
+        use = f"{found.in_progress} of {counted(found.slots, 'slot')} in use"
+        console.print(Text(f"{use}, {'healthy' if found.health == 'ok' else found.health}"), soft_wrap=True)
+    for cause in found.causes:
+        console.print(Text(f"  {printable(cause)}", style=STYLES["failed"]), soft_wrap=True)
     if pause := pause_words(found, now):
         console.print(pause, style=STYLES["paused"], soft_wrap=True)
     if infos and not workers:
@@ -173,6 +183,11 @@ def _show(
                 f"  {when}  ", (task_id, STYLES["failed"]), f"  {shortened(verdict(result, now), 160)}"
             )
             console.print(line, soft_wrap=True)
+
+
+def _worker_words(worker: ProcessorInfo, now: float) -> str:
+    words = f"process {worker.pid} on {worker.host}, for {in_seconds(max(0.0, now - worker.started_at))}"
+    return f"{words} (stopping)" if worker.stopping else words
 
 
 def _running_table(processor: Processor, infos: list[ProcessInfo], *, fit: bool) -> Table:

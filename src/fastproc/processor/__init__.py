@@ -13,7 +13,7 @@ from .logs import LogEntry
 from .processor import Processor
 from .retry import Backoff, RateLimit
 from .task import Attempt, ExecutionResult, Priority, Task, TaskResult, TaskState
-from .views import ProcessInfo, QueueReport, QueueStatus
+from .views import ProcessInfo, ProcessorInfo, QueueMetrics, QueueReport, QueueStatus
 
 __all__ = [
     "AgentExecutor",
@@ -27,6 +27,8 @@ __all__ = [
     "Priority",
     "ProcessInfo",
     "Processor",
+    "ProcessorInfo",
+    "QueueMetrics",
     "QueueReport",
     "QueueStatus",
     "RateLimit",

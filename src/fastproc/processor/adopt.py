@@ -51,7 +51,7 @@ class Person:
     def read(cls, pid: int) -> Person | None:
         """The process of that pid, or None."""
         try:
-            text = Path(f"/proc/{pid}/stat").read_bytes()
+            text = _proc(f"/proc/{pid}/stat")
         except OSError:
             return None
         # The name is the program's to choose, brackets and all: it ends at the last one.
@@ -63,6 +63,18 @@ class Person:
     @property
     def is_dead(self) -> bool:
         return self.state in "ZXx"
+
+
+def _proc(path: str) -> bytes:
+    """What a small file of /proc says. Without the layers of open(), which cost more than the kernel does."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        pieces = [os.read(fd, 8192)]
+        while len(pieces[-1]) == 8192:
+            pieces.append(os.read(fd, 8192))
+        return b"".join(pieces)
+    finally:
+        os.close(fd)
 
 
 def everybody() -> Iterator[Person]:
@@ -98,7 +110,7 @@ def identity(pid: int, machine: Machine) -> dict[str, Any]:
 def _cgroup(pid: int) -> dict[str, Any]:
     """The leaf that holds it and nobody else of us: one of fastproc's own, or nothing."""
     try:
-        place = Path(f"/proc/{pid}/cgroup").read_text()
+        place = os.fsdecode(_proc(f"/proc/{pid}/cgroup"))
     except OSError:
         return {}
     for line in place.splitlines():

@@ -14,338 +14,102 @@ actions in order and feeds what came of them back as events:
                                                                                  Found
 
 A slot is used from CLAIMING until Filed: until the outcome is durable and nothing of the run is alive. Tasks
-    run by
-priority and age: `since + rank * AGE_SECONDS` is fixed when a task is queued, so a low one waits for
-    critical ones
-that come up to 45 minutes later, and for no others. A task whose dependency failed is failed too; one whose
-dependency is not there waits; tasks that wait for each other in a circle are failed.
+run by priority and age: `since + rank * AGE_SECONDS` is fixed when a task is queued, so a low one waits for
+critical ones that come up to 45 minutes later, and for no others. A task whose dependency failed is failed
+too; one whose dependency is not there waits; tasks that wait for each other in a circle are failed.
+
+An attempt that a dead Processor has left counts as a failure only if nothing ran beside it. Else it is only
+kept in mind, `lost`, and after MOST_LOST of them in a row the task runs alone: what kills Processors is given
+up after MOST_LOST + max_attempts of them, and its neighbours never are for it.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
-from enum import Enum, StrEnum, auto
-from typing import NamedTuple, TypeAlias
+import math
+from collections.abc import Callable, Iterable
 
-from .retry import Backoff, RateLimit
+from .news import (
+    COUNTED,
+    Action,
+    Adopted,
+    CancelAsked,
+    Claim,
+    ClaimDelayed,
+    Claimed,
+    ClaimLost,
+    Drain,
+    End,
+    EndAsked,
+    Ended,
+    Event,
+    File,
+    Filed,
+    Found,
+    Now,
+    Outcome,
+    Pause,
+    PauseOver,
+    PauseUntil,
+    RateLimitKnown,
+    Settled,
+    SlotsSet,
+    Start,
+    Started,
+    StopAsked,
+    StoreFaulted,
+    Tick,
+)
+from .state import Entry, Phase, State
 from .task import TaskState, Ticket
+
+__all__ = [
+    "AGE_SECONDS",
+    "COUNTED",
+    "MOST_LIMITED",
+    "TRANSITIONS",
+    "Action",
+    "Adopted",
+    "CancelAsked",
+    "Claim",
+    "ClaimDelayed",
+    "ClaimLost",
+    "Claimed",
+    "Drain",
+    "End",
+    "EndAsked",
+    "Ended",
+    "Entry",
+    "Event",
+    "File",
+    "Filed",
+    "Found",
+    "Now",
+    "Outcome",
+    "Pause",
+    "PauseOver",
+    "PauseUntil",
+    "Phase",
+    "RateLimitKnown",
+    "Settled",
+    "SlotsSet",
+    "Start",
+    "Started",
+    "State",
+    "StopAsked",
+    "StoreFaulted",
+    "Tick",
+    "blocked",
+    "is_stuck",
+    "next_due",
+    "step",
+]
 
 AGE_SECONDS = 900.0
 """So much later may a task come and still go first for being one step more urgent."""
 
 MOST_LIMITED = 50
 """A task that meets a rate limit more often than that in a row has failed."""
-
-
-class Now(NamedTuple):
-    """A moment: seconds that never jump, and seconds since 1970 that may."""
-
-    mono: float
-    wall: float
-
-
-class Phase(Enum):
-    """Where the queue is with a task."""
-
-    WAITING = auto()  # for other tasks
-    DELAYED = auto()  # until its time comes
-    READY = auto()
-    CLAIMING = auto()
-    STARTING = auto()
-    RUNNING = auto()
-    ENDING = auto()  # it has been told to end
-    FILING = auto()  # it has ended, what came of it is not yet durable
-
-
-class Outcome(StrEnum):
-    """What came of one attempt."""
-
-    SUCCEEDED = "succeeded"
-    FAILED = "failed"
-    REFUSED = "refused"  # it can never succeed: no such program, a field that is not allowed
-    RATE_LIMITED = "rate_limited"
-    LOST = "lost"  # it ended while nobody could see how
-    CANCELLED = "cancelled"
-    GIVEN_BACK = "given_back"  # the Processor stopped before it had ended
-
-
-COUNTED = frozenset({Outcome.FAILED, Outcome.LOST})
-"""The outcomes that count against max_attempts."""
-
-
-# ---- events ----
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """A task is pending. `settled` says where those of its dependencies are that the queue does not know."""
-
-    ticket: Ticket
-    settled: Mapping[str, TaskState | None] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class ClaimLost:
-    """It is not pending any more: somebody else has taken or removed it, or it is no task."""
-
-    id: str
-    state: TaskState | None = None
-    """Where it is now."""
-
-
-@dataclass(frozen=True, slots=True)
-class ClaimDelayed:
-    """It cannot be claimed now; try again after so many seconds."""
-
-    id: str
-    seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class Claimed:
-    """It is ours, its attempt is durable. `failures` are those before this attempt."""
-
-    id: str
-    attempt: int
-    failures: int
-    max_attempts: int
-    auto_requeue: bool = False
-    limited: int = 0
-    """How often in a row it has met a rate limit."""
-
-
-@dataclass(frozen=True, slots=True)
-class Started:
-    id: str
-
-
-@dataclass(frozen=True, slots=True)
-class Adopted:
-    """An attempt of an earlier Processor that still runs is ours from now on, or one that has to be filed."""
-
-    ticket: Ticket
-    claimed: Claimed
-    end: bool
-    """Whether it shall be ended."""
-
-
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """Nothing of an attempt is left. `chance`, from 0 to 1, scatters the wait for the next one."""
-
-    id: str
-    outcome: Outcome
-    chance: float = 0.5
-    retry_after: float | None = None
-    retry_soon: bool = False
-    """Not its fault: try again after a moment, and count nothing."""
-    reason: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Filed:
-    """What came of an attempt is durable, and the task is where it belongs."""
-
-    id: str
-
-
-@dataclass(frozen=True, slots=True)
-class Settled:
-    """A task that the queue does not know is there, or not there any more (None)."""
-
-    id: str
-    state: TaskState | None
-
-
-@dataclass(frozen=True, slots=True)
-class CancelAsked:
-    id: str
-
-
-@dataclass(frozen=True, slots=True)
-class StopAsked:
-    """End all that runs. `outcome` is what an attempt counts as that has not ended by itself."""
-
-    outcome: Outcome = Outcome.GIVEN_BACK
-
-
-@dataclass(frozen=True, slots=True)
-class EndAsked:
-    """A run has been told to end by its time limit, by silence or by too much output: do not tell it
-    again.
-    """
-
-    id: str
-
-
-@dataclass(frozen=True, slots=True)
-class Drain:
-    """Claim nothing any more, let run what runs."""
-
-
-@dataclass(frozen=True, slots=True)
-class Pause:
-    paused: bool
-
-
-@dataclass(frozen=True, slots=True)
-class RateLimitKnown:
-    """A rate limit that another Processor has met holds until then, in seconds since 1970; 0 if it does no
-    more.
-    """
-
-    until: float
-
-
-@dataclass(frozen=True, slots=True)
-class SlotsSet:
-    slots: int
-
-
-@dataclass(frozen=True, slots=True)
-class StoreFaulted:
-    """The store cannot write: claim nothing until StoreHealed."""
-
-    healthy: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Tick:
-    """Nothing has happened but time."""
-
-
-Event: TypeAlias = (
-    Found
-    | ClaimLost
-    | ClaimDelayed
-    | Claimed
-    | Started
-    | Adopted
-    | Ended
-    | Filed
-    | Settled
-    | CancelAsked
-    | StopAsked
-    | EndAsked
-    | Drain
-    | Pause
-    | RateLimitKnown
-    | SlotsSet
-    | StoreFaulted
-    | Tick
-)
-
-
-# ---- actions ----
-
-
-@dataclass(frozen=True, slots=True)
-class Claim:
-    id: str
-    name: str
-
-
-@dataclass(frozen=True, slots=True)
-class Start:
-    id: str
-
-
-@dataclass(frozen=True, slots=True)
-class End:
-    """End a run and all that it has started."""
-
-    id: str
-
-
-@dataclass(frozen=True, slots=True)
-class File:
-    """Make the outcome of an attempt durable, and move the task to where it belongs."""
-
-    id: str
-    state: TaskState
-    outcome: Outcome
-    failures: int
-    reason: str
-    retry_at: float = 0.0
-    """In seconds since 1970; for a task that goes back to pending."""
-    limited: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class PauseUntil:
-    """The queue pauses for a rate limit, until then in seconds since 1970."""
-
-    until: float
-    id: str
-
-
-@dataclass(frozen=True, slots=True)
-class PauseOver:
-    pass
-
-
-Action: TypeAlias = Claim | Start | End | File | PauseUntil | PauseOver
-
-
-# ---- state ----
-
-
-@dataclass(slots=True)
-class Entry:
-    """What the queue knows of one task."""
-
-    ticket: Ticket
-    phase: Phase
-    missing: set[str] | None = None
-    due: float = 0.0
-    attempt: int = 0
-    failures: int = 0
-    max_attempts: int = 1
-    auto_requeue: bool = False
-    limited: int = 0
-    ending: Outcome | None = None
-    doom: str = ""
-    """Why it is to be failed without being started."""
-    filing: File | None = None
-
-
-@dataclass(slots=True)
-class State:
-    """The whole queue, as far as it has to be known to decide. Changed by step() alone."""
-
-    slots: int
-    max_attempts: int = 3
-    backoff: Backoff = field(default_factory=Backoff)
-    rate_limit: RateLimit = field(default_factory=RateLimit)
-    requeue_seconds: float = 30.0
-    entries: dict[str, Entry] = field(default_factory=dict)
-    busy: set[str] = field(default_factory=set)
-    """Ids that use a slot."""
-    ready: list[tuple[float, str]] = field(default_factory=list)
-    delayed: list[tuple[float, str]] = field(default_factory=list)
-    """By the monotonic clock: back-off."""
-    dated: list[tuple[float, str]] = field(default_factory=list)
-    """By the clock on the wall: not_before."""
-    waiters: dict[str, set[str]] = field(default_factory=dict)
-    """Who waits for a task."""
-    blockers: dict[str, set[str]] = field(default_factory=dict)
-    """Who blocks a task, by its own word."""
-    doomed: list[str] = field(default_factory=list)
-    paused: bool = False
-    draining: bool = False
-    faulted: bool = False
-    limited_until: Now | None = None
-
-    @property
-    def pending(self) -> int:
-        """How many tasks are pending, as far as is known."""
-        return len(self.entries) - len(self.busy)
-
-    @property
-    def may_claim(self) -> bool:
-        return not (self.paused or self.draining or self.faulted or self.limited_until is not None)
 
 
 def step(state: State, event: Event, now: Now) -> list[Action]:
@@ -363,7 +127,7 @@ def step(state: State, event: Event, now: Now) -> list[Action]:
     _time_passes(state, now, actions)
     if not isinstance(event, Found):
         # Not while the directory is being read: the most urgent may come last. A Tick follows.
-        _fill_slots(state, actions)
+        _fill_slots(state, now, actions)
     return actions
 
 
@@ -376,6 +140,8 @@ def next_due(state: State, now: Now) -> float | None:
         dues.append(state.delayed[0][0] - now.mono)
     if state.dated:
         dues.append(state.dated[0][0] - now.wall)
+    if state.starts_per_second is not None and state.ready and (allowed := _allowance(state, now)) < 1.0:
+        dues.append((1.0 - allowed) / state.starts_per_second)
     return max(0.0, min(dues)) if dues else None
 
 
@@ -559,6 +325,7 @@ def _claimed(state: State, event: Claimed, now: Now, actions: list[Action]) -> N
     entry.max_attempts = event.max_attempts
     entry.auto_requeue = event.auto_requeue
     entry.limited = event.limited
+    entry.lost = event.lost
     entry.phase = Phase.STARTING
     if entry.ending is not None:
         _file(state, entry, Ended(event.id, entry.ending), now, actions)
@@ -589,6 +356,8 @@ def _adopted(state: State, event: Adopted, _now: Now, actions: list[Action]) -> 
         max_attempts=claimed.max_attempts,
         auto_requeue=claimed.auto_requeue,
         limited=claimed.limited,
+        lost=claimed.lost,
+        beside=event.beside,
     )
     state.busy.add(claimed.id)
     for other in event.ticket.blocks:
@@ -650,7 +419,12 @@ def _file(state: State, entry: Entry, event: Ended, now: Now, actions: list[Acti
         # No service refuses that long: what looks like a rate limit is something else, and must end some
         # time.
         outcome, limited = Outcome.FAILED, 0
-    failures = entry.failures + (outcome in COUNTED and not event.retry_soon)
+    lost = entry.lost if outcome in (Outcome.LOST, Outcome.GIVEN_BACK) else 0
+    counts = outcome in COUNTED and not event.retry_soon
+    if outcome is Outcome.LOST and entry.beside:
+        # It may be what has killed the Processor, or only have been there: this alone is held against nobody.
+        lost, counts = lost + 1, False
+    failures = entry.failures + counts
     where, wait = TaskState.PENDING, 0.0
     if outcome is Outcome.SUCCEEDED:
         failures = 0
@@ -662,7 +436,7 @@ def _file(state: State, entry: Entry, event: Ended, now: Now, actions: list[Acti
     elif event.retry_soon:
         wait = state.backoff.wait(1, event.chance)
     elif outcome in COUNTED:
-        wait = state.backoff.wait(failures, event.chance)
+        wait = state.backoff.wait(max(failures, lost), event.chance)
         if failures >= entry.max_attempts:
             where = TaskState.FAILED
     elif outcome is Outcome.RATE_LIMITED:
@@ -677,6 +451,7 @@ def _file(state: State, entry: Entry, event: Ended, now: Now, actions: list[Acti
         event.reason or ("cancelled" if outcome is Outcome.CANCELLED else ""),
         now.wall + wait if where is TaskState.PENDING and wait else 0.0,
         limited,
+        lost,
     )
     actions.append(entry.filing)
 
@@ -692,7 +467,8 @@ def _filed(state: State, event: Filed, now: Now, actions: list[Action]) -> None:
         # Once is enough for those who wait for it. Behind all others of its priority, too.
         _settle(state, event.id, TaskState.COMPLETED, now)
         entry.ticket = entry.ticket._replace(since=now.wall)
-    again = Entry(entry.ticket, Phase.READY, max_attempts=state.max_attempts, due=entry.due)
+    ticket = entry.ticket._replace(lost=filing.lost)
+    again = Entry(ticket, Phase.READY, max_attempts=state.max_attempts, due=entry.due)
     state.entries[event.id] = again
     for other in entry.ticket.blocks:
         state.blockers.setdefault(other, set()).add(event.id)
@@ -763,7 +539,17 @@ def _wake(state: State, heap: list[tuple[float, str]], time: float, now: Now) ->
             _queue(state, entry, now)
 
 
-def _fill_slots(state: State, actions: list[Action]) -> None:
+def _allowance(state: State, now: Now) -> float:
+    """How many starts are allowed now: those of one second may come at once, and one always."""
+    rate = state.starts_per_second
+    if rate is None:
+        return math.inf
+    most = max(1.0, rate)
+    since = max(0.0, now.mono - state.reckoned)
+    return most if since == math.inf else min(most, state.allowed + since * rate)
+
+
+def _fill_slots(state: State, now: Now, actions: list[Action]) -> None:
     while state.doomed and not state.faulted and not state.draining:
         # Those to be failed unstarted need no turn: nothing of theirs runs.
         name = state.doomed.pop()
@@ -772,11 +558,23 @@ def _fill_slots(state: State, actions: list[Action]) -> None:
             _take(state, entry, actions)
     if not state.may_claim:
         return
-    while state.ready and len(state.busy) < state.slots:
-        _, name = heapq.heappop(state.ready)
+    allowed = _allowance(state, now)
+    while state.ready and len(state.busy) < state.slots and allowed >= 1.0:
+        key, name = heapq.heappop(state.ready)
         entry = state.entries.get(name)
-        if entry is not None and entry.phase is Phase.READY and not entry.doom:
-            _take(state, entry, actions)
+        if entry is None or entry.phase is not Phase.READY or entry.doom:
+            continue
+        if state.busy and (entry.ticket.is_suspect or _runs_alone(state)):
+            # Its turn comes when nothing runs, and nobody else's before.
+            heapq.heappush(state.ready, (key, name))
+            return
+        _take(state, entry, actions)
+        allowed -= 1.0
+        state.allowed, state.reckoned = allowed, now.mono
+
+
+def _runs_alone(state: State) -> bool:
+    return any(state.entries[name].ticket.is_suspect for name in state.busy)
 
 
 def _take(state: State, entry: Entry, actions: list[Action]) -> None:

@@ -38,7 +38,7 @@ class TaskProgress:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskStatusChanged:
-    """A task has moved."""
+    """A task has moved. `outcome` is what came of the attempt that ended with it, as in TaskResult."""
 
     kind: ClassVar[str] = "task_status_changed"
     task_id: str
@@ -46,6 +46,7 @@ class TaskStatusChanged:
     before: TaskState | None
     after: TaskState
     reason: str = ""
+    outcome: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,16 +10,21 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..status import ExitReason, ExitStatus, ResourceUsage
-from .core import Outcome
+from .news import Outcome
 from .store import History, Record
 from .task import ExecutionResult, TaskState
 
 _RECORD_FIELDS = tuple(item.name for item in dataclasses.fields(Record))
+_EXIT_FIELDS = tuple(item.name for item in dataclasses.fields(ExitStatus) if item.name != "rusage")
+# dumps() makes an encoder for each call that asks for anything of its own.
+_compact = json.JSONEncoder(separators=(",", ":")).encode
+_encode = json.JSONEncoder().encode
+_encode_text = json.encoder.encode_basestring_ascii
 
 
 def line(**fields: object) -> bytes:
     """One line of a journal."""
-    return json.dumps(fields, separators=(",", ":")).encode() + b"\n"
+    return _compact(fields).encode() + b"\n"
 
 
 def lines(content: bytes) -> list[dict[str, Any]]:
@@ -45,8 +50,18 @@ def document(fields: Mapping[str, Any]) -> bytes:
     times as long.
     """
     return "{{\n{}\n}}\n".format(
-        ",\n".join(f" {json.dumps(name)}: {json.dumps(value)}" for name, value in fields.items())
+        ",\n".join([f" {_encode_text(name)}: {_value(value)}" for name, value in fields.items()])
     ).encode()
+
+
+def _value(value: object) -> str:
+    """As json.dumps() does; what is most often there without its detours."""
+    if value is None:
+        return "null"
+    kind = type(value)
+    if kind is str:
+        return _encode_text(value)  # type: ignore[arg-type]
+    return repr(value) if kind is int else _encode(value)
 
 
 def read_record(content: bytes) -> Record | None:
@@ -67,6 +82,7 @@ def read_record(content: bytes) -> Record | None:
             execution=fields.get("execution"),
             log=fields.get("log"),
             limited=int(fields.get("limited", 0)),
+            lost=int(fields.get("lost", 0)),
         )
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
@@ -94,6 +110,7 @@ def history(notes: list[dict[str, Any]], last: Record | None, before: Record | N
         attempts=attempts,
         failures=known.failures if known is not None and counts else 0,
         limited=known.limited if known is not None and counts else 0,
+        lost=known.lost if known is not None and counts else 0,
         claimed=claimed if last is None else None,
         started=started,
         record=last,
@@ -106,9 +123,7 @@ def exit_fields(status: ExitStatus | None) -> dict[str, Any] | None:
     """An exit status as plain values."""
     if status is None:
         return None
-    fields = {
-        item.name: getattr(status, item.name) for item in dataclasses.fields(status) if item.name != "rusage"
-    }
+    fields = {name: getattr(status, name) for name in _EXIT_FIELDS}
     return {**fields, "reason": str(status.reason), "rusage": list(status.rusage)}
 
 

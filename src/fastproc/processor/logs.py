@@ -95,7 +95,7 @@ class LogReader:
         """Number one more piece."""
         if cursor.ended:
             return self._beginning(history, cursor)
-        record = self._store.record(task_id, cursor.attempt)
+        record = self._store.records.record(task_id, cursor.attempt)
         lines, offset = self._lines(task_id, cursor, is_over=record is not None)
         if lines:
             entries = [

@@ -13,6 +13,7 @@ import os
 import threading
 import time
 import weakref
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from logging import getLogger
 from typing import Any, Literal, Self, TypeAlias
@@ -22,20 +23,21 @@ from ..errors import NoSuchTask, NotActive
 from ..ports import Clock, Launcher
 from ..status import ExitStatus, StopReport, StopResult
 from . import core, look
-from .core import Outcome, Phase
+from .arguments import check_choice, check_count, check_rate, check_seconds, make_task
 from .disk import Disk
 from .events import QueueEvent
 from .executor import CommandExecutor, Executor
-from .formats import BadTask
-from .journal import execution_result, exit_status
 from .logs import MAX_ENTRIES, LogEntry, LogReader
+from .news import Outcome
 from .retry import Backoff, RateLimit
 from .runs import SYSTEM_CLOCK, Live
-from .shift import Recovery, Settings, Shift
+from .settings import Recovery, Settings
+from .shift import Shift
+from .state import Phase
 from .store import Durability, NotClaimed, Record
 from .store_dir import DirectoryStore
-from .task import Attempt, Priority, Task, TaskResult, TaskState, check_id, plain_fields
-from .views import ProcessInfo, QueueReport, QueueStatus
+from .task import Attempt, Priority, Task, TaskResult, TaskState, check_id
+from .views import ProcessInfo, ProcessorInfo, QueueMetrics, QueueReport, QueueStatus
 
 _log = getLogger("fastproc.processor")
 
@@ -67,6 +69,8 @@ class Processor:
         shared: several Processors may work on this directory; all of them have to say so.
         grace: seconds from SIGTERM to SIGKILL.
         max_log_bytes: a job that prints more is ended.
+        starts_per_second: so many tasks are started at most, in the long run; those of one second may come at
+            once. None for no limit but `slots`.
         backoff, rate_limit: how long to wait, see there.
         open_to_others: accept a directory that others can write to; they can then have anything run.
         on_event: called with each event of fastproc.processor.events, in the thread that makes the pass; be
@@ -95,6 +99,7 @@ class Processor:
         shared: bool = False,
         grace: float = 5.0,
         max_log_bytes: int | None = 1 << 30,
+        starts_per_second: float | None = None,
         backoff: Backoff | None = None,
         rate_limit: RateLimit | None = None,
         open_to_others: bool = False,
@@ -102,14 +107,15 @@ class Processor:
         clock: Clock = SYSTEM_CLOCK,
         disk: Disk | None = None,
     ) -> None:
-        _check_count("slots", slots, least=0)
-        _check_count("max_attempts", max_attempts, least=1)
-        _check_seconds("task_timeout", task_timeout, optional=True)
-        _check_seconds("idle_timeout", idle_timeout, optional=True)
-        _check_seconds("poll_interval", poll_interval)
-        _check_seconds("grace", grace, zero=True)
-        _check_choice("durability", durability, ("full", "batch", "none"))
-        _check_choice("recovery", recovery, ("end", "adopt"))
+        check_count("slots", slots, least=0)
+        check_count("max_attempts", max_attempts, least=1)
+        check_seconds("task_timeout", task_timeout, optional=True)
+        check_seconds("idle_timeout", idle_timeout, optional=True)
+        check_seconds("poll_interval", poll_interval)
+        check_seconds("grace", grace, zero=True)
+        check_rate("starts_per_second", starts_per_second)
+        check_choice("durability", durability, ("full", "batch", "none"))
+        check_choice("recovery", recovery, ("end", "adopt"))
         if on_event is not None and not callable(on_event):
             raise TypeError(f"on_event must be callable, not {on_event!r}")
         self._given = manager
@@ -123,6 +129,7 @@ class Processor:
             shared=shared,
             grace=grace,
             max_log_bytes=max_log_bytes,
+            starts_per_second=starts_per_second,
             backoff=backoff if backoff is not None else Backoff(),
             rate_limit=rate_limit if rate_limit is not None else RateLimit(),
             on_event=on_event,
@@ -135,11 +142,14 @@ class Processor:
         self._logs = LogReader(self._store)
         self._slots = slots
         self._paused = False
+        self._outcomes: Counter[str] = Counter()
+        self._starts = 0
         self._turn = threading.RLock()
         self._rested = threading.Condition(self._turn)
         self._shift: Shift | None = None
         self._thread: threading.Thread | None = None
         self._at_exit: Callable[[], None] | None = None
+        self._stops: list[None] = []
         _all.add(self)
 
     @property
@@ -173,7 +183,7 @@ class Processor:
             OSError: the directory cannot be written to. Nothing has been queued.
         """
         given = {"id": id, "prompt": prompt, "priority": priority, "timeout": timeout, **fields}
-        made = _make_task(task, given)
+        made = make_task(task, given)
         self._submit([made])
         return made.id
 
@@ -181,7 +191,7 @@ class Processor:
         """Queue many tasks. If one of them cannot be queued, none is, and the exception is that of
         submit().
         """
-        made = [_make_task(task, {}) for task in tasks]
+        made = [make_task(task, {}) for task in tasks]
         self._submit(made)
         return [task.id for task in made]
 
@@ -270,12 +280,21 @@ class Processor:
         `timeout` allows. May be called again, and from any thread, observers among them: a later call with
         less time shortens the grace of one that is still stopping.
         """
-        _check_choice("unfinished", unfinished, ("requeue", "cancel", "finish"))
-        _check_seconds("timeout", timeout, zero=True)
+        check_choice("unfinished", unfinished, ("requeue", "cancel", "finish"))
+        check_seconds("timeout", timeout, zero=True)
         began = time.monotonic()
+        # One that was called before us may still be waiting for its turn.
+        late = bool(self._stops)
+        self._stops.append(None)
+        try:
+            if (ending := self._shift) is not None and (late or ending.stopping):
+                ending.ending.hurry(timeout)
+            return self._stop(timeout, unfinished, began)
+        finally:
+            self._stops.pop()
+
+    def _stop(self, timeout: float, unfinished: Unfinished, began: float) -> StopReport:
         results: list[StopResult] = []
-        if (ending := self._shift) is not None and ending.stopping:
-            ending.hurry(timeout)
         with self._turn:
             thread, self._thread = self._thread, None
             shift = self._shift
@@ -284,9 +303,9 @@ class Processor:
                 shift.stopping = True
                 shift.feed(core.Drain())
                 if unfinished == "finish":
-                    shift.pump_until_finished(began + timeout / 2)
+                    shift.ending.let_finish(began + timeout / 2)
                 outcome = Outcome.CANCELLED if unfinished == "cancel" else Outcome.GIVEN_BACK
-                results = shift.end_all(outcome, began, timeout)
+                results = shift.ending.end_all(outcome, began, timeout)
                 shift.poke()
                 self._leave()
         # It ends as soon as it gets its turn, which an observer's thread has until it returns.
@@ -327,6 +346,7 @@ class Processor:
                 owns_launcher=self._given is None,
                 slots=self._slots,
                 paused=self._paused,
+                outcomes=self._outcomes,
                 on_first_start=self._stop_at_exit,
             )
             self._shift.enter()
@@ -351,6 +371,7 @@ class Processor:
             self._at_exit = None
         shift, self._shift = self._shift, None
         if shift is not None:
+            self._starts += shift.starts
             shift.leave()
         self._store.unlock()
         self._rested.notify_all()
@@ -404,7 +425,7 @@ class Processor:
 
     def set_slots(self, slots: int) -> None:
         """How many tasks run at once from now on; with fewer than run, those end by themselves."""
-        _check_count("slots", slots, least=0)
+        check_count("slots", slots, least=0)
         with self._turn:
             self._slots = slots
             if self._shift is not None:
@@ -429,7 +450,7 @@ class Processor:
                 shift.feed(core.CancelAsked(task_id))
                 shift.work()
                 return True
-            with self._store.visiting():
+            with self._store.presence.visiting():
                 return self._cancel_foreign(task_id)
 
     def _cancel_foreign(self, task_id: str) -> bool:
@@ -438,14 +459,14 @@ class Processor:
             if state is None:
                 raise NoSuchTask(task_id)
             if state is TaskState.IN_PROGRESS:
-                self._store.ask_to_cancel(task_id)
+                self._store.records.ask_to_cancel(task_id)
                 return True
             if state is not TaskState.PENDING:
                 return False
-            name = self._store.name_in(state, task_id)
+            name = self._store.files.name_in(state, task_id)
             if name is None:
                 continue
-            task = self._store.read(task_id) or Task(id=task_id)
+            task = self._store.files.read(task_id) or Task(id=task_id)
             # Its date does not matter for this.
             ticket = task.ticket(name, 0.0)
             answer = self._store.claim([ticket], any_time=True)[0]
@@ -467,7 +488,7 @@ class Processor:
                 raise error
             return True
         # Somebody holds it for a moment: leave word.
-        self._store.ask_to_cancel(task_id)
+        self._store.records.ask_to_cancel(task_id)
         return True
 
     def retry(self, task_id: str) -> None:
@@ -490,7 +511,7 @@ class Processor:
             shift = self._shift
             if shift is not None and not shift.stopping:
                 shift.changed(task_id, state, TaskState.PENDING, "retry")
-                name = self._store.name_in(TaskState.PENDING, task_id)
+                name = self._store.files.name_in(TaskState.PENDING, task_id)
                 if name is not None:
                     shift.notice(name)
                     shift.go_on()
@@ -573,9 +594,14 @@ class Processor:
             if shift is not None:
                 limited = shift.state.limited_until
                 until = limited.wall if limited is not None else None
+                slots, paused, causes = self._slots, self._paused, shift.causes
             else:
                 known = self._store.pause()
                 until = known if known is not None and known > self._clock.time() else None
+                others = look.processors(self._store)
+                slots = sum(other.slots for other in others) if others else self._slots
+                paused = self._paused or (bool(others) and all(other.paused for other in others))
+                causes = tuple(dict.fromkeys(cause for other in others for cause in other.causes))
             return QueueStatus(
                 pending=counts[TaskState.PENDING],
                 in_progress=counts[TaskState.IN_PROGRESS],
@@ -583,13 +609,26 @@ class Processor:
                 failed=counts[TaskState.FAILED],
                 quarantine=counts[TaskState.QUARANTINE],
                 running=tuple(self._store.in_progress() if shift is None else shift.runs.live),
-                slots=self._slots,
-                paused=self._paused or until is not None,
+                slots=slots,
+                paused=paused or until is not None,
                 paused_until=until,
-                health="degraded" if shift is not None and shift.causes else "ok",
-                causes=() if shift is None else shift.causes,
+                health="degraded" if causes else "ok",
+                causes=causes,
                 blocked={} if shift is None else core.blocked(shift.state),
-                processing=shift is not None or self._store.has_processor(),
+                processing=shift is not None or self._store.presence.has_processor(),
+            )
+
+    def metrics(self) -> QueueMetrics:
+        """What it has done so far, in numbers, for a monitoring system: the names are always the same."""
+        with self._turn:
+            shift = self._shift
+            return QueueMetrics(
+                tasks={str(state): count for state, count in self._store.counts().items()},
+                starts=self._starts + (0 if shift is None else shift.starts),
+                attempts={str(outcome): self._outcomes[str(outcome)] for outcome in Outcome},
+                running=0 if shift is None else len(shift.runs.live),
+                slots=self._slots,
+                healthy=shift is None or not shift.causes,
             )
 
     def task_logs(self, task_id: str, *, after: int = 0, limit: int = MAX_ENTRIES) -> list[LogEntry]:
@@ -606,9 +645,9 @@ class Processor:
             raise NoSuchTask(task_id)
         return entries
 
-    def workers(self) -> list[tuple[int, str]]:
-        """Pid and host of the other Processors that work on this directory now."""
-        return [(int(said.get("pid", 0)), str(said.get("host", ""))) for said in self._store.processors()]
+    def processors(self) -> list[ProcessorInfo]:
+        """The other Processors that work on this directory now, and how each is doing."""
+        return look.processors(self._store)
 
     def task(self, task_id: str) -> Task:
         """What the file of a task says.
@@ -617,7 +656,7 @@ class Processor:
             NoSuchTask: there is none of that id, or none that can be read.
         """
         check_id(task_id)
-        task = self._store.read(task_id)
+        task = self._store.files.read(task_id)
         if task is None:
             raise NoSuchTask(task_id)
         return task
@@ -649,38 +688,10 @@ class Processor:
             NoSuchTask: there is none of that id.
         """
         check_id(task_id)
-        state = self._store.where(task_id)
-        if state is None:
+        found = look.result(self._store, task_id)
+        if found is None:
             raise NoSuchTask(task_id)
-        history = self._store.history(task_id)
-        record = history.record
-        if record is None and history.attempts > 1:
-            # The attempt that runs has none yet; a pending task tells of the one before.
-            record = (
-                None if state is TaskState.IN_PROGRESS else self._store.record(task_id, history.attempts - 1)
-            )
-        log = record.log if record is not None else (history.started or {}).get("log")
-        began = (history.claimed or {}).get("at")
-        return TaskResult(
-            task_id=task_id,
-            state=state,
-            attempts=history.attempts,
-            failures=history.failures,
-            outcome=None if record is None else str(record.outcome),
-            exit=None if record is None else exit_status(record.exit),
-            execution=None if record is None else execution_result(record.execution),
-            reason=self._reason(task_id, state, record),
-            started_at=record.started_at if record is not None else began,
-            finished_at=None if record is None else record.finished_at,
-            log_path=None if not isinstance(log, str) else str(self._store.path / "logs" / log),
-        )
-
-    def _reason(self, task_id: str, state: TaskState, record: Record | None) -> str:
-        if state is TaskState.QUARANTINE:
-            return self._store.why(task_id)
-        return "" if record is None else record.reason
-
-    # ---- observers, health, emptiness ----
+        return found
 
     def __repr__(self) -> str:
         state = "not started" if self._shift is None else f"{len(self._shift.state.busy)} running"
@@ -756,64 +767,3 @@ def _stop_result(live: Live, began: float) -> StopResult:
         survivors=[] if live.done else adopted.members(),
         elapsed=time.monotonic() - began,
     )
-
-
-_SUBSTANCE = {"args", "command", "prompt", "title", "notes", "operation", "type", "target", "targets"}
-"""A task that has none of these says nothing to any executor: a misspelt field, most likely."""
-
-
-def _make_task(task: Task | Mapping[str, Any] | Sequence[Arg] | None, given: Mapping[str, Any]) -> Task:
-    """A task from what submit() takes, checked."""
-    fields: dict[str, Any]
-    if isinstance(task, Task):
-        fields = {**task.fields, "id": task.id}
-    elif isinstance(task, Mapping):
-        fields = plain_fields(task)
-    elif task is None:
-        fields = {}
-    elif isinstance(task, (str, bytes)):
-        raise TypeError(
-            f"a task must be a list such as ['sort', 'names.txt'] or a mapping of fields, not the text "
-            f"{task!r:.80}; a prompt is passed as prompt="
-        )
-    else:
-        fields = {"args": [_word(word) for word in task]}
-    fields |= plain_fields(given)
-    if not fields.keys() & _SUBSTANCE:
-        raise BadTask("a task needs args, or a prompt, or at least a title, a type or a target")
-    if "id" not in fields:
-        # Sorts by time, and is nobody else's.
-        fields["id"] = f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{os.urandom(5).hex()}"
-    if not isinstance(fields["id"], str):
-        raise BadTask(f"{fields['id']!r:.80} is no task id: it must be text")
-    fields.setdefault("created_at", time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
-    return Task.read(fields["id"], fields)
-
-
-def _word(word: object) -> str:
-    if isinstance(word, (str, bytes, os.PathLike)):
-        return os.fsdecode(word)
-    if isinstance(word, (int, float)) and not isinstance(word, bool):
-        return str(word)
-    raise BadTask(f"args must be words, not {word!r:.80}")
-
-
-def _check_count(name: str, value: object, *, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be a whole number, not {value!r}")
-    if value < least:
-        raise ValueError(f"{name} must be at least {least}, not {value}")
-
-
-def _check_seconds(name: str, value: object, *, optional: bool = False, zero: bool = False) -> None:
-    if value is None and optional:
-        return
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name} must be a number of seconds, not {value!r}")
-    if not (value >= 0 if zero else value > 0):
-        raise ValueError(f"{name} must be above 0 seconds, not {value}")
-
-
-def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"{name} must be {' or '.join(map(repr, choices))}, not {value!r}")

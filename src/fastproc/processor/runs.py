@@ -11,8 +11,11 @@ import dataclasses
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from logging import getLogger
 from typing import Any
 
 from ..cancel import CancelToken
@@ -26,10 +29,13 @@ from .logs import last_line
 from .machine import Machine
 from .store import Hold, Store
 
+_log = getLogger("fastproc.processor")
+
 HEAD_BYTES = 64 * 1024
 TAIL_BYTES = 192 * 1024
 _TAIL_BYTES = 16 * 1024
-_KILL_SECONDS = 5.0
+STARTERS = min(4, (os.cpu_count() or 1) + 1)
+"""So many threads start attempts, ours among them, when there are several to be started."""
 
 
 class NotStarted(Exception):
@@ -75,6 +81,18 @@ class Live:
     done: bool = field(default=False)
 
 
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """An attempt that is to be started, and within what limits."""
+
+    hold: Hold
+    command: Command
+    timeout: float | None
+    idle_timeout: float | None
+    grace: float
+    max_log_bytes: int | None
+
+
 class Runs:
     """The live attempts of one Processor. Called by one thread at a time, except for the callback of an
     end.
@@ -94,23 +112,76 @@ class Runs:
         self._machine = machine
         self._on_done = on_done
         self.live: dict[str, Live] = {}
+        self._starters: ThreadPoolExecutor | None = None
 
     # ---- starting ----
 
-    def start(
-        self,
-        hold: Hold,
-        command: Command,
-        *,
-        timeout: float | None,
-        idle_timeout: float | None,
-        grace: float,
-        max_log_bytes: int | None,
-    ) -> Live:
-        """Start an attempt; NotStarted if that cannot be. OSError if there can be no log."""
-        timeout = command.timeout if command.timeout is not None else timeout
-        idle_timeout = command.idle_timeout if command.idle_timeout is not None else idle_timeout
-        grace = command.grace if command.given("grace") else grace
+    def start_all(self, wanted: Sequence[Wanted], answers: dict[str, Live | NotStarted | OSError]) -> None:
+        """Start attempts, and put what came of each into `answers`, by task id.
+
+        Several threads do it: each stands still until its child has passed execve(2), and meanwhile another
+        one can see to what a start costs us. An exception, such as Ctrl-C, comes when all of them are done.
+        """
+        left = deque(wanted)
+        starters: list[Future[None]] = []
+        if len(left) > 1:
+            if self._starters is None:
+                self._starters = ThreadPoolExecutor(STARTERS - 1, "fastproc-start")
+            with contextlib.suppress(RuntimeError):  # the interpreter is about to exit
+                more = min(STARTERS, len(left)) - 1
+                starters += [self._starters.submit(self._start_each, left, answers) for _ in range(more)]
+        interrupt: BaseException | None = None
+        try:
+            self._start_each(left, answers)
+        except BaseException as error:  # noqa: BLE001 - raised below, when nobody is at it any more
+            interrupt = error
+            left.clear()
+        for starter in starters:
+            while not starter.done():
+                try:
+                    interrupt = starter.exception() or interrupt
+                except BaseException as error:  # noqa: BLE001 - as above
+                    interrupt = error
+                    left.clear()
+        if interrupt is not None:
+            for item in wanted:
+                # It came after the start: then that counts.
+                live = self.live.get(item.hold.id)
+                if live is not None and live.process is not None:
+                    answers.setdefault(item.hold.id, live)
+            raise interrupt
+
+    def _start_each(self, left: deque[Wanted], answers: dict[str, Live | NotStarted | OSError]) -> None:
+        while left:
+            try:
+                item = left.popleft()
+            except IndexError:
+                return
+            try:
+                answers[item.hold.id] = self._start(item)
+            except (NotStarted, OSError) as error:
+                answers[item.hold.id] = error
+            except Exception as error:  # noqa: BLE001 - a launcher may be anybody's
+                _log.exception("task %s cannot be started", item.hold.id)
+                words = f"Failed to start {item.hold.id}: {type(error).__name__}: {error}"
+                answers[item.hold.id] = NotStarted(words, permanent=True)
+
+    def rest(self) -> None:
+        """End the threads of start_all(); they come back when they are needed."""
+        starters, self._starters = self._starters, None
+        if starters is not None:
+            starters.shutdown()
+
+    def forget(self) -> None:
+        """[forked copy] The threads are the original's, and what runs is too."""
+        self._starters = None
+        self.abandon()
+
+    def _start(self, wanted: Wanted) -> Live:
+        hold, command = wanted.hold, wanted.command
+        timeout = command.timeout if command.timeout is not None else wanted.timeout
+        idle_timeout = command.idle_timeout if command.idle_timeout is not None else wanted.idle_timeout
+        grace = command.grace if command.given("grace") else wanted.grace
         log_fd = self._store.open_log(hold)
         stdin_fd = None
         try:
@@ -125,7 +196,7 @@ class Runs:
                 timeout=timeout,
                 idle_timeout=idle_timeout,
                 grace=grace,
-                max_log_bytes=max_log_bytes,
+                max_log_bytes=wanted.max_log_bytes,
                 log_fd=log_fd,
                 token=token,
                 grown=self._clock.monotonic(),
@@ -145,7 +216,6 @@ class Runs:
             if stdin_fd is not None:
                 os.close(stdin_fd)
         assert live.process is not None
-        live.pid = live.process.pid
         said = identity(live.pid, self._machine)
         # One that was not reaped when it was looked at has kept its number until then.
         self._store.note_start(hold, said if live.process.status is None else {"pid": live.pid})
@@ -183,6 +253,7 @@ class Runs:
             live.process = self._launcher.start_process(
                 task_id, command, cancel=live.token, on_exit=lambda _process: self._on_done(task_id)
             )
+            live.pid = live.process.pid
         except SpawnError as error:
             words = f"Failed to start {os.fsdecode(command.args[0])}: {error}"
             raise NotStarted(words, permanent=not error.retryable, soon=error.retryable) from error

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypeAlias
 
-from .core import Outcome
+from .news import Outcome
 from .task import Task, TaskState, Ticket
 
 Durability: TypeAlias = Literal["full", "batch", "none"]
@@ -35,6 +35,8 @@ class Record:
     log: str | None = None
     limited: int = 0
     """How often in a row the task has met a rate limit."""
+    lost: int = 0
+    """How often in a row its Processor has died while it ran beside others."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +56,7 @@ class History:
     attempts: int = 0
     failures: int = 0
     limited: int = 0
+    lost: int = 0
     claimed: Mapping[str, Any] | None = None
     started: Mapping[str, Any] | None = None
     record: Record | None = None
@@ -71,6 +74,9 @@ class Hold:
     attempt: int
     failures: int
     limited: int = 0
+    lost: int = 0
+    alone: bool = False
+    """Nothing else runs beside it."""
     since: float = 0.0
     claimed_at: float = 0.0
     lock_fd: int | None = None
@@ -78,6 +84,8 @@ class Hold:
     locked.
     """
     log: str | None = None
+    journal_fd: int | None = None
+    """Its journal, from the claim until the start is noted."""
     adoption_fd: int | None = None
     """The lock that says that this Processor follows a job which still holds the task's own lock."""
     recorded: bool = False

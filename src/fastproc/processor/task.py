@@ -61,6 +61,10 @@ class Priority(StrEnum):
 _RANKS = {Priority.CRITICAL: 0, Priority.HIGH: 1, Priority.MEDIUM: 2, Priority.LOW: 3}
 
 
+MOST_LOST = 2
+"""A task whose Processor has died that often while it ran beside others is run alone from then on."""
+
+
 class Ticket(NamedTuple):
     """What the queue keeps of a pending task."""
 
@@ -74,6 +78,13 @@ class Ticket(NamedTuple):
     """Not earlier than that, in seconds since 1970."""
     dependencies: tuple[str, ...] = ()
     blocks: tuple[str, ...] = ()
+    lost: int = 0
+    """How often in a row its Processor has died while it ran beside others."""
+
+    @property
+    def is_suspect(self) -> bool:
+        """Whether it may be what kills the Processor: then it runs alone, so that the next time shows."""
+        return self.lost >= MOST_LOST
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -33,13 +33,36 @@ class ProcessInfo:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ProcessorInfo:
+    """A Processor that works on a directory, as it tells other programs.
+
+    Attributes:
+        started_at: seconds since 1970.
+        slots, paused, paused_until, health, causes: as in QueueStatus.
+        shared: whether others may work on the directory too.
+        stopping: it starts nothing more, and ends what runs.
+    """
+
+    pid: int
+    host: str
+    started_at: float
+    slots: int = 0
+    paused: bool = False
+    paused_until: float | None = None
+    health: str = "ok"
+    causes: tuple[str, ...] = ()
+    shared: bool = False
+    stopping: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class QueueStatus:
     """The queue at one moment.
 
     Attributes:
         pending, in_progress, completed, failed, quarantine: how many tasks are there.
         running: ids of the tasks that run.
-        slots: how many may run at once.
+        slots: how many may run at once; for a Processor that was not started, in all that work on it now.
         paused: whether nothing is started now, by pause() or for a rate limit.
         paused_until: seconds since 1970, for a rate limit.
         health: "ok", or "degraded": what runs is looked after, nothing new is started or something is left
@@ -62,6 +85,26 @@ class QueueStatus:
     causes: tuple[str, ...] = ()
     blocked: Mapping[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
     processing: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueueMetrics:
+    """What a Processor has done since it was made, in numbers. The names in it are always the same ones:
+    none is of a task, however many there are.
+
+    Attributes:
+        tasks: how many tasks are where, by state.
+        starts: how many attempts it has started.
+        attempts: how many attempts have been filed, by outcome.
+        running, slots, healthy: now.
+    """
+
+    tasks: Mapping[str, int] = field(hash=False)
+    starts: int
+    attempts: Mapping[str, int] = field(hash=False)
+    running: int
+    slots: int
+    healthy: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

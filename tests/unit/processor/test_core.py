@@ -472,3 +472,64 @@ def test_one_that_shall_be_failed_and_cannot_be_claimed_now_is_failed_later() ->
     desk.feed(ClaimDelayed("b", 5))
     assert claims(desk.later(6)) == ["b"]
     assert isinstance(desk.feed(Claimed("b", 1, 0, 3))[0], File)
+
+
+def adopted(name: str, *, lost: int = 0, beside: bool = True, limit: int = 1) -> Adopted:
+    return Adopted(ticket(name, lost=lost), Claimed(name, 1, 0, limit, lost=lost), end=False, beside=beside)
+
+
+def test_an_attempt_that_was_lost_beside_others_is_held_against_nobody() -> None:
+    desk = Desk(slots=4)
+    desk.feed(adopted("a"), adopted("b"))
+    filing = desk.end("a", Outcome.LOST)
+    assert (filing.state, filing.failures, filing.lost) == (TaskState.PENDING, 0, 1)
+    assert filing.retry_at > desk.wall, "it waits, as after a failure"
+
+
+def test_an_attempt_that_was_lost_alone_is_a_failure() -> None:
+    desk = Desk(slots=4)
+    desk.feed(adopted("a", lost=2, beside=False))
+    filing = desk.end("a", Outcome.LOST)
+    assert (filing.state, filing.failures, filing.lost) == (TaskState.FAILED, 1, 2)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "lost"),
+    [(Outcome.FAILED, 0), (Outcome.RATE_LIMITED, 0), (Outcome.GIVEN_BACK, 2), (Outcome.LOST, 3)],
+)
+def test_who_ends_with_its_processor_alive_is_no_suspect_any_more(outcome: Outcome, lost: int) -> None:
+    desk = Desk(slots=4)
+    desk.feed(adopted("a", lost=2, limit=3))
+    assert desk.end("a", outcome).lost == lost
+
+
+def test_a_suspect_runs_alone() -> None:
+    """It waits until nothing runs, nothing that comes after it goes before it, and nothing runs beside it."""
+    desk = Desk(slots=4)
+    assert claims(desk.feed(Found(ticket("before", since=1)))) == ["before"]
+    desk.run("before")
+    assert claims(desk.feed(Found(ticket("suspect", since=2, lost=2)), Found(ticket("after", since=3)))) == []
+    desk.end("before", Outcome.SUCCEEDED)
+    assert claims(desk.feed(Filed("before"))) == ["suspect"]
+    desk.run("suspect")
+    assert claims(desk.later(100)) == []
+    desk.end("suspect", Outcome.SUCCEEDED)
+    assert claims(desk.feed(Filed("suspect"))) == ["after"]
+
+
+def test_starts_are_limited_to_so_many_a_second() -> None:
+    desk = Desk(slots=100, starts_per_second=2.0)
+    names = [f"t{number}" for number in range(8)]
+    started = claims(desk.feed(*(Found(ticket(name, since=at)) for at, name in enumerate(names))))
+    assert started == names[:2], "those of one second at once"
+    assert core.next_due(desk.state, desk.now) == 0.5
+    assert claims(desk.later(0.4)) == []
+    assert claims(desk.later(0.1)) == names[2:3]
+    assert claims(desk.later(100)) == names[3:5], "what was not used is not kept for longer than a second"
+
+
+def test_a_slow_limit_of_starts_lets_one_go_at_a_time() -> None:
+    desk = Desk(slots=100, starts_per_second=0.1)
+    assert claims(desk.feed(Found(ticket("a")), Found(ticket("b")))) == ["a"]
+    assert core.next_due(desk.state, desk.now) == pytest.approx(10)
+    assert claims(desk.later(10)) == ["b"]
