@@ -18,7 +18,7 @@ import errno
 import sys
 import threading
 import weakref
-from asyncio import AbstractEventLoop, CancelledError, Future
+from asyncio import AbstractEventLoop, CancelledError, Future, Handle
 from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import suppress
 from contextvars import Context
@@ -64,6 +64,7 @@ class Flight:
 
     __slots__ = (
         "__weakref__",
+        "block",
         "cancel",
         "child",
         "extras",
@@ -79,12 +80,19 @@ class Flight:
     )
 
     def __init__(
-        self, feed: LoopFeed, child: Child, extras: Extras = PLAIN, cancel: CancelToken | None = None
+        self,
+        feed: LoopFeed,
+        child: Child,
+        extras: Extras = PLAIN,
+        cancel: CancelToken | None = None,
+        block: bytes | None = None,
     ) -> None:
+        """`block`: its arguments, if nothing else is said of it, see plain_block()."""
         self.feed = feed
         self.child = child
         self.extras = extras
         self.cancel = cancel
+        self.block = block
         # What is needed until the start is decided, and goes then.
         self.lent: object = None
         self.start: Future[None] | None = None
@@ -182,8 +190,12 @@ class Flight:
     def settle(self, what: int, stand: Stand) -> None:
         """This piece of news has been entered: tell those who wait here."""
         state = stand & STAND_STATE
-        if self.start is not None:
-            self.decided()
+        start = self.start
+        if start is not None:
+            # As decided() has it.
+            self.start = self.lent = None
+            if not start.done():
+                start.set_result(None)
         if state == STATE_RUNNING:
             if what & NEWS_OUTPUT and self.on_news is not None:
                 self.on_news()
@@ -213,9 +225,10 @@ class Flight:
     def end(self) -> None:
         """There is nothing more to look after."""
         self.over = True
-        self.feed.mail.flying.pop(self.child._token, None)
-        if self.feed.is_done:
-            self.feed.let_go()
+        feed = self.feed
+        feed.mail.flying.pop(self.child._token, None)
+        if feed._specs is None:
+            feed.let_go()
         if self.unbind is not None:
             self.unbind()
             self.unbind = None
@@ -279,13 +292,15 @@ class LoopFeed:
     the interpreter exits: it costs as much as all else.
     """
 
-    __slots__ = ("__weakref__", "_queue", "_specs", "mail", "named", "roster")
+    __slots__ = ("__weakref__", "_flushing", "_queue", "_specs", "mail", "named", "roster")
 
     def __init__(self, roster: Roster, mail: LoopMail, *, named: bool) -> None:
         self.roster = roster
         self.mail = mail
         self.named = named
         self._queue: list[Flight] = []
+        # The turn of the loop in which the queue is handed over, if there is to be one.
+        self._flushing: Handle | None = None
         roster.engage()
         self._specs: Specs | None = roster.make_specs(mail.mailbox)
         if not named:
@@ -310,12 +325,20 @@ class LoopFeed:
     def _enqueue(self, flight: Flight) -> Future[None]:
         loop = self.mail.loop
         flight.start = start = loop.create_future()
-        if not self._queue:
-            loop.call_soon(self._flush)
+        if self._flushing is None:
+            self._flushing = loop.call_soon(self._flush)
         self._queue.append(flight)
         return start
 
+    def flush_behind(self, loop: AbstractEventLoop) -> None:
+        """Hand over behind those who are being woken: what they start is under way within the same turn."""
+        if self._flushing is None:
+            self._flushing = loop.call_soon(self._flush)
+
     def _flush(self) -> None:
+        self._flushing = None
+        if not self._queue:
+            return
         queue, self._queue = self._queue, []
         flights = []
         for flight in queue:
@@ -346,11 +369,12 @@ class LoopFeed:
             raise ManagerClosed("the event loop is closed")
         if not self.named:
             roster.admit_nameless([flight.child for flight in flights])
+        special = self._hand_over_plain(flights, maker)
         keep: Keep = []
         specs = []
         queued = []
         children = []
-        for flight in flights:
+        for flight in special:
             child = flight.child
             try:
                 spec = _spec_of(flight, maker, keep)
@@ -361,7 +385,8 @@ class LoopFeed:
                 queued.append(flight)
                 children.append(child)
                 mail.flying[child._token] = flight
-        roster.hand_over(maker.starter, specs, children, ANY_NUMBER)
+        if specs:
+            roster.hand_over(maker.starter, specs, children, ANY_NUMBER)
         for flight in queued:
             child = flight.child
             if child.error is not None:
@@ -371,6 +396,37 @@ class LoopFeed:
                 mail.look_at_all_soon()
             if flight.cancel is not None:
                 flight.unbind = flight.cancel.add_callback(partial(child._handle.stop, REASON_CANCELLED, 0))
+
+    def _hand_over_plain(self, flights: list[Flight], maker: Specs) -> list[Flight]:
+        """Hand over those of which nothing is said but their arguments; returns the others."""
+        special = []
+        plain = []
+        owners, blocks, tokens = [], [], []
+        flying = self.mail.flying
+        for flight in flights:
+            block = flight.block
+            if block is None:
+                special.append(flight)
+                continue
+            child = flight.child
+            token = child._token
+            plain.append(flight)
+            owners.append(child._owner)
+            blocks.append(block)
+            tokens.append(token)
+            flying[token] = flight
+        if not plain:
+            return special
+        try:
+            maker.starter.start_all_plain(owners, blocks, tokens, maker.environment())
+        except OSError:
+            # One that is too long spoils the call; which one, and why, is found out by the long way.
+            return flights
+        for flight in plain:
+            flight.block = None
+            if flight.child._flags & EARLY and self.roster.catch_up(flight.child):
+                self.mail.look_at_all_soon()
+        return special
 
     def refuse(self, flight: Flight, error: SpawnError) -> None:
         """It could not be started."""
@@ -538,16 +594,21 @@ class LoopMail:
         if mailbox is None:
             return
         flying = self.flying
+        feed = None
         try:
             for batch in mailbox.drain():
                 for news in batch:
                     flight = flying.get(news[0])
                     if flight is not None:
-                        flight.feed.enter(flight, news)
+                        feed = flight.feed
+                        feed.enter(flight, news)
         except BaseException:
             # Ctrl-C, for one: what was taken and not entered is found by looking, in the next turn.
             self.look_at_all_soon()
             raise
+        # Who has just been woken will often start the next.
+        if feed is not None and feed._flushing is None:
+            feed.flush_behind(self.loop)
 
     def look_at_all_soon(self) -> None:
         """Some news may be lost: ask the library instead."""
@@ -640,6 +701,15 @@ async def _farewell(mail: LoopMail) -> AsyncGenerator[None, None]:
 
 
 _mails: weakref.WeakKeyDictionary[AbstractEventLoop, LoopMail] = weakref.WeakKeyDictionary()
+
+
+class _Here(threading.local):
+    """The mail that was last asked for in a thread: a weak dictionary costs as much as all else of a start."""
+
+    mail: weakref.ref[LoopMail] | None = None
+
+
+_here = _Here()
 _loose: Roster | None = None
 _lock = threading.RLock()
 _inert: list[LoopMail] = []
@@ -647,9 +717,14 @@ _inert: list[LoopMail] = []
 
 def mail_of(loop: AbstractEventLoop) -> LoopMail:
     """The mail of a loop that runs in this thread; made for the first who asks."""
-    mail = _mails.get(loop)
+    last = _here.mail
+    mail = None if last is None else last()
+    if mail is None or mail._loop() is not loop:
+        mail = _mails.get(loop)
     if mail is None or mail.gone or mail._generation != fork.generation:
         mail = _mails[loop] = LoopMail(loop)
+    if last is None or last() is not mail:
+        _here.mail = weakref.ref(mail)
     return mail
 
 

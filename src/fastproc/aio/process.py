@@ -13,7 +13,7 @@ from .._engine.loops import PLAIN, Flight, mail_of, stop_shielded
 from .._native.records import REASON_TERMINATED, STAND_CODE, STATE_EXITED
 from .._native.tap import Tap
 from ..cancel import CancelToken
-from ..command import PIPE, Arg, Command
+from ..command import PIPE, Arg, Command, plain_block
 from ..errors import WaitTimeout
 from ..status import ExitStatus
 from .options import drop_text, refuse_text, shell_args, split
@@ -207,6 +207,10 @@ async def create_subprocess_exec(
         SpawnError: it could not be started: FileNotFoundError, PermissionError, NotADirectoryError, OSError.
         TypeError, ValueError: a wrong argument, or text was asked for; found before anything is started.
     """
+    if not options and stdin is None and stdout is None and stderr is None and cancel is None:
+        block = plain_block((program, *args))
+        if block is not None:
+            return await _start_plain((program, *args), block)
     if options:
         refuse_text(options)
         if options.pop("shell", False):
@@ -232,6 +236,24 @@ async def create_subprocess_shell(
     process = _prepare(shell_args(cmd, options), stdin, stdout, stderr, limit, cancel, options)
     await process._flight.begin()
     return process
+
+
+async def _start_plain(args: tuple[Arg, ...], block: bytes) -> Process:
+    """Start one of which nothing is said but its arguments."""
+    feed = mail_of(asyncio.get_running_loop()).loose
+    sys.audit("subprocess.Popen", args[0], args, None, None)
+    child = Child(feed.roster, 0, args)
+    flight = Flight(feed, child, block=block)
+    start = feed.queue(flight)
+    # All that Flight.begin() does, in one coroutine less.
+    try:
+        await start
+    except CancelledError:
+        await feed.call_off([flight])
+        raise
+    if child.error is not None:
+        raise child.error from None
+    return Process(flight)
 
 
 def _prepare(
