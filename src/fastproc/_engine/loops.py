@@ -55,6 +55,7 @@ from .child import EARLY, UNKILLABLE, Child
 from .finished import Finished
 from .roster import Roster, _apply_cancel
 from .stopping import grace_of, verdict_seconds
+from .telling import is_worth_telling, tell
 
 PLAIN = Extras()
 
@@ -287,9 +288,8 @@ class LoopFeed:
     """The starts that one roster has under way in one loop.
 
     Named ones belong to a manager: the roster admits them, and all news of them are entered there. The others
-    have no name and nobody counts them. Of them the roster is told no more than what it needs to end them all
-    when
-    the interpreter exits: it costs as much as all else.
+    have no name and nobody counts them; the log hears of them, see telling.py. The roster is told no more
+    than what it needs to end them all when the interpreter exits: it costs as much as all else.
     """
 
     __slots__ = ("__weakref__", "_flushing", "_queue", "_specs", "mail", "named", "roster")
@@ -431,6 +431,8 @@ class LoopFeed:
     def refuse(self, flight: Flight, error: SpawnError) -> None:
         """It could not be started."""
         self.roster.refuse(flight.child, error)
+        if not self.named and is_worth_telling(NEWS_FAILED, STATE_FAILED):
+            tell(self.roster, flight.child, NEWS_FAILED, STATE_FAILED, None)
         flight.end()
         flight.decided()
 
@@ -458,15 +460,16 @@ class LoopFeed:
                 self.roster.tally.count_start(None)
                 self.roster.enlist(child)
             self.roster.read(news)
-        elif state >= STATE_EXITED:
-            if flight.stand is None:
-                flight.stand = stand
+        else:
+            if state >= STATE_EXITED:
+                if flight.stand is None:
+                    flight.stand = stand
+            elif state == STATE_FAILED:
+                child.error = spawn_error_of(child.command, (news[3], news[4], news[5]))
+            if is_worth_telling(what, stand):
+                tell(self.roster, child, what, stand, flight.status if state >= STATE_EXITED else None)
             if what & NEWS_UNKILLABLE:
                 child._flags |= UNKILLABLE
-        elif state == STATE_FAILED:
-            child.error = spawn_error_of(child.command, (news[3], news[4], news[5]))
-        elif what & NEWS_UNKILLABLE:
-            child._flags |= UNKILLABLE
         flight.settle(what, stand)
 
     # ---- what a roster asks of its feeds, in any thread ----

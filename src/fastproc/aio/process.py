@@ -242,7 +242,7 @@ async def _start_plain(args: tuple[Arg, ...], block: bytes) -> Process:
     """Start one of which nothing is said but its arguments."""
     feed = mail_of(asyncio.get_running_loop()).loose
     sys.audit("subprocess.Popen", args[0], args, None, None)
-    child = Child(feed.roster, 0, args)
+    child = Child(feed.roster, None, args)
     flight = Flight(feed, child, block=block)
     start = feed.queue(flight)
     # All that Flight.begin() does, in one coroutine less.
@@ -294,7 +294,7 @@ def _prepare(
     command = Command.coerce(args, options)
     sys.audit("subprocess.Popen", command.args[0], command.args, command.cwd, command.env)
     feed = mail.loose
-    child = Child(feed.roster, 0, command)
+    child = Child(feed.roster, None, command)
     flight = Flight(feed, child, extras, cancel)
     process = Process(flight)
     if reads or pipe is not None:

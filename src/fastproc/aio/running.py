@@ -75,7 +75,7 @@ async def run(
     )  # fmt: skip
     feed = mail_of(asyncio.get_running_loop()).loose
     sys.audit("subprocess.Popen", command.args[0], command.args, command.cwd, command.env)
-    flight = Flight(feed, Child(feed.roster, 0, command), extras, cancel)
+    flight = Flight(feed, Child(feed.roster, None, command), extras, cancel)
     try:
         await _to_its_end(flight)
     except asyncio.CancelledError:
