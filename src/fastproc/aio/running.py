@@ -13,9 +13,11 @@ from .._engine.child import Child
 from .._engine.loops import Flight, mail_of, stop_shielded
 from .._native.records import REASON_CANCELLED, STATE_DONE, STATE_EXITED
 from .._native.tap import Tap
+from .._popen.arguments import so_far, text_encoding
 from ..cancel import CancelToken
 from ..command import PIPE, Arg, Command
-from ..status import ExitReason
+from ..status import ExitReason, ExitStatus
+from ..subprocess import IdleTimeoutExpired, StatusUnknown
 from .options import split
 
 # All that is written is kept: it is for the caller to say max_output.
@@ -57,16 +59,17 @@ async def run(
             Here text can be had, since all of it is there before it is decoded.
         timeout: seconds from its start until it and all that it has started are ended: killed, or with
             `grace` asked first. Kept by the engine, also while the loop is held up.
-        grace: seconds from SIGTERM to SIGKILL. Unless said, 0 at the time-out, as in subprocess.run(), and 5
-            when this is cancelled.
+        grace: seconds from SIGTERM to SIGKILL. Unless said, there is no SIGTERM at the time-out, as in
+            subprocess.run() and fastproc.run(), and 5 seconds when this is cancelled.
         cancel: stops it when cancelled.
         **options: those of create_subprocess_exec(). With `max_output` only so much of a stream is kept, its
             beginning and its end.
 
     Raises:
-        TimeoutExpired: after `timeout`, or `idle_timeout` without a byte on a captured stream; with what had
-            come.
-        CalledProcessError: with `check`, if the returncode is not 0.
+        TimeoutExpired: after `timeout`, with what had come; it is fastproc.IdleTimeoutExpired after
+            `idle_timeout` without a byte on a captured stream. All as fastproc.run() has it.
+        CalledProcessError: with `check`, if the returncode is not 0; its StatusUnknown of fastproc.subprocess
+            if nobody can know it.
         SpawnError, TypeError, ValueError: as in create_subprocess_exec().
     """
     words, command, extras, codec = _asked(
@@ -164,18 +167,36 @@ def _result(
 ) -> CompletedProcess[Any]:
     status = flight.status
     assert status is not None
-    child = flight.child
-    out, err = (
-        None if child._handle.output(number) is None else _decoded(child._handle.output_bytes(number), codec)
-        for number in (1, 2)
-    )
-    if status.reason is ExitReason.TIMEOUT:
-        raise TimeoutExpired(args, timeout or 0.0, out, err)
-    if status.reason is ExitReason.IDLE_TIMEOUT:
-        raise TimeoutExpired(args, child.command.idle_timeout or 0.0, out, err)
-    if check and status.returncode != 0:
-        raise CalledProcessError(status.returncode, args, out, err)  # type: ignore[arg-type]
+    handle = flight.child._handle
+    outputs = [None if handle.output(number) is None else handle.output_bytes(number) for number in (1, 2)]
+    if status.reason in (ExitReason.TIMEOUT, ExitReason.IDLE_TIMEOUT):
+        raise _expired(args, status, flight.child.command, timeout, outputs, codec)
+    out, err = (None if output is None else _decoded(output, codec) for output in outputs)
+    if check and status.returncode is None:
+        raise StatusUnknown(-1, args, out, err)
+    if check and status.returncode:
+        raise CalledProcessError(status.returncode, args, out, err)
     return CompletedProcess(args, status.returncode, out, err)  # type: ignore[arg-type]
+
+
+def _expired(
+    args: Any,
+    status: ExitStatus,
+    command: Command,
+    timeout: float | None,
+    outputs: list[bytes | None],
+    codec: Codec | None,
+) -> TimeoutExpired:
+    """The exception for a run that was stopped, as the drop-in has it: what had come may be half a character."""
+    said = [
+        None if output is None
+        else so_far(output, codec[0] or text_encoding(), codec[1]) if codec is not None
+        else output or None
+        for output in outputs
+    ]  # fmt: skip
+    if status.reason is ExitReason.IDLE_TIMEOUT:
+        return IdleTimeoutExpired(args, command.idle_timeout or 0.0, *said)
+    return TimeoutExpired(args, timeout or 0.0, *said)
 
 
 def _decoded(output: bytes, codec: Codec | None) -> str | bytes:
