@@ -14,6 +14,7 @@ from tests.programs import Programs
 
 import fastproc
 from fastproc import ExitStatus, aio
+from fastproc._engine.loops import Flight
 
 CASES: list[tuple[Any, dict[str, Any]]] = [
     (["echo", "hi"], {"capture_output": True}),
@@ -140,10 +141,12 @@ def test_a_status_that_nobody_knows_is_no_success(
     run: Run, programs: Programs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With `check` it is an error of its own, as in the drop-in."""
-    monkeypatch.setattr(ExitStatus, "returncode", property(lambda _status: None))
+    for owner in (Flight, ExitStatus):
+        monkeypatch.setattr(owner, "returncode", property(lambda _it: None))
 
-    with pytest.raises(fastproc.subprocess.StatusUnknown):
-        run(aio.run(programs.exits_with(0), check=True))
+    for options in ({}, {"stdout": aio.PIPE}):
+        with pytest.raises(fastproc.subprocess.StatusUnknown):
+            run(aio.run(programs.exits_with(0), check=True, **options))
 
 
 def test_a_time_limit_is_kept_while_the_loop_is_held_up(run: Run, programs: Programs) -> None:

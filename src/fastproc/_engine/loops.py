@@ -36,6 +36,7 @@ from .._native.records import (
     NEWS_UNKILLABLE,
     REASON_CANCELLED,
     REASON_TERMINATED,
+    STAND_CODE,
     STAND_STATE,
     STATE_DONE,
     STATE_EXITED,
@@ -136,6 +137,16 @@ class Flight:
             child._status = status_of(self.stand, child._owner)
         return child._status
 
+    @property
+    def returncode(self) -> int | None:
+        """The exit code, or the signal as a negative number; None if nobody knows (yet)."""
+        stand = self.stand
+        if stand is not None and stand >> STAND_CODE:
+            # Without making a status.
+            return (stand >> STAND_CODE) - 1
+        status = self.status
+        return None if status is None else status.returncode
+
     # ---- waiting ----
 
     def reached(self, state: int) -> bool:
@@ -208,13 +219,17 @@ class Flight:
             if self.over:
                 self.on_news = None
         if self.waiters is not None:
-            rest = []
-            for entry in self.waiters:
-                if self.reached(entry[0]):
-                    _resolve(entry[1])
-                else:
-                    rest.append(entry)
-            self.waiters = rest or None
+            self.wake()
+
+    def wake(self) -> None:
+        """Tell those who wait, as far as it has come to what they wait for."""
+        rest = []
+        for entry in self.waiters or ():
+            if self.reached(entry[0]):
+                _resolve(entry[1])
+            else:
+                rest.append(entry)
+        self.waiters = rest or None
 
     def decided(self) -> None:
         """Its start has succeeded or failed."""
@@ -294,7 +309,7 @@ class LoopFeed:
 
     __slots__ = ("__weakref__", "_flushing", "_queue", "_specs", "mail", "named", "roster")
 
-    def __init__(self, roster: Roster, mail: LoopMail, *, named: bool) -> None:
+    def __init__(self, roster: Roster, mail: LoopMail, *, named: bool, quiet: bool = False) -> None:
         self.roster = roster
         self.mail = mail
         self.named = named
@@ -304,7 +319,7 @@ class LoopFeed:
         roster.engage()
         self._specs: Specs | None = roster.make_specs(mail.mailbox)
         if not named:
-            self._specs.begin_as_asyncio_does()
+            self._specs.begin_as_asyncio_does(quiet=quiet)
         roster.open_feed(self)
         mail.feeds.add(self)
 
@@ -435,11 +450,13 @@ class LoopFeed:
             tell(self.roster, flight.child, NEWS_FAILED, STATE_FAILED, None)
         flight.end()
         flight.decided()
+        flight.wake()
 
     def _drop(self, flight: Flight) -> None:
         self.roster.drop(flight.child)
         flight.end()
         flight.decided()
+        flight.wake()
 
     async def call_off(self, flights: Iterable[Flight]) -> None:
         """Whoever wanted them started does not want it any more. Returns when nothing of them is left."""
@@ -528,6 +545,7 @@ class LoopMail:
         "_loop",
         "_loose",
         "_mailbox",
+        "_quiet",
         "_shaken",
         "feeds",
         "flying",
@@ -548,6 +566,7 @@ class LoopMail:
         # Weak: they belong to their rosters.
         self.feeds: weakref.WeakSet[LoopFeed] = weakref.WeakSet()
         self._loose: LoopFeed | None = None
+        self._quiet: LoopFeed | None = None
         # Its first step makes it known to the loop, see sys.set_asyncgen_hooks(). There is nothing to wait
         # for.
         farewell = _farewell(self)
@@ -575,11 +594,21 @@ class LoopMail:
     def loose(self) -> LoopFeed:
         """The starts of processes that belong to no manager."""
         if self._loose is None:
-            roster = loose_roster()
-            # Also for what loops that are gone have left: nobody else looks at that.
-            roster.drain()
-            self._loose = LoopFeed(roster, self, named=False)
+            self._loose = self._open_loose(quiet=False)
         return self._loose
+
+    @property
+    def quiet(self) -> LoopFeed:
+        """The same of those whose end alone is waited for."""
+        if self._quiet is None:
+            self._quiet = self._open_loose(quiet=True)
+        return self._quiet
+
+    def _open_loose(self, *, quiet: bool) -> LoopFeed:
+        roster = loose_roster()
+        # Also for what loops that are gone have left: nobody else looks at that.
+        roster.drain()
+        return LoopFeed(roster, self, named=False, quiet=quiet)
 
     def room(self) -> Scratch:
         """Room for reading streams, made for the first who asks."""
@@ -707,7 +736,7 @@ _mails: weakref.WeakKeyDictionary[AbstractEventLoop, LoopMail] = weakref.WeakKey
 
 
 class _Here(threading.local):
-    """The mail that was last asked for in a thread: a weak dictionary costs as much as all else of a start."""
+    """The mail that was last asked for in a thread: a weak dictionary takes as long as half of a start."""
 
     mail: weakref.ref[LoopMail] | None = None
 

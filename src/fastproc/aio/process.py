@@ -10,7 +10,7 @@ from typing import Any, Self
 
 from .._engine.child import Child
 from .._engine.loops import PLAIN, Flight, mail_of, stop_shielded
-from .._native.records import REASON_TERMINATED, STAND_CODE, STATE_EXITED
+from .._native.records import REASON_TERMINATED, STATE_EXITED
 from .._native.tap import Tap
 from ..cancel import CancelToken
 from ..command import PIPE, Arg, Command, plain_block
@@ -52,13 +52,6 @@ class Process:
         status = self.status
         return None if status is None else status.returncode
 
-    def _returncode(self) -> int | None:
-        """The same, when it is known that it has ended; without making a status."""
-        stand = self._flight.stand
-        if stand is None or not stand >> STAND_CODE:
-            return self.returncode
-        return (stand >> STAND_CODE) - 1
-
     @property
     def status(self) -> ExitStatus | None:
         """How it ended, in full; None while it runs."""
@@ -93,7 +86,7 @@ class Process:
                     raise
             elif not await flight.until_or_stopped(STATE_EXITED, max(timeout, 0.0)):
                 raise WaitTimeout(f"process {self.pid}", timeout)
-        return self._returncode()
+        return flight.returncode
 
     async def communicate(
         self,

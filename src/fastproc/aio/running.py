@@ -15,7 +15,7 @@ from .._native.records import REASON_CANCELLED, STATE_DONE, STATE_EXITED
 from .._native.tap import Tap
 from .._popen.arguments import so_far, text_encoding
 from ..cancel import CancelToken
-from ..command import PIPE, Arg, Command
+from ..command import PIPE, Arg, Command, plain_block
 from ..status import ExitReason, ExitStatus
 from ..subprocess import IdleTimeoutExpired, StatusUnknown
 from .options import split
@@ -66,17 +66,25 @@ async def run(
             beginning and its end.
 
     Raises:
-        TimeoutExpired: after `timeout`, with what had come; it is fastproc.IdleTimeoutExpired after
+        TimeoutExpired: after `timeout`, with what had come; IdleTimeoutExpired of fastproc.subprocess after
             `idle_timeout` without a byte on a captured stream. All as fastproc.run() has it.
-        CalledProcessError: with `check`, if the returncode is not 0; its StatusUnknown of fastproc.subprocess
-            if nobody can know it.
+        CalledProcessError: with `check`, if the returncode is not 0; StatusUnknown of fastproc.subprocess if
+            nobody can know it.
         SpawnError, TypeError, ValueError: as in create_subprocess_exec().
     """
+    streams = stdin is None and input is None and stdout is None and stderr is None and not capture_output
+    limits = timeout is None and grace is None and cancel is None
+    codecs = encoding is None and errors is None and text is None and universal_newlines is None
+    if (
+        streams and limits and codecs and not shell and not options
+        and (block := plain_block(args)) is not None
+    ):  # fmt: skip
+        return await _run_plain(args, tuple(args), block, check)  # type: ignore[arg-type]
     words, command, extras, codec = _asked(
         args, stdin, input, stdout, stderr, capture_output, shell, timeout, grace, options,
         (encoding, errors, text or universal_newlines),
     )  # fmt: skip
-    feed = mail_of(asyncio.get_running_loop()).loose
+    feed = mail_of(asyncio.get_running_loop()).quiet
     sys.audit("subprocess.Popen", command.args[0], command.args, command.cwd, command.env)
     flight = Flight(feed, Child(feed.roster, None, command), extras, cancel)
     try:
@@ -135,13 +143,35 @@ def _asked(
         said["timeout"] = max(timeout, 0.0)
     said["grace"] = 0.0 if grace is None else grace
     command = Command.coerce(words, said)
-    return args, command, extras._replace(quiet=True), codec if any(codec) else None
+    return args, command, extras, codec if any(codec) else None
+
+
+async def _run_plain(args: Any, words: tuple[Arg, ...], block: bytes, check: bool) -> CompletedProcess[Any]:
+    """One of which nothing is said but its arguments."""
+    feed = mail_of(asyncio.get_running_loop()).quiet
+    sys.audit("subprocess.Popen", words[0], words, None, None)
+    flight = Flight(feed, Child(feed.roster, None, words), block=block)
+    start = feed.queue(flight)
+    try:
+        await flight.waiter(STATE_EXITED)
+    except asyncio.CancelledError:
+        await feed.call_off([flight])
+        raise
+    # What has kept it from being handed over is raised there.
+    start.result()
+    if flight.child.error is not None:
+        raise flight.child.error
+    returncode = flight.returncode
+    if check and returncode != 0:
+        raise _failure(args, returncode, None, None)
+    return CompletedProcess(args, returncode, None, None)  # type: ignore[arg-type]
 
 
 async def _to_its_end(flight: Flight) -> None:
     """Until it has ended, and its output as well."""
-    flight.feed.queue(flight)
+    start = flight.feed.queue(flight)
     await flight.until(STATE_EXITED)
+    start.result()
     handle = flight.child._handle
     if flight.child.error is not None:
         raise flight.child.error
@@ -172,11 +202,15 @@ def _result(
     if status.reason in (ExitReason.TIMEOUT, ExitReason.IDLE_TIMEOUT):
         raise _expired(args, status, flight.child.command, timeout, outputs, codec)
     out, err = (None if output is None else _decoded(output, codec) for output in outputs)
-    if check and status.returncode is None:
-        raise StatusUnknown(-1, args, out, err)
-    if check and status.returncode:
-        raise CalledProcessError(status.returncode, args, out, err)
+    if check and status.returncode != 0:
+        raise _failure(args, status.returncode, out, err)
     return CompletedProcess(args, status.returncode, out, err)  # type: ignore[arg-type]
+
+
+def _failure(args: Any, returncode: int | None, out: Any, err: Any) -> CalledProcessError:
+    if returncode is None:
+        return StatusUnknown(-1, args, out, err)
+    return CalledProcessError(returncode, args, out, err)
 
 
 def _expired(
@@ -187,7 +221,7 @@ def _expired(
     outputs: list[bytes | None],
     codec: Codec | None,
 ) -> TimeoutExpired:
-    """The exception for a run that was stopped, as the drop-in has it: what had come may be half a character."""
+    """The exception for a run that was stopped, as the drop-in has it: half a character may have come."""
     said = [
         None if output is None
         else so_far(output, codec[0] or text_encoding(), codec[1]) if codec is not None
