@@ -58,6 +58,20 @@ def test_starts_and_ends_are_logged_with_their_pid(
     assert "code 4" in caplog.text
 
 
+def test_a_start_is_logged_when_it_happens(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+    """Also that of a run(), which nobody else waits for."""
+
+    async def main() -> bool:
+        running = asyncio.create_task(aio.run(["sleep", "60"]))
+        told = await asyncio.to_thread(eventually, lambda: "process started" in caplog.text)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        return told
+
+    with caplog.at_level(logging.INFO, "fastproc"):
+        assert run(main())
+
+
 def test_failed_starts_are_logged(run: Run, caplog: pytest.LogCaptureFixture) -> None:
     """Those that the crew finds out about, and those that are refused before."""
 

@@ -56,7 +56,7 @@ from .child import EARLY, UNKILLABLE, Child
 from .finished import Finished
 from .roster import Roster, _apply_cancel
 from .stopping import grace_of, verdict_seconds
-from .telling import is_worth_telling, tell
+from .telling import is_worth_telling, takes_ordinary_news, tell
 
 PLAIN = Extras()
 
@@ -473,10 +473,12 @@ class LoopFeed:
         child = flight.child
         state = stand & STAND_STATE
         if self.named:
+            roster = self.roster
             if flight.start is not None and state > STATE_FAILED:
-                self.roster.tally.count_start(None)
-                self.roster.enlist(child)
-            self.roster.read(news)
+                roster.tally.count_start(None)
+                if roster._telling:
+                    roster.enlist(child)
+            roster.enter_all((news,))
         else:
             if state >= STATE_EXITED:
                 if flight.stand is None:
@@ -599,7 +601,9 @@ class LoopMail:
 
     @property
     def quiet(self) -> LoopFeed:
-        """The same of those whose end alone is waited for."""
+        """The same of those whose end alone is waited for; unless the log waits for their starts."""
+        if takes_ordinary_news():
+            return self.loose
         if self._quiet is None:
             self._quiet = self._open_loose(quiet=True)
         return self._quiet

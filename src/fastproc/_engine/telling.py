@@ -34,13 +34,14 @@ _ESCALATED = EXIT_ESCALATED << STAND_FLAGS
 _ALARMING = NEWS_ESCALATED | NEWS_UNKILLABLE
 
 
+def takes_ordinary_news() -> bool:
+    """Whether the log takes starts and ends."""
+    return levels.get(INFO) is not False and log.isEnabledFor(INFO)
+
+
 def is_worth_telling(what: int, stand: Stand) -> bool:
     """Whether the log would take it: the ordinary at INFO, escalations and what cannot be killed above."""
-    return (
-        what & _ALARMING != 0
-        or stand & _ESCALATED != 0
-        or (levels.get(INFO) is not False and log.isEnabledFor(INFO))
-    )
+    return what & _ALARMING != 0 or stand & _ESCALATED != 0 or takes_ordinary_news()
 
 
 def tell(roster: Roster, child: Child, what: int, stand: Stand, status: ExitStatus | None) -> None:
