@@ -241,6 +241,11 @@ class Process(Child):
         Raises:
             ValueError: that stream is not captured.
         """
+        number, cutter = self._lines_of(stream, encoding, errors, max_line)
+        return Lines(Reader(self._handle, number), cutter)
+
+    def _lines_of(self, stream: str, encoding: str, errors: str, max_line: int) -> tuple[int, LineCutter]:
+        """The number of a stream whose lines are asked for, and what cuts them; for both faces."""
         number = _STREAMS.get(stream)
         if number is None:
             raise ValueError(f"stream must be 'stdout' or 'stderr', not {stream!r}")
@@ -250,7 +255,7 @@ class Process(Child):
             raise ValueError(
                 f"{stream} of task {self.task_id!r} is not captured: start it with {stream}=PIPE"
             )
-        return Lines(Reader(self._handle, number), cutter)
+        return number, cutter
 
 
 class Lines:

@@ -12,7 +12,9 @@ import pytest
 from tests.aio.conftest import Run
 from tests.programs import Programs
 
-from fastproc import aio
+import fastproc
+from fastproc import ExitStatus, aio
+from fastproc._engine.loops import Flight
 
 CASES: list[tuple[Any, dict[str, Any]]] = [
     (["echo", "hi"], {"capture_output": True}),
@@ -106,6 +108,45 @@ def test_a_time_out_with_grace_asks_first(run: Run, programs: Programs) -> None:
         assert (caught.value.output or b"").split(b"\n")[1:] == [b"cleaning", b"clean", b""]
 
     run(main())
+
+
+@pytest.mark.parametrize(
+    ("line", "options"),
+    [
+        ("exec sleep 60", {}),
+        ("exec sleep 60", {"capture_output": True}),
+        ("exec sleep 60", {"capture_output": True, "text": True}),
+        ("echo out; exec sleep 60", {"stdout": aio.PIPE}),
+        ("printf 'a\\r\\nh\\303'; exec sleep 60", {"stdout": aio.PIPE, "encoding": "utf-8"}),
+        ("printf '\\377h'; exec sleep 60", {"stdout": aio.PIPE, "encoding": "utf-8"}),
+        ("trap 'echo bye; exit 5' TERM; echo hello; sleep 60 & wait", {"stdout": aio.PIPE}),
+        ("trap 'echo bye; exit 5' TERM; echo hello; sleep 60 & wait", {"stdout": aio.PIPE, "grace": 10}),
+        ("echo out; exec sleep 60", {"stdout": aio.PIPE, "timeout": 30, "idle_timeout": 0.3}),
+    ],
+)
+def test_a_time_out_is_told_as_the_drop_in_tells_it(run: Run, line: str, options: dict[str, Any]) -> None:
+    """The class, the number, and what had come: nothing, half a character, the last words after SIGTERM."""
+    options = {"timeout": 0.4, "shell": True, **options}
+    with pytest.raises(subprocess.TimeoutExpired) as expected:
+        fastproc.run(line, **options)
+
+    with pytest.raises(subprocess.TimeoutExpired) as caught:
+        run(aio.run(line, **options))
+
+    assert type(caught.value) is type(expected.value)
+    assert vars(caught.value) == vars(expected.value)
+
+
+def test_a_status_that_nobody_knows_is_no_success(
+    run: Run, programs: Programs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With `check` it is an error of its own, as in the drop-in."""
+    for owner in (Flight, ExitStatus):
+        monkeypatch.setattr(owner, "returncode", property(lambda _it: None))
+
+    for options in ({}, {"stdout": aio.PIPE}):
+        with pytest.raises(fastproc.subprocess.StatusUnknown):
+            run(aio.run(programs.exits_with(0), check=True, **options))
 
 
 def test_a_time_limit_is_kept_while_the_loop_is_held_up(run: Run, programs: Programs) -> None:

@@ -23,6 +23,7 @@ DOOMED = 8
 COUNTED = 16
 HEARD = 32
 EARLY = 64
+TOLD_EXITED = 128
 
 
 class Child:

@@ -18,7 +18,7 @@ import errno
 import sys
 import threading
 import weakref
-from asyncio import AbstractEventLoop, CancelledError, Future
+from asyncio import AbstractEventLoop, CancelledError, Future, Handle
 from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import suppress
 from contextvars import Context
@@ -36,6 +36,7 @@ from .._native.records import (
     NEWS_UNKILLABLE,
     REASON_CANCELLED,
     REASON_TERMINATED,
+    STAND_CODE,
     STAND_STATE,
     STATE_DONE,
     STATE_EXITED,
@@ -55,6 +56,7 @@ from .child import EARLY, UNKILLABLE, Child
 from .finished import Finished
 from .roster import Roster, _apply_cancel
 from .stopping import grace_of, verdict_seconds
+from .telling import is_worth_telling, takes_ordinary_news, tell
 
 PLAIN = Extras()
 
@@ -64,6 +66,7 @@ class Flight:
 
     __slots__ = (
         "__weakref__",
+        "block",
         "cancel",
         "child",
         "extras",
@@ -79,12 +82,19 @@ class Flight:
     )
 
     def __init__(
-        self, feed: LoopFeed, child: Child, extras: Extras = PLAIN, cancel: CancelToken | None = None
+        self,
+        feed: LoopFeed,
+        child: Child,
+        extras: Extras = PLAIN,
+        cancel: CancelToken | None = None,
+        block: bytes | None = None,
     ) -> None:
+        """`block`: its arguments, if nothing else is said of it, see plain_block()."""
         self.feed = feed
         self.child = child
         self.extras = extras
         self.cancel = cancel
+        self.block = block
         # What is needed until the start is decided, and goes then.
         self.lent: object = None
         self.start: Future[None] | None = None
@@ -126,6 +136,16 @@ class Flight:
             child._roster.tally.count_end(child._owner)
             child._status = status_of(self.stand, child._owner)
         return child._status
+
+    @property
+    def returncode(self) -> int | None:
+        """The exit code, or the signal as a negative number; None if nobody knows (yet)."""
+        stand = self.stand
+        if stand is not None and stand >> STAND_CODE:
+            # Without making a status.
+            return (stand >> STAND_CODE) - 1
+        status = self.status
+        return None if status is None else status.returncode
 
     # ---- waiting ----
 
@@ -182,8 +202,12 @@ class Flight:
     def settle(self, what: int, stand: Stand) -> None:
         """This piece of news has been entered: tell those who wait here."""
         state = stand & STAND_STATE
-        if self.start is not None:
-            self.decided()
+        start = self.start
+        if start is not None:
+            # As decided() has it.
+            self.start = self.lent = None
+            if not start.done():
+                start.set_result(None)
         if state == STATE_RUNNING:
             if what & NEWS_OUTPUT and self.on_news is not None:
                 self.on_news()
@@ -195,13 +219,17 @@ class Flight:
             if self.over:
                 self.on_news = None
         if self.waiters is not None:
-            rest = []
-            for entry in self.waiters:
-                if self.reached(entry[0]):
-                    _resolve(entry[1])
-                else:
-                    rest.append(entry)
-            self.waiters = rest or None
+            self.wake()
+
+    def wake(self) -> None:
+        """Tell those who wait, as far as it has come to what they wait for."""
+        rest = []
+        for entry in self.waiters or ():
+            if self.reached(entry[0]):
+                _resolve(entry[1])
+            else:
+                rest.append(entry)
+        self.waiters = rest or None
 
     def decided(self) -> None:
         """Its start has succeeded or failed."""
@@ -213,9 +241,10 @@ class Flight:
     def end(self) -> None:
         """There is nothing more to look after."""
         self.over = True
-        self.feed.mail.flying.pop(self.child._token, None)
-        if self.feed.is_done:
-            self.feed.let_go()
+        feed = self.feed
+        feed.mail.flying.pop(self.child._token, None)
+        if feed._specs is None:
+            feed.let_go()
         if self.unbind is not None:
             self.unbind()
             self.unbind = None
@@ -274,22 +303,23 @@ class LoopFeed:
     """The starts that one roster has under way in one loop.
 
     Named ones belong to a manager: the roster admits them, and all news of them are entered there. The others
-    have no name and nobody counts them. Of them the roster is told no more than what it needs to end them all
-    when
-    the interpreter exits: it costs as much as all else.
+    have no name and nobody counts them; the log hears of them, see telling.py. The roster is told no more
+    than what it needs to end them all when the interpreter exits: it costs as much as all else.
     """
 
-    __slots__ = ("__weakref__", "_queue", "_specs", "mail", "named", "roster")
+    __slots__ = ("__weakref__", "_flushing", "_queue", "_specs", "mail", "named", "roster")
 
-    def __init__(self, roster: Roster, mail: LoopMail, *, named: bool) -> None:
+    def __init__(self, roster: Roster, mail: LoopMail, *, named: bool, quiet: bool = False) -> None:
         self.roster = roster
         self.mail = mail
         self.named = named
         self._queue: list[Flight] = []
+        # The turn of the loop in which the queue is handed over, if there is to be one.
+        self._flushing: Handle | None = None
         roster.engage()
         self._specs: Specs | None = roster.make_specs(mail.mailbox)
         if not named:
-            self._specs.begin_as_asyncio_does()
+            self._specs.begin_as_asyncio_does(quiet=quiet)
         roster.open_feed(self)
         mail.feeds.add(self)
 
@@ -310,12 +340,20 @@ class LoopFeed:
     def _enqueue(self, flight: Flight) -> Future[None]:
         loop = self.mail.loop
         flight.start = start = loop.create_future()
-        if not self._queue:
-            loop.call_soon(self._flush)
+        if self._flushing is None:
+            self._flushing = loop.call_soon(self._flush)
         self._queue.append(flight)
         return start
 
+    def flush_behind(self, loop: AbstractEventLoop) -> None:
+        """Hand over behind those who are being woken: what they start is under way within the same turn."""
+        if self._flushing is None:
+            self._flushing = loop.call_soon(self._flush)
+
     def _flush(self) -> None:
+        self._flushing = None
+        if not self._queue:
+            return
         queue, self._queue = self._queue, []
         flights = []
         for flight in queue:
@@ -346,11 +384,12 @@ class LoopFeed:
             raise ManagerClosed("the event loop is closed")
         if not self.named:
             roster.admit_nameless([flight.child for flight in flights])
+        special = self._hand_over_plain(flights, maker)
         keep: Keep = []
         specs = []
         queued = []
         children = []
-        for flight in flights:
+        for flight in special:
             child = flight.child
             try:
                 spec = _spec_of(flight, maker, keep)
@@ -361,7 +400,8 @@ class LoopFeed:
                 queued.append(flight)
                 children.append(child)
                 mail.flying[child._token] = flight
-        roster.hand_over(maker.starter, specs, children, ANY_NUMBER)
+        if specs:
+            roster.hand_over(maker.starter, specs, children, ANY_NUMBER)
         for flight in queued:
             child = flight.child
             if child.error is not None:
@@ -372,16 +412,51 @@ class LoopFeed:
             if flight.cancel is not None:
                 flight.unbind = flight.cancel.add_callback(partial(child._handle.stop, REASON_CANCELLED, 0))
 
+    def _hand_over_plain(self, flights: list[Flight], maker: Specs) -> list[Flight]:
+        """Hand over those of which nothing is said but their arguments; returns the others."""
+        special = []
+        plain = []
+        owners, blocks, tokens = [], [], []
+        flying = self.mail.flying
+        for flight in flights:
+            block = flight.block
+            if block is None:
+                special.append(flight)
+                continue
+            child = flight.child
+            token = child._token
+            plain.append(flight)
+            owners.append(child._owner)
+            blocks.append(block)
+            tokens.append(token)
+            flying[token] = flight
+        if not plain:
+            return special
+        try:
+            maker.starter.start_all_plain(owners, blocks, tokens, maker.environment())
+        except OSError:
+            # One that is too long spoils the call; which one, and why, is found out by the long way.
+            return flights
+        for flight in plain:
+            flight.block = None
+            if flight.child._flags & EARLY and self.roster.catch_up(flight.child):
+                self.mail.look_at_all_soon()
+        return special
+
     def refuse(self, flight: Flight, error: SpawnError) -> None:
         """It could not be started."""
         self.roster.refuse(flight.child, error)
+        if not self.named and is_worth_telling(NEWS_FAILED, STATE_FAILED):
+            tell(self.roster, flight.child, NEWS_FAILED, STATE_FAILED, None)
         flight.end()
         flight.decided()
+        flight.wake()
 
     def _drop(self, flight: Flight) -> None:
         self.roster.drop(flight.child)
         flight.end()
         flight.decided()
+        flight.wake()
 
     async def call_off(self, flights: Iterable[Flight]) -> None:
         """Whoever wanted them started does not want it any more. Returns when nothing of them is left."""
@@ -398,19 +473,22 @@ class LoopFeed:
         child = flight.child
         state = stand & STAND_STATE
         if self.named:
+            roster = self.roster
             if flight.start is not None and state > STATE_FAILED:
-                self.roster.tally.count_start(None)
-                self.roster.enlist(child)
-            self.roster.read(news)
-        elif state >= STATE_EXITED:
-            if flight.stand is None:
-                flight.stand = stand
+                roster.tally.count_start(None)
+                if roster._telling:
+                    roster.enlist(child)
+            roster.enter_all((news,))
+        else:
+            if state >= STATE_EXITED:
+                if flight.stand is None:
+                    flight.stand = stand
+            elif state == STATE_FAILED:
+                child.error = spawn_error_of(child.command, (news[3], news[4], news[5]))
+            if is_worth_telling(what, stand):
+                tell(self.roster, child, what, stand, flight.status if state >= STATE_EXITED else None)
             if what & NEWS_UNKILLABLE:
                 child._flags |= UNKILLABLE
-        elif state == STATE_FAILED:
-            child.error = spawn_error_of(child.command, (news[3], news[4], news[5]))
-        elif what & NEWS_UNKILLABLE:
-            child._flags |= UNKILLABLE
         flight.settle(what, stand)
 
     # ---- what a roster asks of its feeds, in any thread ----
@@ -469,6 +547,7 @@ class LoopMail:
         "_loop",
         "_loose",
         "_mailbox",
+        "_quiet",
         "_shaken",
         "feeds",
         "flying",
@@ -489,6 +568,7 @@ class LoopMail:
         # Weak: they belong to their rosters.
         self.feeds: weakref.WeakSet[LoopFeed] = weakref.WeakSet()
         self._loose: LoopFeed | None = None
+        self._quiet: LoopFeed | None = None
         # Its first step makes it known to the loop, see sys.set_asyncgen_hooks(). There is nothing to wait
         # for.
         farewell = _farewell(self)
@@ -516,11 +596,23 @@ class LoopMail:
     def loose(self) -> LoopFeed:
         """The starts of processes that belong to no manager."""
         if self._loose is None:
-            roster = loose_roster()
-            # Also for what loops that are gone have left: nobody else looks at that.
-            roster.drain()
-            self._loose = LoopFeed(roster, self, named=False)
+            self._loose = self._open_loose(quiet=False)
         return self._loose
+
+    @property
+    def quiet(self) -> LoopFeed:
+        """The same of those whose end alone is waited for; unless the log waits for their starts."""
+        if takes_ordinary_news():
+            return self.loose
+        if self._quiet is None:
+            self._quiet = self._open_loose(quiet=True)
+        return self._quiet
+
+    def _open_loose(self, *, quiet: bool) -> LoopFeed:
+        roster = loose_roster()
+        # Also for what loops that are gone have left: nobody else looks at that.
+        roster.drain()
+        return LoopFeed(roster, self, named=False, quiet=quiet)
 
     def room(self) -> Scratch:
         """Room for reading streams, made for the first who asks."""
@@ -538,16 +630,21 @@ class LoopMail:
         if mailbox is None:
             return
         flying = self.flying
+        feed = None
         try:
             for batch in mailbox.drain():
                 for news in batch:
                     flight = flying.get(news[0])
                     if flight is not None:
-                        flight.feed.enter(flight, news)
+                        feed = flight.feed
+                        feed.enter(flight, news)
         except BaseException:
             # Ctrl-C, for one: what was taken and not entered is found by looking, in the next turn.
             self.look_at_all_soon()
             raise
+        # Who has just been woken will often start the next.
+        if feed is not None and feed._flushing is None:
+            feed.flush_behind(self.loop)
 
     def look_at_all_soon(self) -> None:
         """Some news may be lost: ask the library instead."""
@@ -640,6 +737,15 @@ async def _farewell(mail: LoopMail) -> AsyncGenerator[None, None]:
 
 
 _mails: weakref.WeakKeyDictionary[AbstractEventLoop, LoopMail] = weakref.WeakKeyDictionary()
+
+
+class _Here(threading.local):
+    """The mail that was last asked for in a thread: a weak dictionary takes as long as half of a start."""
+
+    mail: weakref.ref[LoopMail] | None = None
+
+
+_here = _Here()
 _loose: Roster | None = None
 _lock = threading.RLock()
 _inert: list[LoopMail] = []
@@ -647,9 +753,14 @@ _inert: list[LoopMail] = []
 
 def mail_of(loop: AbstractEventLoop) -> LoopMail:
     """The mail of a loop that runs in this thread; made for the first who asks."""
-    mail = _mails.get(loop)
+    last = _here.mail
+    mail = None if last is None else last()
+    if mail is None or mail._loop() is not loop:
+        mail = _mails.get(loop)
     if mail is None or mail.gone or mail._generation != fork.generation:
         mail = _mails[loop] = LoopMail(loop)
+    if last is None or last() is not mail:
+        _here.mail = weakref.ref(mail)
     return mail
 
 

@@ -77,26 +77,25 @@ class Observers:
 
 def _log(event: Event) -> None:
     """Never arguments or environment: they may be secret."""
+    who = "process" if event.task_id is None else f"task {event.task_id!r}"
     match event:
         case Started():
-            log.info("task %r started: pid %d", event.task_id, event.pid)
+            log.info("%s started: pid %d", who, event.pid)
         case Refused():
-            log.info("task %r could not be started: %s", event.task_id, type(event.error).__name__)
+            log.info("%s could not be started: %s", who, type(event.error).__name__)
         case Exited():
             log.info(
-                "task %r ended: pid %d, %s, %s, after %.3f s",
-                event.task_id,
+                "%s ended: pid %d, %s, %s, after %.3f s",
+                who,
                 event.pid,
                 event.status.reason.value,
                 _ending(event),
                 event.status.duration,
             )
         case Escalated():
-            log.warning(
-                "task %r did not end within its grace: pid %d, SIGKILL sent", event.task_id, event.pid
-            )
+            log.warning("%s did not end within its grace: pid %d, SIGKILL sent", who, event.pid)
         case Unkillable():
-            log.error("task %r has outlived SIGKILL: pid %d, watched on", event.task_id, event.pid)
+            log.error("%s has outlived SIGKILL: pid %d, watched on", who, event.pid)
         case OrphanReaped():
             log.info("orphan reaped: pid %d, %s", event.pid, _ending(event))
         case _:

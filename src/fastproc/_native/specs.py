@@ -88,10 +88,13 @@ class Specs:
                     apply(spec, command, keep)
         return spec
 
-    def begin_as_asyncio_does(self) -> None:
-        """What a command does not say is as in asyncio: standard input is ours, what is left over runs on."""
+    def begin_as_asyncio_does(self, *, quiet: bool) -> None:
+        """What a command does not say is as in asyncio: standard input is ours, what is left over runs on.
+
+        With `quiet` nobody need be woken when a start has succeeded.
+        """
         self._common.stdio[0].kind = lib.FP_STDIO_INHERIT
-        self._common.flags |= lib.FP_KEEP_LEFTOVERS
+        self._common.flags |= lib.FP_KEEP_LEFTOVERS | (lib.FP_QUIET_START if quiet else 0)
 
     def _pack(self, block: bytes) -> Any:
         env = self._packed.get(block)

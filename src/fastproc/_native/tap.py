@@ -62,13 +62,11 @@ class Extras(NamedTuple):
         program: what to execute, where that is not the first argument.
         keep_signals: leave those ignored that this program ignores.
         follow: follow the captured streams from birth.
-        quiet: of the start nobody need be woken.
     """
 
     program: bytes | None = None
     keep_signals: bool = False
     follow: bool = False
-    quiet: bool = False
 
     def apply(self, spec: Any, keep: list[object]) -> None:
         """Write it into an `fp_spec`."""
@@ -80,5 +78,3 @@ class Extras(NamedTuple):
             spec.flags |= lib.FP_KEEP_SIGNALS
         if self.follow:
             spec.flags |= lib.FP_FOLLOW_STDOUT | lib.FP_FOLLOW_STDERR
-        if self.quiet:
-            spec.flags |= lib.FP_QUIET_START

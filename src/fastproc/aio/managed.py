@@ -20,8 +20,6 @@ from ..errors import SpawnError, TaskId, WaitTimeout
 from ..process import Process, Stream
 from ..status import ExitStatus, StopResult
 
-_STREAMS = {"stdout": 1, "stderr": 2}
-
 
 class ManagedProcess:
     """A started program. The twin of fastproc.Process: what would block is awaited.
@@ -235,15 +233,7 @@ class ManagedProcess:
             RuntimeError: it was started by map(), whose processes are for those who want them when they are
                 done.
         """
-        number = _STREAMS.get(stream)
-        if number is None:
-            raise ValueError(f"stream must be 'stdout' or 'stderr', not {stream!r}")
-        self._process._roster.check_usable()
-        cutter = LineCutter(encoding, errors, max_line)
-        if self.error is not None or self._process._handle.output(number) is None:
-            raise ValueError(
-                f"{stream} of task {self.task_id!r} is not captured: start it with {stream}=PIPE"
-            )
+        number, cutter = self._process._lines_of(stream, encoding, errors, max_line)
         if self._flight is None and self._process._token in self._process._roster._by_token:
             raise RuntimeError(f"the lines of {self.task_id!r} cannot be followed: it was started by map()")
         lines = Lines(self, number, cutter)

@@ -18,7 +18,7 @@ from ..cancel import CancelToken
 from ..command import Arg, Command, CommandOptions, Containment
 from ..errors import ManagerClosed, SpawnError, TaskId, WaitTimeout
 from ..events import Event
-from ..manager import ProcessManager as BlockingManager, _seconds, bound_of, check_names
+from ..manager import ProcessManager as BlockingManager, _process, _seconds, bound_of, check_names
 from ..metrics import Metrics
 from ..process import Process
 from ..status import ExitStatus, StopReport, StopResult
@@ -100,10 +100,19 @@ class ProcessManager:
 
     # ---- starting ----
 
-    def _make(self, task_id: TaskId, command: Command, cancel: CancelToken | None) -> ManagedProcess:
-        feed = self._engage()
-        process = Process(self._roster, task_id, command)
-        return ManagedProcess(process, Flight(feed, process, cancel=cancel))
+    def _make(
+        self,
+        task_id: TaskId,
+        command: Command | Sequence[Arg],
+        cancel: CancelToken | None,
+        options: CommandOptions,
+    ) -> ManagedProcess:
+        block = None
+        if options or cancel is not None:
+            process = Process(self._roster, task_id, Command.coerce(command, options))
+        else:
+            process, block = _process(self._roster, task_id, command)
+        return ManagedProcess(process, Flight(self._engage(), process, cancel=cancel, block=block))
 
     async def start_process(
         self,
@@ -119,7 +128,7 @@ class ProcessManager:
         `on_exit` is called in the loop. To be cancelled here calls the start off, or stops what it has made.
         All else is as in fastproc.ProcessManager.start_process().
         """
-        process = self._make(task_id, Command.coerce(command, options), cancel)
+        process = self._make(task_id, command, cancel, options)
         flight = process._flight
         assert flight is not None
         if on_exit is not None:
@@ -137,9 +146,9 @@ class ProcessManager:
             DuplicateTask, TooManyProcesses, ManagerClosed, TypeError, ValueError: as in start_process(), for
                 any of the items; then none has been started.
         """
-        made = [(task_id, Command.coerce(command, {})) for task_id, command in items]
+        made = list(items)
         check_names(task_id for task_id, _command in made)
-        processes = [self._make(task_id, command, None) for task_id, command in made]
+        processes = [self._make(task_id, command, None, {}) for task_id, command in made]
         if not processes:
             return []
         feed = self._engage()

@@ -13,9 +13,11 @@ from .._engine.child import Child
 from .._engine.loops import Flight, mail_of, stop_shielded
 from .._native.records import REASON_CANCELLED, STATE_DONE, STATE_EXITED
 from .._native.tap import Tap
+from .._popen.arguments import so_far, text_encoding
 from ..cancel import CancelToken
-from ..command import PIPE, Arg, Command
-from ..status import ExitReason
+from ..command import PIPE, Arg, Command, plain_block
+from ..status import ExitReason, ExitStatus
+from ..subprocess import IdleTimeoutExpired, StatusUnknown
 from .options import split
 
 # All that is written is kept: it is for the caller to say max_output.
@@ -57,25 +59,34 @@ async def run(
             Here text can be had, since all of it is there before it is decoded.
         timeout: seconds from its start until it and all that it has started are ended: killed, or with
             `grace` asked first. Kept by the engine, also while the loop is held up.
-        grace: seconds from SIGTERM to SIGKILL. Unless said, 0 at the time-out, as in subprocess.run(), and 5
-            when this is cancelled.
+        grace: seconds from SIGTERM to SIGKILL. Unless said, there is no SIGTERM at the time-out, as in
+            subprocess.run() and fastproc.run(), and 5 seconds when this is cancelled.
         cancel: stops it when cancelled.
         **options: those of create_subprocess_exec(). With `max_output` only so much of a stream is kept, its
             beginning and its end.
 
     Raises:
-        TimeoutExpired: after `timeout`, or `idle_timeout` without a byte on a captured stream; with what had
-            come.
-        CalledProcessError: with `check`, if the returncode is not 0.
+        TimeoutExpired: after `timeout`, with what had come; IdleTimeoutExpired of fastproc.subprocess after
+            `idle_timeout` without a byte on a captured stream. All as fastproc.run() has it.
+        CalledProcessError: with `check`, if the returncode is not 0; StatusUnknown of fastproc.subprocess if
+            nobody can know it.
         SpawnError, TypeError, ValueError: as in create_subprocess_exec().
     """
+    streams = stdin is None and input is None and stdout is None and stderr is None and not capture_output
+    limits = timeout is None and grace is None and cancel is None
+    codecs = encoding is None and errors is None and text is None and universal_newlines is None
+    if (
+        streams and limits and codecs and not shell and not options
+        and (block := plain_block(args)) is not None
+    ):  # fmt: skip
+        return await _run_plain(args, tuple(args), block, check)  # type: ignore[arg-type]
     words, command, extras, codec = _asked(
         args, stdin, input, stdout, stderr, capture_output, shell, timeout, grace, options,
         (encoding, errors, text or universal_newlines),
     )  # fmt: skip
-    feed = mail_of(asyncio.get_running_loop()).loose
+    feed = mail_of(asyncio.get_running_loop()).quiet
     sys.audit("subprocess.Popen", command.args[0], command.args, command.cwd, command.env)
-    flight = Flight(feed, Child(feed.roster, 0, command), extras, cancel)
+    flight = Flight(feed, Child(feed.roster, None, command), extras, cancel)
     try:
         await _to_its_end(flight)
     except asyncio.CancelledError:
@@ -132,13 +143,35 @@ def _asked(
         said["timeout"] = max(timeout, 0.0)
     said["grace"] = 0.0 if grace is None else grace
     command = Command.coerce(words, said)
-    return args, command, extras._replace(quiet=True), codec if any(codec) else None
+    return args, command, extras, codec if any(codec) else None
+
+
+async def _run_plain(args: Any, words: tuple[Arg, ...], block: bytes, check: bool) -> CompletedProcess[Any]:
+    """One of which nothing is said but its arguments."""
+    feed = mail_of(asyncio.get_running_loop()).quiet
+    sys.audit("subprocess.Popen", words[0], words, None, None)
+    flight = Flight(feed, Child(feed.roster, None, words), block=block)
+    start = feed.queue(flight)
+    try:
+        await flight.waiter(STATE_EXITED)
+    except asyncio.CancelledError:
+        await feed.call_off([flight])
+        raise
+    # What has kept it from being handed over is raised there.
+    start.result()
+    if flight.child.error is not None:
+        raise flight.child.error
+    returncode = flight.returncode
+    if check and returncode != 0:
+        raise _failure(args, returncode, None, None)
+    return CompletedProcess(args, returncode, None, None)  # type: ignore[arg-type]
 
 
 async def _to_its_end(flight: Flight) -> None:
     """Until it has ended, and its output as well."""
-    flight.feed.queue(flight)
+    start = flight.feed.queue(flight)
     await flight.until(STATE_EXITED)
+    start.result()
     handle = flight.child._handle
     if flight.child.error is not None:
         raise flight.child.error
@@ -164,18 +197,40 @@ def _result(
 ) -> CompletedProcess[Any]:
     status = flight.status
     assert status is not None
-    child = flight.child
-    out, err = (
-        None if child._handle.output(number) is None else _decoded(child._handle.output_bytes(number), codec)
-        for number in (1, 2)
-    )
-    if status.reason is ExitReason.TIMEOUT:
-        raise TimeoutExpired(args, timeout or 0.0, out, err)
-    if status.reason is ExitReason.IDLE_TIMEOUT:
-        raise TimeoutExpired(args, child.command.idle_timeout or 0.0, out, err)
+    handle = flight.child._handle
+    outputs = [None if handle.output(number) is None else handle.output_bytes(number) for number in (1, 2)]
+    if status.reason in (ExitReason.TIMEOUT, ExitReason.IDLE_TIMEOUT):
+        raise _expired(args, status, flight.child.command, timeout, outputs, codec)
+    out, err = (None if output is None else _decoded(output, codec) for output in outputs)
     if check and status.returncode != 0:
-        raise CalledProcessError(status.returncode, args, out, err)  # type: ignore[arg-type]
+        raise _failure(args, status.returncode, out, err)
     return CompletedProcess(args, status.returncode, out, err)  # type: ignore[arg-type]
+
+
+def _failure(args: Any, returncode: int | None, out: Any, err: Any) -> CalledProcessError:
+    if returncode is None:
+        return StatusUnknown(-1, args, out, err)
+    return CalledProcessError(returncode, args, out, err)
+
+
+def _expired(
+    args: Any,
+    status: ExitStatus,
+    command: Command,
+    timeout: float | None,
+    outputs: list[bytes | None],
+    codec: Codec | None,
+) -> TimeoutExpired:
+    """The exception for a run that was stopped, as the drop-in has it: half a character may have come."""
+    said = [
+        None if output is None
+        else so_far(output, codec[0] or text_encoding(), codec[1]) if codec is not None
+        else output or None
+        for output in outputs
+    ]  # fmt: skip
+    if status.reason is ExitReason.IDLE_TIMEOUT:
+        return IdleTimeoutExpired(args, command.idle_timeout or 0.0, *said)
+    return TimeoutExpired(args, timeout or 0.0, *said)
 
 
 def _decoded(output: bytes, codec: Codec | None) -> str | bytes:
