@@ -74,14 +74,8 @@ _STREAMS = ("stdin", "stdout", "stderr")
 _TEXT = ("text", "encoding", "errors", "universal_newlines")
 _IN_ONE_CALL = frozenset({*_STREAMS, *_TEXT, *_EXTRAS, "shell", "cwd", "env", "executable", "args"})
 _STOPPED = (_solo.TIMED_OUT, _solo.WAS_SILENT)
-_ENCODING = _sys.getfilesystemencoding()
-_ENCODING_ERRORS = _sys.getfilesystemencodeerrors()
 _SIGINT_PATIENCE_NS = 250_000_000
 _Text = tuple[str, str]
-
-_audit = _sys.audit
-_call_plain = _solo.run_plain
-_spare_seats = _solo.spare_seats
 
 
 class StatusUnknown(CalledProcessError):
@@ -113,12 +107,6 @@ def run(
         CalledProcessError: with `check`, the returncode is not 0.
         OSError, ValueError, TypeError: it could not be started, see Popen.
     """
-    if not kwargs and not capture_output and timeout is None and input is None and len(popenargs) == 1:
-        done = _run_plain(popenargs[0])
-        if done is not None:
-            if check and done.returncode != 0:
-                _check(done)
-            return done
     if input is not None:
         if kwargs.get("stdin") is not None:
             raise ValueError("stdin and input arguments may not both be used.")
@@ -160,49 +148,6 @@ def _popen_class() -> _Any:
 
 
 # ---- one call into C ----
-
-
-def _run_plain(args: _Any) -> "CompletedProcess[_Any] | None":
-    """The shortest way, for a list of strings of which nothing more is said; None: a longer one has to judge.
-
-    In one piece: what runs between two programs finds the caches cold, and each function costs its share.
-    """
-    if type(args) is not list or not args:
-        return None
-    standard = _standard.Popen
-    if Popen is not _OurPopen or (standard is not _StandardPopen and standard is not _OurPopen):
-        return None
-    try:
-        block = "\0".join(args).encode(_ENCODING, _ENCODING_ERRORS)
-    except (TypeError, UnicodeEncodeError):
-        return None
-    program = args[0]
-    if not program or block.count(b"\0") != len(args) - 1:
-        return None
-    _audit("subprocess.Popen", program, args, None, None)
-    _seen, env, search_path = _solo.own_environment()
-    if _active:
-        _cleanup()
-    try:
-        filled = _spare_seats.pop()
-    except IndexError:
-        filled = _solo.Berth()
-    try:
-        # The NUL behind the last one is that of every bytes object.
-        answer = _call_plain(filled.seat, block, len(block) + 1, env, search_path)
-        if answer < 0:
-            answer = _solo.go_on(filled, answer)
-    except _StartFailed as failed:
-        raise _arguments.start_error(failed.failure, program, None) from None
-    except BaseException as trouble:
-        _give_up(filled, args, isinstance(trouble, KeyboardInterrupt))
-        raise
-    returncode: int | None = answer
-    if answer >= _solo.RUN_SIGNALLED:
-        known = answer != _solo.RUN_UNKNOWN
-        returncode = _solo.RUN_SIGNALLED - answer if known else _unknown(filled.result.exit.pid, args)
-    _spare_seats.append(filled)
-    return CompletedProcess(args, returncode)  # type: ignore[arg-type]
 
 
 def _run_in_one_call(

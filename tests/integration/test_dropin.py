@@ -402,7 +402,6 @@ def test_a_handler_that_returns_does_not_disturb() -> None:
     try:
         done = subprocess.run("echo a; sleep 0.5; echo b", shell=True, capture_output=True)
         subprocess.run("sleep 0.3", shell=True)
-        assert subprocess.run(["sleep", "0.3"]).returncode == 0
         with subprocess.Popen("echo a; sleep 0.3; echo b", shell=True, stdout=PIPE, stderr=PIPE) as process:
             assert process.communicate(timeout=PATIENCE)[0] == b"a\nb\n"
     finally:

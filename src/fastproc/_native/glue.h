@@ -119,20 +119,6 @@ typedef struct {
 static int take_news(fp_mailbox *mailbox, fp_news *ret_news, brief *ret_briefs, size_t n, int64_t timeout_ns,
                      uint32_t *ret_what);
 
-/* What a run in one call needs, kept for the next one. */
-typedef struct {
-    fp_spec spec;
-    fp_solo *solo;
-    fp_result result;
-    fp_failure failure;
-} run_seat;
-
-/*
- * Run a program to its end of which nothing is said but its arguments, see fp_run(): its exit code, 256 and the
- * signal that ended it, 512 if nobody knows, or -errno.
- */
-static int run_plain(run_seat *seat, const char *args, size_t args_bytes, fp_env *env, const char *search_path);
-
 /* cdef: end */
 
 /* ---- owners ---------------------------------------------------------------- */
@@ -359,18 +345,4 @@ static int take_news(fp_mailbox *mailbox, fp_news *ret_news, brief *ret_briefs, 
     }
     *ret_what = what;
     return taken;
-}
-
-/* ---- runs ------------------------------------------------------------------------------ */
-
-static int run_plain(run_seat *seat, const char *args, size_t args_bytes, fp_env *env, const char *search_path) {
-    seat->spec.args = args;
-    seat->spec.args_bytes = args_bytes;
-    seat->spec.env = env;
-    seat->spec.search_path = search_path;
-    int r = fp_run(&seat->spec, &seat->solo, &seat->result, &seat->failure);
-    if (r < 0)
-        return r;
-    const fp_exit *exit = &seat->result.exit;
-    return exit->signal ? 256 + exit->signal : exit->code >= 0 ? exit->code : 512;
 }

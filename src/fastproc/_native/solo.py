@@ -74,23 +74,20 @@ class Berth:
         "keep",
         "result",
         "said",
-        "seat",
         "spec",
         "streams",
         "usual",
     )
 
     def __init__(self) -> None:
-        self.seat = seat = _new("run_seat *")
-        seat.spec = _TEMPLATE[0]
-        self.spec = ffi.addressof(seat, "spec")
+        self.spec = _new("fp_spec *", _TEMPLATE[0])
         stdio = self.spec.stdio
         self.inherits = True  # all three streams, as in the template
         self.streams = tuple(ffi.addressof(stdio, index) for index in range(3))
-        self.cell = ffi.addressof(seat, "solo")
-        self.result = ffi.addressof(seat, "result")
+        self.cell = _new("fp_solo **")
+        self.result = _new("fp_result *")
         self.end = _buffer(self.result)
-        self.failure = ffi.addressof(seat, "failure")
+        self.failure = _new("fp_failure *")
         self.keep: Keep = []
         self.usual = True
 
@@ -105,10 +102,6 @@ def berth() -> Berth:
         return _spare.pop()
     except IndexError:
         return Berth()
-
-
-# Those of runs of which nothing is said but the arguments: nothing is ever set in them, or to be put back.
-spare_seats: list[Berth] = []
 
 
 def give_back(used: Berth) -> None:
@@ -131,7 +124,7 @@ _DEFAULT_PATH = _new("char[]", os.fsencode(os.defpath))
 _kept = _Kept(None, None, None)
 
 
-def own_environment() -> _Kept:
+def _own_environment() -> _Kept:
     """os.environ, packed; again only when it has changed. Any thread: one value is replaced by another."""
     global _kept
     kept = _kept
@@ -161,7 +154,7 @@ def set_environment(into: Berth, env: Mapping[Any, Any] | None) -> None:
         TypeError: a name or value that is no str, bytes or path.
     """
     if env is None:
-        _, packed, search_path = own_environment()
+        _, packed, search_path = _own_environment()
     else:
         encode = os.fsencode
         strings = []
@@ -347,30 +340,6 @@ def run(filled: Berth) -> Ended:
             _free(cell[0])
             cell[0] = _NULL
     return (-number if number else code if code >= 0 else None), reason, stdout, stderr
-
-
-RUN_SIGNALLED, RUN_UNKNOWN = 256, 512
-"""What is added to the signal that has ended a plain run; what is said where nobody knows the end."""
-
-run_plain = lib.run_plain
-"""Run a block of arguments to its end in a seat; see glue.h."""
-
-
-def go_on(filled: Berth, answer: int) -> int:
-    """A plain run was interrupted by a signal, or has failed: go on with it, or raise.
-
-    Raises:
-        StartFailed: nothing is left of it.
-    """
-    spec = filled.spec
-    while answer == _EINTR:
-        # Back in the interpreter, which runs the handler of the signal that woke us; that may raise.
-        answer = run_plain(filled.seat, spec.args, spec.args_bytes, spec.env, spec.search_path)
-    if answer < 0:
-        if filled.cell[0] == _NULL:
-            raise StartFailed(read_failure(filled.failure))
-        check(answer)
-    return answer
 
 
 def _said(proc: Any, stream: int, result: Any, first: int, pieces: int) -> bytes:
