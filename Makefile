@@ -13,9 +13,9 @@ space := $(empty) $(empty)
 # What the installed package depends on: how it is declared, and what is compiled.
 recipe := pyproject.toml setup.py
 native := $(wildcard csrc/include/*.h csrc/src/*.[ch]) csrc/Makefile csrc/fastproc.map csrc/fastproc.pc.in \
-    src/fastproc/_native/_build.py src/fastproc/_native/glue.h
+    src/fastproc/_native/_build.py src/fastproc/_native/glue.h src/fastproc/_native/direct.c
 c_files := $(wildcard csrc/include/*.h csrc/src/*.[ch] csrc/tests/*.[ch] examples/*.c tests/programs/*.c \
-    benchmarks/*.[ch])
+    benchmarks/*.[ch] src/fastproc/_native/direct.c)
 
 .PHONY: help dev demo test test-python test-lesser check format test-c bench bench-quick bench-gate bench-publish soak \
     test-libraries clean
@@ -85,7 +85,7 @@ test-libraries: $(venv)/.stamp-native ## the tests of libraries from PyPI, with 
 
 clean: ## remove what was built; .venv stays, and is refreshed when next needed
 	rm -rf build dist csrc/build src/*.egg-info src/fastproc/_native/include src/fastproc/_native/lib
-	rm -f src/fastproc/_native/_cffi*.so $(venv)/.stamp-*
+	rm -f src/fastproc/_native/_cffi*.so src/fastproc/_native/_direct*.so $(venv)/.stamp-*
 	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	find src tests benchmarks examples demo -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
 

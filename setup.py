@@ -9,7 +9,7 @@ import subprocess
 import sysconfig
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 HEADER = Path("csrc/include/fastproc.h")
@@ -51,8 +51,21 @@ class BuildNative(build_ext):
 # One wheel serves every CPython from 3.11 on. Builds without the GIL have no stable ABI, see PEP 703.
 stable_abi = not sysconfig.get_config_var("Py_GIL_DISABLED")
 
+# Beside cffi's extension, whose copy of the library it uses.
+direct = Extension(
+    "fastproc._native._direct",
+    ["src/fastproc/_native/direct.c"],
+    include_dirs=["csrc/include"],
+    depends=["csrc/include/fastproc.h"],
+    extra_compile_args=["-std=gnu17", "-O2", "-Wall", "-Wextra", "-fvisibility=hidden"],
+    extra_link_args=["-Wl,-z,relro,-z,now"],
+    define_macros=[("Py_LIMITED_API", "0x030b0000")] if stable_abi else [],
+    py_limited_api=stable_abi,
+)
+
 setup(
     version=version(),
+    ext_modules=[direct],
     cffi_modules=["src/fastproc/_native/_build.py:ffibuilder"],
     cmdclass={"build_ext": BuildNative},
     options={"bdist_wheel": {"py_limited_api": "cp311"}} if stable_abi else {},

@@ -184,10 +184,12 @@ def test_a_wheel_can_be_built_from_the_source_distribution(tmp_path: Path) -> No
     for name in (
         "py.typed",
         "_native/_cffi.pyi",
+        "_native/_direct.pyi",
         "_native/include/fastproc.h",
         "_native/lib/libfastproc.a",
         "_native/lib/libfastproc.so.0",
         "_native/lib/pkgconfig/fastproc.pc",
     ):
         assert f"fastproc/{name}" in names
-    assert any(re.fullmatch(r"fastproc/_native/_cffi\..*\.so", name) for name in names)
+    for extension in ("_cffi", "_direct"):
+        assert any(re.fullmatch(rf"fastproc/_native/{extension}\..*\.so", name) for name in names)

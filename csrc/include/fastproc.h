@@ -145,7 +145,8 @@ enum fp_spec_flag {
     FP_KEEP_MASK = 1 << 16,         /* the caller's signal mask, and what `sigmask` adds */
     FP_INHERIT_FDS = 1 << 17,       /* every descriptor of the caller that is not close-on-exec */
     FP_SEARCH_ON = 1 << 18,         /* a search goes on after any failure, as os.execvpe() of Python has it */
-    FP_JOIN_GROUP = 1 << 19         /* `process_group`, after what it leads */
+    FP_JOIN_GROUP = 1 << 19,        /* `process_group`, after what it leads */
+    FP_ASK_FOR_ROOM = 1 << 20       /* fp_run() only: the caller lends memory for long output, see fp_solo_lend() */
 };
 
 typedef struct fp_spec {
@@ -527,8 +528,9 @@ typedef struct fp_said {
     const void *first; /* the first piece; for the others see fp_solo_piece() */
     uint64_t first_bytes;
     uint32_t n_pieces;
-    int16_t captured;
-    int16_t complete; /* it ended by end of file, not because we stopped listening */
+    int8_t captured;
+    int8_t complete;   /* it ended by end of file, not because we stopped listening */
+    int8_t wants_room; /* after -ENOBUFS: for this stream, see fp_solo_lend() */
 } fp_said;
 
 typedef struct fp_result {
@@ -557,6 +559,7 @@ typedef struct fp_result {
  *   -EINTR      a signal handler ran in this thread; call again, with the same
  *               arguments, and it goes on, or stop it and give it up
  *   -ENOMEM     no memory for what it writes; it is running still
+ *   -ENOBUFS    with FP_ASK_FOR_ROOM: lend it room, and call again, see fp_solo_lend()
  *   else        it could not be started, see fp_spawn()
  * `spec` is borrowed, its `input` until the run is over.
  */
@@ -595,7 +598,8 @@ FP_API int fp_solo_stop(fp_solo *solo, int64_t grace_ns, int64_t kill_timeout_ns
 
 enum fp_talk_flag {
     FP_TALK_TO_THE_END = 1 << 0, /* also after SIGKILL wait for the end of every stream, whoever holds it */
-    FP_TALK_AND_WAIT = 1 << 1    /* and then for the exit of the process */
+    FP_TALK_AND_WAIT = 1 << 1,   /* and then for the exit of the process */
+    FP_TALK_ASK_FOR_ROOM = 1 << 2 /* the caller lends memory for long output, see fp_solo_lend() */
 };
 
 /* A conversation through descriptors of the caller's. */
@@ -618,11 +622,21 @@ typedef struct fp_talk {
  *   1           the input is over, or nobody reads it: close that pipe, and call again without it
  *   -ETIMEDOUT, -EINTR   call again to go on; nothing is lost
  *   -ETIME      the same at `idle_timeout_ns`
+ *   -ENOBUFS    with FP_TALK_ASK_FOR_ROOM: lend it room, and call again
  * What has come so far is in `ret_result` in any case, together with what is known of the exit.
  */
 FP_API int fp_solo_talk(fp_solo *solo, const fp_talk *talk, fp_result *ret_result);
 /* The bytes of one piece of a captured stream (1 or 2); how many, or -ENODATA. */
 FP_API int64_t fp_solo_piece(const fp_solo *solo, int stream, uint32_t index, const void **ret_bytes);
+/*
+ * Lend memory to a captured stream (1 or 2) that asks for it when it turns out
+ * to be long (more than some KiB): what it has brought is then in one piece,
+ * in memory that can be handed on as it is, and not joined at twice its size.
+ * Lent again, larger, the memory must hold what the last one held; so
+ * realloc(3) does. NULL: the bytes are taken, the stream begins anew with none.
+ * -EINVAL: too small for what has come.
+ */
+FP_API int fp_solo_lend(fp_solo *solo, int stream, void *room, size_t bytes);
 
 /* A mailbox: news of many processes for one consumer. */
 FP_API int fp_mailbox_new(fp_mailbox **ret_mailbox);

@@ -91,7 +91,7 @@ static void feed(fp_solo *solo) {
     sys_rt_sigprocmask(SIG_SETMASK, &old, NULL);
 }
 
-/* 0, or -ENOMEM. */
+/* 0, -ENOMEM, or -ENOBUFS. */
 static int empty(fp_solo *solo, fp_pile *pile) {
     /* What is the caller's may block: once, for what poll(2) has announced. */
     for (int i = 0; i < (pile->owned ? READS_AT_ONCE : 1); i++) {
@@ -100,8 +100,8 @@ static int empty(fp_solo *solo, fp_pile *pile) {
             return 0;
         if (n == -EINTR)
             continue;
-        if (n == -ENOMEM)
-            return -ENOMEM;
+        if (n == -ENOMEM || n == -ENOBUFS)
+            return (int)n;
         if (n <= 0) {
             fp_pile_close(pile, n == 0);
             return 0;
@@ -319,13 +319,16 @@ static int await_quick_end(fp_solo *solo) {
     if (r <= 0)
         return r == -EINTR ? r : 0;
     r = fp_solo_reap(solo, false);
-    for (int i = 0; r > 0 && i < 2; i++)
-        if (solo->piles[i].fd >= 0 && solo->piles[i].owned)
-            r = empty(solo, &solo->piles[i]) < 0 ? -ENOMEM : r;
+    for (int i = 0; r > 0 && i < 2; i++) {
+        if (solo->piles[i].fd < 0 || !solo->piles[i].owned)
+            continue;
+        int e = empty(solo, &solo->piles[i]);
+        r = e < 0 ? e : r;
+    }
     return r < 0 ? r : 0;
 }
 
-/* 0 when the goal is reached, -ETIMEDOUT at `until`, -EINTR, -ENOMEM. With `pause` also 0 when the input is over. */
+/* 0 when the goal is reached, -ETIMEDOUT at `until`, -EINTR, -ENOMEM, -ENOBUFS. With `pause` also 0 when the input is over. */
 static int advance(fp_solo *solo, enum goal goal, int64_t until, bool to_the_end, bool pause) {
     int quick = goal != GOAL_STOPPED && streams_open(solo) ? await_quick_end(solo) : 0;
     if (quick < 0)
@@ -395,11 +398,18 @@ static void describe(const fp_solo *solo, fp_result *ret_result) {
         const fp_pile *pile = &solo->piles[i];
         ret_result->said[i] = (fp_said){
             .total_bytes = pile->total,
-            .first = pile->first ? pile->first->bytes : NULL,
-            .first_bytes = pile->first ? pile->first->used : 0,
-            .n_pieces = pile->total ? pile->n_pieces : 0,
+            .first = pile->lent    ? pile->lent
+                     : pile->first ? pile->first->bytes
+                                   : NULL,
+            .first_bytes = pile->lent    ? pile->lent_used
+                           : pile->first ? pile->first->used
+                                         : 0,
+            .n_pieces = pile->lent    ? 1
+                        : pile->total ? pile->n_pieces
+                                      : 0,
             .captured = pile->captured,
             .complete = pile->complete,
+            .wants_room = pile->full,
         };
     }
 }
@@ -425,6 +435,7 @@ int fp_run(const fp_spec *spec, fp_solo **solo, fp_result *ret_result, fp_failur
         set_clocks(*solo, spec);
         (*solo)->input = spec->input;
         (*solo)->input_bytes = spec->input_bytes;
+        (*solo)->piles[0].asks = (*solo)->piles[1].asks = spec->flags & FP_ASK_FOR_ROOM;
         if ((*solo)->in_fd >= 0)
             feed(*solo);
         /* Its handler has run where no call of ours could be interrupted by it: the host wants to know. */
@@ -434,11 +445,11 @@ int fp_run(const fp_spec *spec, fp_solo **solo, fp_result *ret_result, fp_failur
         }
     }
     int r = advance(*solo, GOAL_RUN, FP_NEVER, false, false);
-    if (r < 0) {
+    if (r < 0)
         fp_solo_note_identity(*solo);
-        return r;
-    }
     describe(*solo, ret_result);
+    if (r < 0)
+        return r;
     /* Nothing that anybody could want of it. */
     if (fp_solo_has_ended(*solo) && (*solo)->piles[0].total == 0 && (*solo)->piles[1].total == 0)
         *solo = fp_solo_free(*solo);
@@ -463,6 +474,7 @@ int fp_solo_talk(fp_solo *solo, const fp_talk *talk, fp_result *ret_result) {
         fp_pile *pile = &solo->piles[i];
         pile->captured = pile->captured || talk->fds[i + 1] >= 0;
         pile->fd = pile->complete ? -1 : talk->fds[i + 1];
+        pile->asks = talk->flags & FP_TALK_ASK_FOR_ROOM;
     }
     solo->in_fd = talk->fds[0];
     solo->fed = false;
@@ -492,6 +504,12 @@ int fp_solo_stop(fp_solo *solo, int64_t grace_ns, int64_t kill_timeout_ns, fp_ex
         return -EINVAL;
     if (solo->owner != fp_own_pid())
         return -EOWNERDEAD;
+    /* Nobody is there to be asked for room: what a run has left is given up. */
+    for (int i = 0; i < 2; i++) {
+        if (solo->piles[i].asks)
+            fp_pile_lend(&solo->piles[i], NULL, 0);
+        solo->piles[i].asks = false;
+    }
     if (!is_climbing(solo)) {
         solo->rung = FP_RUNG_NONE;
         solo->grace_ns = grace_ns ? grace_ns : DEFAULT_GRACE;
@@ -514,4 +532,10 @@ int64_t fp_solo_piece(const fp_solo *solo, int stream, uint32_t index, const voi
         return -ENODATA;
     *ret_bytes = piece->bytes;
     return (int64_t)piece->used;
+}
+
+int fp_solo_lend(fp_solo *solo, int stream, void *room, size_t bytes) {
+    if (!solo || stream < 1 || stream > 2)
+        return -EINVAL;
+    return fp_pile_lend(&solo->piles[stream - 1], room, bytes);
 }

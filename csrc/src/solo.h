@@ -4,7 +4,7 @@
  *     run.c     runs one to its end: clocks, streams, exit, in the caller's thread
  *     solo.c    start, identity, the one reap of such a process, signals
  *     kin.c     the descendants of a process, found in /proc
- *     pile.c    what a captured stream has brought, in pieces
+ *     pile.c    what a captured stream has brought, in pieces or in room of the caller's
  *
  * Nothing here has a thread, a lock or a descriptor that outlives the call or
  * the handle: a host that closes all its descriptors, or forks, finds nothing
@@ -32,17 +32,26 @@ typedef struct fp_pile {
     bool captured;
     bool complete; /* it ended by end of file */
     bool enlarged; /* the pipe has been made larger */
+    bool asks;     /* what does not fit into the first piece needs room of the caller's */
+    bool full;     /* it needs that now */
     uint64_t total;
     uint32_t n_pieces;
     fp_piece *first;
     fp_piece *last;
+    uint8_t *lent; /* room of the caller's, in place of pieces */
+    size_t lent_bytes;
+    size_t lent_used;
+    uintptr_t touched; /* up to there it is memory already */
 } fp_pile;
 
 /*
  * Read what there is, until it would block or a piece is full. Bytes read, 0
- * at the end of file, -EAGAIN, -ENOMEM or another -errno.
+ * at the end of file, -EAGAIN, -ENOMEM or another -errno; -ENOBUFS: it needs
+ * room of the caller's.
  */
 int64_t fp_pile_read(fp_pile *pile);
+/* Go on in that room, which then begins with all that has come. NULL: forget that. -EINVAL: it is too small. */
+int fp_pile_lend(fp_pile *pile, void *room, size_t bytes);
 void fp_pile_close(fp_pile *pile, bool complete);
 void fp_pile_free(fp_pile *pile);
 /* The piece of that index, or NULL. */

@@ -20,10 +20,16 @@ static void run_it(const fp_spec *spec, int code) {
     fp_failure failure = {0};
     int r;
 
+    char *room = NULL;
+    size_t bytes = 16 << 10;
     faults_on();
-    do
+    do {
         r = fp_run(spec, &solo, &result, &failure);
-    while (r == -EINTR);
+        if (r == -ENOBUFS) {
+            room = realloc(room, bytes *= 2);
+            fp_solo_lend(solo, 1, room, bytes);
+        }
+    } while (r == -EINTR || r == -ENOBUFS);
     faults_off();
     if (r == 0 && result.exit.state == FP_STATE_EXITED) {
         if (result.exit.reason == FP_REASON_EXITED)
@@ -37,6 +43,7 @@ static void run_it(const fp_spec *spec, int code) {
         CHECK_EQ(failure.error, -r);
     }
     solo = fp_solo_free(solo);
+    free(room);
     CHECK(has_no_child());
     CHECK_EQ(open_descriptors(), before);
 }
@@ -48,6 +55,11 @@ static void a_plain_one(void) {
 static void one_with_pipes(void) {
     run_it(SHELL("cat; echo err >&2; exit 3", .lead = FP_LEAD_NOTHING,
                  .stdio = {{FP_STDIO_PIPE}, {FP_STDIO_PIPE}, {FP_STDIO_PIPE}}, .input = "hello", .input_bytes = 5),
+           3);
+}
+
+static void one_with_long_output(void) {
+    run_it(SHELL("seq 30000; exit 3", .lead = FP_LEAD_NOTHING, .flags = FP_ASK_FOR_ROOM, .stdio[1] = {FP_STDIO_PIPE}),
            3);
 }
 
@@ -64,6 +76,7 @@ static void one_that_is_stopped(void) {
 static void every_run(void) {
     FAULTS(a_plain_one);
     FAULTS(one_with_pipes);
+    FAULTS(one_with_long_output);
     FAULTS(one_with_a_time_limit);
     FAULTS(one_that_is_stopped);
 }

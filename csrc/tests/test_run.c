@@ -85,6 +85,71 @@ static void large_streams(void) {
     free(data);
 }
 
+/* One that hands memory to who asks for it, grown as realloc(3) does. */
+struct lender {
+    char *room[2];
+    size_t bytes[2];
+    int times;
+};
+
+static void lend(struct lender *lender, fp_solo *solo, const fp_result *result) {
+    CHECK(result->said[0].wants_room || result->said[1].wants_room);
+    for (int i = 0; i < 2; i++) {
+        if (!result->said[i].wants_room)
+            continue;
+        lender->times++;
+        lender->bytes[i] = lender->bytes[i] ? 3 * lender->bytes[i] : 16 << 10;
+        lender->room[i] = realloc(lender->room[i], lender->bytes[i]);
+        CHECK_EQ(fp_solo_lend(solo, i + 1, lender->room[i], lender->bytes[i]), 0);
+    }
+}
+
+static void long_output_goes_into_lent_memory(void) {
+    const char *script = "seq -w 100000; seq 200000 >&2; exit 3";
+    struct lender lender = {0};
+    fp_solo *solo = NULL;
+    fp_result result;
+    fp_failure failure;
+    int r;
+    while ((r = fp_run(SHELL(script, PIPES, .flags = FP_ASK_FOR_ROOM), &solo, &result, &failure)) == -ENOBUFS)
+        lend(&lender, solo, &result);
+    CHECK_EQ(r, 0);
+    CHECK_EQ(result.exit.code, 3);
+    CHECK(lender.times >= 6);
+    CHECK_EQ(result.said[0].total_bytes, 700000);
+    for (int i = 0; i < 2; i++) {
+        const fp_said *said = &result.said[i];
+        CHECK(said->first == lender.room[i] && said->n_pieces == 1 && said->first_bytes == said->total_bytes);
+        CHECK(said->complete && !said->wants_room);
+    }
+    char line[16];
+    for (int i = 1; i <= 100000; i++) {
+        snprintf(line, sizeof line, "%06d\n", i);
+        CHECK(memcmp(lender.room[0] + 7 * (i - 1), line, 7) == 0);
+    }
+    CHECK(memcmp(lender.room[1], "1\n2\n3\n", 6) == 0);
+    CHECK_EQ(fp_solo_lend(solo, 1, lender.room[0], 100), -EINVAL);
+    CHECK_EQ(fp_solo_lend(solo, 3, lender.room[0], 100), -EINVAL);
+    CHECK_EQ(fp_solo_lend(NULL, 1, lender.room[0], 100), -EINVAL);
+    CHECK_EQ(fp_solo_lend(solo, 1, NULL, 0), 0);
+    solo = fp_solo_free(solo);
+    free(lender.room[0]);
+    free(lender.room[1]);
+
+    /* Nobody has to give what is asked for: it can be stopped instead. Short output is no reason to ask. */
+    do
+        r = fp_run(SHELL("exec yes", OUT, .flags = FP_ASK_FOR_ROOM), &solo, &result, &failure);
+    while (r == -EINTR);
+    CHECK_EQ(r, -ENOBUFS);
+    CHECK_EQ(fp_solo_stop(solo, -1, LONG, &result.exit), 0);
+    CHECK_EQ(result.exit.signal, SIGKILL);
+    solo = fp_solo_free(solo);
+    result = run_it(SHELL("echo short", OUT, .flags = FP_ASK_FOR_ROOM), &solo);
+    CHECK_EQ(result.said[0].first_bytes, 6);
+    solo = fp_solo_free(solo);
+    CHECK(has_no_child());
+}
+
 static void failures_are_told(void) {
     int before = open_descriptors();
     fp_solo *solo = NULL;
@@ -341,6 +406,49 @@ static void a_talk_in_parts(void) {
     CHECK(has_no_child());
 }
 
+static void a_talk_into_lent_memory(void) {
+    struct lender lender = {0};
+    fp_result result;
+    int in[2], out[2], r;
+    CHECK_EQ(pipe2(in, O_CLOEXEC), 0);
+    CHECK_EQ(pipe2(out, O_CLOEXEC), 0);
+    fp_solo *solo = begin(SHELL("seq -w 50000; read go; seq -w 50000", GROUP_OF_OURS,
+                                .stdio = {{FP_STDIO_FD, in[0], NULL}, {FP_STDIO_FD, out[1], NULL}}));
+    close(in[0]);
+    close(out[1]);
+    fp_talk talk = {.size = sizeof talk,
+                    .fds = {-1, out[0], -1},
+                    .flags = FP_TALK_AND_WAIT | FP_TALK_ASK_FOR_ROOM,
+                    .timeout_ns = -1,
+                    .idle_timeout_ns = 100 * MS};
+    do {
+        r = fp_solo_talk(solo, &talk, &result);
+        if (r == -ENOBUFS)
+            lend(&lender, solo, &result);
+        else
+            CHECK_EQ(r, -ETIME);
+    } while (result.said[0].total_bytes < 300000);
+    CHECK_EQ(result.said[0].first_bytes, 300000);
+    CHECK(memcmp(lender.room[0] + 299994, "50000\n", 6) == 0);
+    /* Taken: what comes then begins anew. */
+    CHECK_EQ(fp_solo_lend(solo, 1, NULL, 0), 0);
+    free(lender.room[0]);
+    lender = (struct lender){0};
+    talk.idle_timeout_ns = 0;
+    CHECK_EQ(write(in[1], "\n", 1), 1);
+    while ((r = fp_solo_talk(solo, &talk, &result)) == -ENOBUFS)
+        lend(&lender, solo, &result);
+    CHECK_EQ(r, 0);
+    CHECK_EQ(result.said[0].first_bytes, 300000);
+    CHECK_EQ(result.said[0].total_bytes, 600000);
+    CHECK(memcmp(lender.room[0], "00001\n", 6) == 0);
+    free(lender.room[0]);
+    close(in[1]);
+    close(out[0]);
+    solo = fp_solo_free(solo);
+    CHECK(has_no_child());
+}
+
 static void *kill_it_soon(void *arg) {
     nap(100 * MS);
     fp_solo_signal(arg, SIGKILL);
@@ -502,6 +610,7 @@ static void all_tests(void) {
     WATCHED(codes_and_signals);
     WATCHED(what_it_writes_is_kept);
     WATCHED(large_streams);
+    WATCHED(long_output_goes_into_lent_memory);
     WATCHED(failures_are_told);
     WATCHED(a_timeout_stops_all_of_it);
     WATCHED(silence_stops_it);
@@ -513,6 +622,7 @@ static void all_tests(void) {
     WATCHED(a_forked_copy_only_looks);
     WATCHED(one_that_others_have_started);
     WATCHED(a_talk_in_parts);
+    WATCHED(a_talk_into_lent_memory);
     WATCHED(a_talk_after_a_kill_is_short);
     WATCHED(descriptors_are_inherited_on_request);
     WATCHED(groups_can_be_joined);

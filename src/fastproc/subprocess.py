@@ -73,6 +73,7 @@ _EXTRAS = frozenset(_arguments.EXTRAS)
 _STREAMS = ("stdin", "stdout", "stderr")
 _TEXT = ("text", "encoding", "errors", "universal_newlines")
 _IN_ONE_CALL = frozenset({*_STREAMS, *_TEXT, *_EXTRAS, "shell", "cwd", "env", "executable", "args"})
+_run_plain = _solo.run_plain
 _STOPPED = (_solo.TIMED_OUT, _solo.WAS_SILENT)
 _SIGINT_PATIENCE_NS = 250_000_000
 _Text = tuple[str, str]
@@ -107,6 +108,13 @@ def run(
         CalledProcessError: with `check`, the returncode is not 0.
         OSError, ValueError, TypeError: it could not be started, see Popen.
     """
+    if timeout is None and input is None and len(popenargs) == 1:
+        done = _run_plainly(popenargs[0], kwargs, capture_output)
+        if done is not None:
+            if check:
+                _check(done)
+            return done
+
     if input is not None:
         if kwargs.get("stdin") is not None:
             raise ValueError("stdin and input arguments may not both be used.")
@@ -148,6 +156,31 @@ def _popen_class() -> _Any:
 
 
 # ---- one call into C ----
+
+
+def _run_plainly(args: _Any, kwargs: dict[str, _Any], both: bool) -> "CompletedProcess[_Any] | None":
+    """The shortest way, of what most calls say: a list of str, and perhaps streams. None as below."""
+    if _run_plain is None or _popen_class() is not _OurPopen:
+        return None
+    if _active:
+        _cleanup()
+    filled = _solo.berth()
+    filled.inherits = False
+    try:
+        ended = _run_plain(filled.pointers, args, kwargs, both)
+    except BaseException as trouble:
+        _give_up(filled, args, isinstance(trouble, KeyboardInterrupt))
+        raise
+    if ended is None:
+        _solo.give_back(filled)
+        return None
+    if ended is False:
+        raise _arguments.start_error(_solo.why_not_started(filled), args[0], None)
+    returncode, _, stdout, stderr = ended
+    if returncode is None:
+        returncode = _unknown(filled.result.exit.pid, args)
+    _solo.give_back(filled)
+    return CompletedProcess(args, returncode, stdout, stderr)  # type: ignore[arg-type]
 
 
 def _run_in_one_call(
@@ -192,11 +225,8 @@ def _run_in_one_call(
     if returncode is None:
         returncode = _unknown(filled.result.exit.pid, args)
     _solo.give_back(filled)
-    stdout: _Any = out if captures & 1 else None
-    stderr: _Any = err if captures & 2 else None
-    if text:
-        stdout = None if stdout is None else _arguments.translated(stdout, *text)
-        stderr = None if stderr is None else _arguments.translated(stderr, *text)
+    stdout: _Any = out if out is None or not text else _arguments.translated(out, *text)
+    stderr: _Any = err if err is None or not text else _arguments.translated(err, *text)
     return CompletedProcess(args, returncode, stdout, stderr)  # type: ignore[arg-type]
 
 
@@ -278,7 +308,7 @@ def _expired(
     args: _Any,
     timeout: float | None,
     extras: _arguments.Extras | None,
-    outputs: tuple[bytes, bytes],
+    outputs: tuple[bytes | None, bytes | None],
     captures: int,
     text: _Any,
 ) -> TimeoutExpired:
@@ -292,7 +322,7 @@ def _expired(
         expired = IdleTimeoutExpired(args, extras.idle_timeout)  # type: ignore[union-attr, arg-type]
     expired.output, expired.stderr = (
         None if not captures & bit
-        else _arguments.so_far(data, *text) if text and not differences.bytes_in_timeouts
+        else _arguments.so_far(data or b"", *text) if text and not differences.bytes_in_timeouts
         else data or None
         for bit, data in zip((1, 2), outputs, strict=True)
     )  # fmt: skip

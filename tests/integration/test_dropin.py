@@ -284,6 +284,180 @@ def reap_behind_its_back(pid: int) -> None:
     os.waitpid(pid, 0)
 
 
+OUTPUT_AND_PEAK = """
+import re
+from {module} import PIPE, Popen, run
+def peak():  # of this program: ru_maxrss begins with what its parent had
+    return int(re.search(r"VmHWM:\\s*(\\d+)", open("/proc/self/status").read())[1])
+args = ["head", "-c", str({bytes}), "/dev/zero"]
+before = peak()
+output = {call}
+assert len(output) == {bytes} and not output.strip(b"\\0")
+print(peak() - before)
+"""
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "run(args, stdout=PIPE).stdout",
+        "run(args, capture_output=True).stdout",
+        "run(args, stdout=PIPE, timeout=600).stdout",
+        "Popen(args, stdout=PIPE).communicate()[0]",
+        "Popen(args, stdout=PIPE, stderr=PIPE).communicate()[0]",
+    ],
+)
+def test_a_large_output_is_in_memory_once(call: str) -> None:
+    """Its peak is that of the standard module with one pipe, which reads into what it returns."""
+    size = 64 << 20
+
+    def peak_kib(module: str, call: str) -> int:
+        script = OUTPUT_AND_PEAK.format(module=module, call=call, bytes=size)
+        return int(subprocess.check_output([PYTHON, "-c", script]))
+
+    theirs = peak_kib("subprocess", "run(args, stdout=PIPE).stdout")
+    mine = peak_kib("fastproc.subprocess", call)
+    assert size >> 10 <= mine < theirs * 1.25
+
+
+def test_lengths_round_the_steps_of_growth_come_through() -> None:
+    """What fits exactly, and one byte more or less."""
+    for step in (0, 1, 4 << 10, 8 << 10, 64 << 10, 72 << 10, 1 << 20, 2 << 20):
+        for size in {max(step - 1, 0), step, step + 1}:
+            script = f"head -c {size} /dev/zero | tr '\\0' x; head -c {size} /dev/zero | tr '\\0' y >&2"
+            done = subprocess.run(["sh", "-c", script], capture_output=True)
+            assert (done.stdout, done.stderr) == (b"x" * size, b"y" * size)
+            assert subprocess.check_output(["head", "-c", str(size), "/dev/zero"]) == bytes(size)
+
+
+def test_a_large_output_survives_signals_and_timeouts(tmp_path: Path) -> None:
+    """Each of them leaves the call in the middle; nothing is lost, and what came before a timeout is told."""
+    seen = []
+    old = signal.signal(signal.SIGALRM, lambda *_: seen.append(1))
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.002, 0.002)
+        done = subprocess.run(["head", "-c", "30000000", "/dev/zero"], capture_output=True)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, old)
+    assert seen
+    assert done.stdout == bytes(30_000_000)
+
+    script = "head -c 3000000 /dev/zero; echo >&2; exec sleep 1000"
+    with pytest.raises(subprocess.TimeoutExpired) as caught:
+        subprocess.run(["sh", "-c", script], capture_output=True, timeout=3)
+    assert (caught.value.stdout, caught.value.stderr) == (bytes(3_000_000), b"\n")
+
+    gate = tmp_path / "gate"
+    script = (
+        f"head -c 3000000 /dev/zero; until test -e {gate}; do sleep 0.05; done; head -c 3000001 /dev/zero"
+    )
+    with subprocess.Popen(["sh", "-c", script], stdout=PIPE) as process:
+        for _ in range(100):
+            with pytest.raises(subprocess.TimeoutExpired) as caught:
+                process.communicate(timeout=0.2)
+            if caught.value.output and len(caught.value.output) == 3_000_000:
+                break
+        gate.touch()
+        assert process.communicate() == (bytes(6_000_001), None)
+
+
+def test_a_handler_that_raises_in_a_large_output_leaves_nobody() -> None:
+    """The memory that was lent to it is taken back first."""
+
+    class Enough(Exception):
+        pass
+
+    def enough(*_: object) -> None:
+        raise Enough
+
+    old = signal.signal(signal.SIGALRM, enough)
+    before = len(open_descriptors())
+    try:
+        for delay in (0.05, 0.2):
+            signal.setitimer(signal.ITIMER_REAL, delay)
+            with pytest.raises(Enough):
+                subprocess.run(["head", "-c", str(2 << 30), "/dev/zero"], stdout=PIPE)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, old)
+    assert len(open_descriptors()) == before
+
+
+def test_no_memory_for_an_output_is_an_error_and_ends_the_child() -> None:
+    """As with subprocess: MemoryError, and the child does not run on."""
+    script = """
+import resource
+from fastproc import subprocess
+limit = 400 << 20
+resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+for call in (
+    lambda: subprocess.run(["yes"], stdout=subprocess.PIPE),
+    lambda: subprocess.run(["yes"], capture_output=True, timeout=600),
+):
+    try:
+        call()
+    except MemoryError:
+        print("no memory")
+print(subprocess.run(["echo", "works"], stdout=subprocess.PIPE, text=True).stdout, end="")
+"""
+    assert subprocess.check_output([PYTHON, "-c", script], text=True).split() == ["no", "memory"] * 2 + [
+        "works"
+    ]
+
+
+def test_the_shortest_way_tells_auditors() -> None:
+    """One event for each start, with the arguments as a list; what a hook raises stops it."""
+    script = """
+import sys
+from fastproc import subprocess
+def hear(name, args):
+    if name == "subprocess.Popen":
+        print(*args)
+        if args[0] == "forbidden":
+            raise PermissionError
+sys.addaudithook(hear)
+subprocess.run(["true"], stdout=subprocess.PIPE)
+subprocess.run(("true",))
+subprocess.Popen(["true", "x"]).wait()
+for function in (subprocess.run, subprocess.Popen):
+    try:
+        function(["forbidden"])
+    except PermissionError:
+        print("refused")
+"""
+    told = subprocess.check_output([PYTHON, "-c", script], text=True).splitlines()
+    plain = "true ['true'] None None"
+    forbidden = ["forbidden ['forbidden'] None None", "refused"]
+    assert told == [plain, plain, "true ['true', 'x'] None None", *forbidden, *forbidden]
+
+
+def test_the_shortest_way_is_the_same_as_the_others() -> None:
+    """Plain calls are read in C: the same errors, and the environment of that time."""
+    os.environ["OF_NOW"] = "1"
+    assert subprocess.run(["printenv", "OF_NOW"], stdout=PIPE).stdout == b"1\n"
+    os.environ["OF_NOW"] = "2"
+    assert subprocess.run(["printenv", "OF_NOW"], stdout=PIPE).stdout == b"2\n"
+    with subprocess.Popen(["printenv", "OF_NOW"], stdout=PIPE) as process:
+        assert process.communicate() == (b"2\n", None)
+    del os.environ["OF_NOW"]
+    assert subprocess.run(["printenv", "OF_NOW"], stdout=PIPE).returncode == 1
+
+    assert subprocess.run(["echo", "\u00e4\udcff"], stdout=PIPE).stdout == b"\xc3\xa4\xff\n"
+    for function in (subprocess.run, subprocess.Popen):
+        with pytest.raises(FileNotFoundError) as missing:
+            function(["no-such-program"])  # type: ignore[operator]
+        assert missing.value.filename == "no-such-program"
+        with pytest.raises(ValueError, match="null byte"):
+            function(["echo", "a\0b"])  # type: ignore[operator]
+    with pytest.raises(ValueError, match="capture_output"):
+        subprocess.run(["true"], capture_output=True, stdout=PIPE)
+    assert (
+        subprocess.run(["sh", "-c", "echo a; echo b >&2"], stdout=PIPE, stderr=subprocess.STDOUT).stdout
+        == b"a\nb\n"
+    )
+
+
 @pytest.mark.skipif(
     not fastproc.capabilities()["pidfd_info"], reason="the kernel keeps no status (Linux 6.15)"
 )

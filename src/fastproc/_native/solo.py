@@ -11,10 +11,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from ..command import Command
+from . import _direct
 from .check import check
 from .crew import StartFailed
 from .library import ffi, lib
-from .records import ExitRecord, read_exit, read_failure
+from .records import ExitRecord, FailureRecord, read_exit, read_failure
 from .specs import _APPLY, Keep
 
 INHERIT: Final[int] = lib.FP_STDIO_INHERIT
@@ -26,7 +27,6 @@ WITH_OUTPUT: Final[int] = lib.FP_STDIO_STDOUT
 TIMED_OUT: Final[int] = lib.FP_REASON_TIMEOUT
 WAS_SILENT: Final[int] = lib.FP_REASON_IDLE_TIMEOUT
 UNKNOWN: Final[int] = lib.FP_REASON_UNKNOWN
-_RUNNING: Final[int] = lib.FP_STATE_RUNNING
 
 # After SIGKILL: who times a call out wants it back within a second, whatever becomes of the process.
 KILL_TIMEOUT_NS: Final = 900_000_000
@@ -37,19 +37,15 @@ _new = ffi.new
 _gc = ffi.gc
 _buffer = ffi.buffer
 _from_buffer = ffi.from_buffer
-_run = lib.fp_run
 _start = lib.fp_solo_start
-_free = lib.fp_solo_free
 _FREE = (lib.fp_solo_free,)
 _EINTR = -errno.EINTR
 _ETIMEDOUT = -errno.ETIMEDOUT
-# fp_exit: state, reason, code, signal; behind the rest of it two fp_said: total, first bytes, pieces.
-_SAID_OFFSET = int(ffi.offsetof("fp_result", "said"))
+# fp_exit: state, reason, code, signal.
 _END = struct.Struct(f"=8x2i{ffi.sizeof('fp_exit') - 16}x").unpack_from
-_RESULT = struct.Struct(f"=4i{_SAID_OFFSET - 16}xQ8xQI4xQ8xQI4x").unpack
 
 _RESTORED = 1 << (signal.SIGPIPE - 1) | 1 << (signal.SIGXFSZ - 1)
-_USUAL_FLAGS: Final[int] = lib.FP_KEEP_SIGNALS | lib.FP_KEEP_MASK | lib.FP_SEARCH_ON
+_USUAL_FLAGS: Final[int] = lib.FP_KEEP_SIGNALS | lib.FP_KEEP_MASK | lib.FP_SEARCH_ON | lib.FP_ASK_FOR_ROOM
 
 _TEMPLATE = _new("fp_spec *")
 _TEMPLATE.size = ffi.sizeof("fp_spec")
@@ -60,6 +56,13 @@ _TEMPLATE.grace_ns = AT_ONCE
 _TEMPLATE.kill_timeout_ns = KILL_TIMEOUT_NS
 
 
+_pack_addresses = struct.Struct("4P").pack
+
+
+def _address(pointer: Any) -> int:
+    return int(ffi.cast("uintptr_t", pointer))
+
+
 class Berth:
     """A spec and what the library writes into, all made once and lent to one start after the other.
 
@@ -68,12 +71,11 @@ class Berth:
 
     __slots__ = (
         "cell",
-        "end",
         "failure",
         "inherits",
         "keep",
+        "pointers",
         "result",
-        "said",
         "spec",
         "streams",
         "usual",
@@ -86,8 +88,9 @@ class Berth:
         self.streams = tuple(ffi.addressof(stdio, index) for index in range(3))
         self.cell = _new("fp_solo **")
         self.result = _new("fp_result *")
-        self.end = _buffer(self.result)
         self.failure = _new("fp_failure *")
+        # As direct.c wants them.
+        self.pointers = _pack_addresses(*map(_address, (self.spec, self.cell, self.result, self.failure)))
         self.keep: Keep = []
         self.usual = True
 
@@ -137,6 +140,7 @@ def _own_environment() -> _Kept:
         seen = dict(source)
     block = b"".join([b"%b=%b\0" % item for item in seen.items()])
     kept = _kept = _Kept(seen, _pack(block), _NULL if b"PATH" in seen else _DEFAULT_PATH)
+    _direct.keep_environment(seen, kept, _address(kept.env), _address(kept.search_path))
     return kept
 
 
@@ -305,8 +309,8 @@ def set_input(into: Berth, data: Any) -> None:
 End = tuple[int, ...]
 """Exit code, or -1; signal, or 0."""
 
-Ended = tuple[int | None, int, bytes, bytes]
-"""What became of a run: returncode, reason, standard output and error."""
+Ended = tuple[int | None, int, bytes | None, bytes | None]
+"""What became of a run: returncode, reason, standard output and error; None where they are not captured."""
 
 
 def run(filled: Berth) -> Ended:
@@ -317,52 +321,49 @@ def run(filled: Berth) -> Ended:
     Raises:
         StartFailed: nothing is left of it.
     """
-    while True:
-        answer = _run(filled.spec, filled.cell, filled.result, filled.failure)
-        if answer == 0:
-            break
-        # Back in the interpreter, which runs the handler of the signal that woke us; that may raise.
-        if answer != _EINTR:
-            if filled.cell[0] == _NULL:
-                raise StartFailed(read_failure(filled.failure))
-            check(answer)
-    state, reason, code, number, out_bytes, out_first, out_pieces, err_bytes, err_first, err_pieces = _RESULT(
-        filled.end
-    )
-    stdout = stderr = b""
-    if out_bytes or err_bytes:
-        cell = filled.cell
-        if out_bytes:
-            stdout = _said(cell[0], 1, filled.result, out_first, out_pieces)
-        if err_bytes:
-            stderr = _said(cell[0], 2, filled.result, err_first, err_pieces)
-        if state != _RUNNING:
-            _free(cell[0])
-            cell[0] = _NULL
-    return (-number if number else code if code >= 0 else None), reason, stdout, stderr
+    answer = _direct.run(filled.pointers)
+    if answer is False:
+        raise StartFailed(read_failure(filled.failure))
+    return answer
 
 
-def _said(proc: Any, stream: int, result: Any, first: int, pieces: int) -> bytes:
-    if pieces == 1:
-        return bytes(_buffer(result.said[stream - 1].first, first))
-    cell = _new("const void **")
-    parts = []
-    for index in range(pieces):
-        size = lib.fp_solo_piece(proc, stream, index, cell)
-        parts.append(_buffer(cell[0], size))
-    return b"".join(parts)
+def why_not_started(filled: Berth) -> FailureRecord:
+    """What a start by `run_plain` or `start_plain` has met with."""
+    return read_failure(filled.failure)
 
+
+def _function(name: str) -> int:
+    return _address(ffi.addressof(lib, name))
+
+
+_direct.set_up(
+    _function("fp_run"),
+    _function("fp_solo_start"),
+    _function("fp_solo_talk"),
+    _function("fp_solo_lend"),
+    _function("fp_solo_free"),
+    _own_environment,
+)
+
+# These take a str for what UTF-8 makes of it.
+_is_utf8 = _FS_ENCODING == "utf-8"
+run_plain = _direct.run_plain if _is_utf8 else None
+"""`run` of a call's own arguments: a berth's pointers, args, keywords, whether both outputs are captured.
+
+None: they are not plain, nothing has happened. False: it could not be started. Else as `run`.
+"""
+start_plain = _direct.start_plain if _is_utf8 else None
+"""Likewise for `start`: pointers, args, three descriptors or -1. Whether it was started; None: not plain."""
 
 OVER, INPUT_OVER, SILENT = range(3)
 _TALK_BYTES = ffi.sizeof("fp_talk")
-_TALK_FLAGS = lib.FP_TALK_AND_WAIT
-_talk = lib.fp_solo_talk
+_TALK_FLAGS = lib.FP_TALK_AND_WAIT | lib.FP_TALK_ASK_FOR_ROOM
 
 
 class Solo:
     """A process of its caller's. It is left running when this object goes."""
 
-    __slots__ = ("_proc", "_result")
+    __slots__ = ("_proc", "_result", "_said")
 
     def __init__(self, cell: Any) -> None:
         proc = cell[0]
@@ -371,6 +372,7 @@ class Solo:
             self._proc = owned
             cell[0] = _NULL
         self._result: Any = None
+        self._said: tuple[list[bytes], list[bytes]] | None = None
 
     @property
     def pid(self) -> int:
@@ -430,8 +432,13 @@ class Solo:
         talk.timeout_ns = timeout_ns
         if self._result is None:
             self._result = _new("fp_result *")
+        if self._said is None:
+            self._said = [], []
         talk.idle_timeout_ns = idle_timeout_ns
-        answer = _talk(self._proc, talk, self._result)
+        answer, *new = _direct.talk(_address(self._proc), _address(talk), _address(self._result))
+        for parts, more in zip(self._said, new, strict=True):
+            if more:
+                parts.append(more)
         if answer >= 0:
             return int(answer)
         if answer in (_ETIMEDOUT, _EINTR):
@@ -451,12 +458,12 @@ class Solo:
 
     def said(self, stream: int) -> bytes:
         """All that has come on a stream in the talks so far."""
-        if self._result is None:
+        if self._said is None:
             return b""
-        said = self._result.said[stream - 1]
-        if said.total_bytes == 0:
-            return b""
-        return _said(self._proc, stream, self._result, said.first_bytes, said.n_pieces)
+        parts = self._said[stream - 1]
+        if len(parts) > 1:
+            parts[:] = [b"".join(parts)]
+        return parts[0] if parts else b""
 
     def ended(self, stream: int) -> bool:
         """Whether a stream has ended."""
@@ -472,6 +479,13 @@ def start(filled: Berth) -> Solo:
     if _start(filled.spec, filled.cell, filled.failure) < 0:
         raise StartFailed(read_failure(filled.failure))
     return Solo(filled.cell)
+
+
+def started(filled: Berth) -> Solo:
+    """What `start_plain` has started; the berth is given back."""
+    begun = Solo(filled.cell)
+    give_back(filled)
+    return begun
 
 
 def rescue(filled: Berth) -> Solo | None:

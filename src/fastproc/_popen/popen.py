@@ -34,6 +34,7 @@ PIPE = subprocess.PIPE
 _READERS = {type(None), io.BufferedReader, io.FileIO, io.TextIOWrapper}
 _WRITERS = {type(None), io.BufferedWriter, io.FileIO, io.TextIOWrapper}
 _QUICK_END_NS = 200_000
+_start_plain = solo.start_plain
 _warned_of_preexec_fn = False
 
 
@@ -219,10 +220,29 @@ class Popen(subprocess.Popen[AnyStr]):
                 self._solo = solo.adopt(self.pid, leads=bool(start_new_session) or process_group == 0)
             return
 
-        args, executable = command_line(args, executable, shell)
-        sys.audit("subprocess.Popen", executable, args, cwd, env)
+        usual_descriptors = close_fds and not pass_fds and restore_signals
+        usual_standing = (
+            not start_new_session and process_group < 0
+            and uid is None and gid is None and gids is None and umask < 0
+        )  # fmt: skip
+        usual = usual_descriptors and usual_standing
         filled = solo.berth()
         filled.inherits = False
+        if (
+            usual and self._extras is None and not self._timed
+            and not shell and executable is None and cwd is None and env is None
+            and _start_plain is not None
+        ):  # fmt: skip
+            is_started = _start_plain(filled.pointers, args, p2cread, c2pwrite, errwrite)
+            if is_started is False:
+                raise start_error(solo.why_not_started(filled), args[0], None)
+            if is_started:
+                self._enter_start(solo.started(filled))
+                self._close_pipe_fds(p2cread, p2cwrite, c2pread, c2pwrite, errread, errwrite)
+                return
+
+        args, executable = command_line(args, executable, shell)
+        sys.audit("subprocess.Popen", executable, args, cwd, env)
         set_command(filled, args, executable, cwd, env)
         for stream, fd in zip(filled.streams, (p2cread, c2pwrite, errwrite)):  # noqa: B905 - the check costs
             if fd == -1:
@@ -230,10 +250,7 @@ class Popen(subprocess.Popen[AnyStr]):
             else:
                 stream.kind = solo.DESCRIPTOR
                 stream.fd = fd
-        if (
-            not close_fds or pass_fds or not restore_signals or start_new_session or process_group >= 0
-            or uid is not None or gid is not None or gids is not None or umask >= 0
-        ):  # fmt: skip
+        if not usual:
             solo.set_options(
                 filled,
                 inherit_fds=not close_fds,
@@ -251,13 +268,17 @@ class Popen(subprocess.Popen[AnyStr]):
         if self._timed:
             solo.set_timeouts(filled, 1)
         try:
-            self._solo = started = solo.start(filled)
+            started = solo.start(filled)
         except StartFailed as failed:
             raise start_error(failed.failure, executable, cwd) from None
-        self.pid = started.pid
-        self._child_created = True
+        self._enter_start(started)
         self._close_pipe_fds(p2cread, p2cwrite, c2pread, c2pwrite, errread, errwrite)
         solo.give_back(filled)
+
+    def _enter_start(self, started: solo.Solo) -> None:
+        self._solo = started
+        self.pid = started.pid
+        self._child_created = True
 
     # ---- its end ----
 
