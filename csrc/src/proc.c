@@ -726,10 +726,34 @@ static bool may_watch_later(const fp_supervisor *supervisor, const fp_proc *proc
     return supervisor->has_thread && !proc->batch && proc->pidfd >= 0 && !fp_mailbox_is_listened_to(proc->mailbox);
 }
 
+void fp_proc_look_at_young(fp_supervisor *supervisor, int64_t now) {
+    fp_proc *proc = supervisor->young;
+
+    if (!proc)
+        return;
+    supervisor->young = NULL;
+    /* Who waits for it by himself puts it under watch when he gives up. */
+    if (fp_proc_state(proc) == FP_STATE_RUNNING && !proc->claimed && !proc->in_epoll && !proc->by_polling) {
+        if (try_exit(supervisor, proc, now))
+            fp_proc_turn(proc, now);
+        else
+            watch_exit(supervisor, proc, now);
+    }
+    fp_proc_unref(proc);
+}
+
+/* The loop starts it by itself, so it comes to look again before it sleeps. */
+static bool is_started_by_loop(const fp_supervisor *supervisor, const fp_proc *proc) {
+    return supervisor->has_thread && proc->batch && proc->pidfd >= 0;
+}
+
 static void watch_all(fp_supervisor *supervisor, fp_proc *proc) {
     if (may_watch_later(supervisor, proc)) {
         proc->watch_ns = proc->started_ns + FP_WATCH_LATER;
         supervisor->late_watch_ns = proc->watch_ns;
+    } else if (is_started_by_loop(supervisor, proc)) {
+        fp_proc_look_at_young(supervisor, fp_now_ns());
+        supervisor->young = fp_proc_ref(proc);
     } else {
         watch_exit(supervisor, proc, proc->started_ns);
     }
@@ -911,6 +935,9 @@ void fp_proc_status(fp_proc *proc, fp_exit *ret_exit) {
 
 int fp_proc_failure(fp_proc *proc, fp_failure *ret_failure) {
     int r = -ENODATA;
+    /* Mostly it has not, and who asks for thousands shall not hold up those who start them. */
+    if (fp_proc_state(proc) != FP_STATE_FAILED)
+        return r;
     fp_supervisor *supervisor = fp_proc_lock(proc);
     if (fp_proc_state(proc) == FP_STATE_FAILED) {
         *ret_failure = proc->failure;
@@ -1102,17 +1129,26 @@ int fp_proc_wait_stopped(fp_proc *proc, int64_t timeout_ns, fp_exit *ret_exit) {
 
 int fp_procs_wait_started(fp_proc *const *procs, size_t n, int64_t timeout_ns) {
     int64_t until = timeout_ns < 0 ? FP_NEVER : after(fp_now_ns(), timeout_ns);
+    bool held_back = false;
+    uint64_t mask;
+    int r = 0;
 
     /* From the end: they are started in order, so mostly this waits but once. */
     for (size_t i = n; i-- > 0;) {
         if (fp_proc_state(procs[i]) != FP_STATE_QUEUED)
             continue;
+        if (!held_back)
+            held_back = fp_sigchld_hold_back(&mask);
         int64_t left = until == FP_NEVER ? -1 : until - fp_now_ns();
-        int r = wait_for(procs[i], FP_STATE_RUNNING, false, until == FP_NEVER ? -1 : left > 0 ? left : 0, NULL);
-        if (r < 0 && r != -ECHILD)
-            return r;
+        r = wait_for(procs[i], FP_STATE_RUNNING, false, until == FP_NEVER ? -1 : left > 0 ? left : 0, NULL);
+        if (r == -ECHILD)
+            r = 0;
+        if (r < 0)
+            break;
     }
-    return 0;
+    if (held_back)
+        fp_sigchld_let_in(&mask);
+    return r;
 }
 
 void fp_proc_rouse(fp_proc *proc) {
