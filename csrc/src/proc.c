@@ -1023,6 +1023,11 @@ static bool exit_is_all(const fp_proc *proc) {
     return !proc->flow && proc->deadline_ns == FP_NEVER && proc->step_ns == FP_NEVER;
 }
 
+/* Do children of a supervisor's thread end while somebody waits for this one? Then not each of them is to wake him. */
+static bool is_one_of_many(const fp_proc *proc) {
+    return proc->batch;
+}
+
 /*
  * Watch the pidfd in the calling thread: the supervisor is told to leave the
  * exit to us, so one thread is woken instead of two. Returns what poll said.
@@ -1034,7 +1039,11 @@ static int wait_by_pidfd(fp_supervisor *supervisor, fp_proc *proc, int64_t left)
     proc->watch_ns = FP_NEVER;
     unwatch_exit(supervisor, proc);
     pthread_mutex_unlock(&supervisor->lock);
+    uint64_t mask;
+    bool held_back = is_one_of_many(proc) && fp_sigchld_hold_back(&mask);
     int r = sys_poll(&wait, 1, left);
+    if (held_back)
+        fp_sigchld_let_in(&mask);
     fp_supervisor_lock(supervisor);
     proc->claimed = false;
     if (fp_proc_state(proc) == FP_STATE_DONE)
@@ -1105,7 +1114,11 @@ static int wait_for(fp_proc *proc, int wanted, bool or_unkillable, int64_t timeo
         } else {
             word = atomic_fetch_or_explicit(&proc->word, FP_WORD_WAITERS, memory_order_acq_rel) | FP_WORD_WAITERS;
             fp_proc_unlock(proc, supervisor);
+            uint64_t mask;
+            bool held_back = is_one_of_many(proc) && fp_sigchld_hold_back(&mask);
             r = sys_futex_wait(&proc->word, word, until);
+            if (held_back)
+                fp_sigchld_let_in(&mask);
         }
         supervisor = fp_proc_lock(proc);
         if (r == -EINTR)
@@ -1129,26 +1142,17 @@ int fp_proc_wait_stopped(fp_proc *proc, int64_t timeout_ns, fp_exit *ret_exit) {
 
 int fp_procs_wait_started(fp_proc *const *procs, size_t n, int64_t timeout_ns) {
     int64_t until = timeout_ns < 0 ? FP_NEVER : after(fp_now_ns(), timeout_ns);
-    bool held_back = false;
-    uint64_t mask;
-    int r = 0;
 
     /* From the end: they are started in order, so mostly this waits but once. */
     for (size_t i = n; i-- > 0;) {
         if (fp_proc_state(procs[i]) != FP_STATE_QUEUED)
             continue;
-        if (!held_back)
-            held_back = fp_sigchld_hold_back(&mask);
         int64_t left = until == FP_NEVER ? -1 : until - fp_now_ns();
-        r = wait_for(procs[i], FP_STATE_RUNNING, false, until == FP_NEVER ? -1 : left > 0 ? left : 0, NULL);
-        if (r == -ECHILD)
-            r = 0;
-        if (r < 0)
-            break;
+        int r = wait_for(procs[i], FP_STATE_RUNNING, false, until == FP_NEVER ? -1 : left > 0 ? left : 0, NULL);
+        if (r < 0 && r != -ECHILD)
+            return r;
     }
-    if (held_back)
-        fp_sigchld_let_in(&mask);
-    return r;
+    return 0;
 }
 
 void fp_proc_rouse(fp_proc *proc) {

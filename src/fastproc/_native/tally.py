@@ -24,7 +24,7 @@ class Tally:
         self.tally.run_bounds_ns = [*map(nanoseconds, RUN_BOUNDS), _NEVER]
 
     def count_start(self, seconds: float | None, number: int = 1) -> None:
-        """A program runs, or so many; each took `seconds` to get there, or None: it has waited for its turn."""
+        """A program runs, or so many; each took `seconds` to start, or None: it has waited for its turn."""
         lib.tally_starts(self.tally, number, -1 if seconds is None else nanoseconds(seconds))
 
     def count_end(self, owner: Any) -> None:
