@@ -96,3 +96,24 @@ static fp_sigset ignored_realtime(void) {
 uint64_t fp_dispositions_ignored(int fd) {
     return ignored_below_realtime(fd) | ignored_realtime();
 }
+
+/*
+ * When a child ends, the kernel drops SIGCHLD at once if nobody handles it, but not if the thread that made the child
+ * blocks it, as supervisors do: their children would wake a thread of the host each, only to have the signal dropped
+ * there. Supervisors must block it, since hosts wait for it by sigwait(3) and signalfd(2), and it must not be taken
+ * from them. But who sleeps in a call of ours may block it as well: it stays pending, and is dropped once, at the end.
+ */
+bool fp_sigchld_hold_back(uint64_t *ret_mask) {
+    static const fp_sigset sigchld = UINT64_C(1) << (SIGCHLD - 1);
+    fp_sigaction action;
+
+    if (sys_rt_sigaction(SIGCHLD, NULL, &action) < 0 ||
+        (action.handler != (uintptr_t)SIG_DFL && action.handler != (uintptr_t)SIG_IGN))
+        return false;
+    sys_rt_sigprocmask(SIG_BLOCK, &sigchld, ret_mask);
+    return true;
+}
+
+void fp_sigchld_let_in(const uint64_t *mask) {
+    sys_rt_sigprocmask(SIG_SETMASK, mask, NULL);
+}

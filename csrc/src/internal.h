@@ -20,7 +20,7 @@
  *     spec.c         checks and copies a spec; the packed environment
  *     fdplan.c       orders descriptor moves; pure
  *     slots.c        low descriptors kept in reserve
- *     dispositions.c which signals this process ignores
+ *     dispositions.c which signals this process ignores; SIGCHLD while we sleep
  *     probe.c        what the kernel allows
  *     names.c        words
  *     sys.h          system calls, -errno
@@ -62,6 +62,12 @@ int fp_dispositions_open(void);
 uint64_t fp_dispositions_ignored(int fd);
 /* Read them from the text of /proc/pid/stat. False: it is not that of `pid`. Pure. */
 bool fp_dispositions_parse(const char *text, pid_t pid, uint64_t *ret_ignored);
+/*
+ * For the time of a sleep: the calling thread is not to be woken for each child that ends, unless it has to run a
+ * handler for that. True: give `*ret_mask` to fp_sigchld_let_in() afterwards.
+ */
+bool fp_sigchld_hold_back(uint64_t *ret_mask);
+void fp_sigchld_let_in(const uint64_t *mask);
 
 /* ---- slots.c: low descriptors kept in reserve --------------------------- */
 
@@ -514,6 +520,11 @@ int fp_proc_start(fp_supervisor *supervisor, fp_proc *proc, const fp_spec *spec,
 void fp_proc_fail(fp_proc *proc, const fp_failure *failure);
 /* Its time has come, or something has happened: look at everything and set the next time. */
 void fp_proc_turn(fp_proc *proc, int64_t now);
+/*
+ * [supervisor thread] Most of a batch are short: by the time the next one runs the last one has ended, and was never
+ * put under watch. Reap it, or watch for its exit from now on.
+ */
+void fp_proc_look_at_young(fp_supervisor *supervisor, int64_t now);
 /* Its pidfd is readable. */
 void fp_proc_on_exit_event(fp_proc *proc, int64_t now);
 /* A captured stream (0, 1) or the input (2) is ready. */
@@ -625,7 +636,9 @@ struct fp_supervisor {
     int64_t wakes_ns; /* when the loop will look by itself */
     fp_mailbox *unheard; /* has news that nobody was woken for, since `unheard_ns`; referenced */
     int64_t unheard_ns;
+    int64_t posted_ns; /* when there were last news of a batch */
     int64_t late_watch_ns; /* the last such time that a start has asked for */
+    fp_proc *young; /* the last start of a batch, not watched yet, see fp_proc_look_at_young(); referenced, or NULL */
 
     fp_place *places;
     uint32_t n_places;

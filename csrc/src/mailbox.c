@@ -275,7 +275,11 @@ int fp_mailbox_take(fp_mailbox *mailbox, fp_news *ret_news, size_t n, int64_t ti
         listen_from_now(mailbox);
         pthread_mutex_unlock(&mailbox->lock);
         struct pollfd wait = {.fd = mailbox->event_fd, .events = POLLIN};
+        uint64_t mask;
+        bool held_back = fp_sigchld_hold_back(&mask);
         int r = sys_poll(&wait, 1, left);
+        if (held_back)
+            fp_sigchld_let_in(&mask);
         if (r < 0)
             return r;
     }

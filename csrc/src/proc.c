@@ -726,10 +726,34 @@ static bool may_watch_later(const fp_supervisor *supervisor, const fp_proc *proc
     return supervisor->has_thread && !proc->batch && proc->pidfd >= 0 && !fp_mailbox_is_listened_to(proc->mailbox);
 }
 
+void fp_proc_look_at_young(fp_supervisor *supervisor, int64_t now) {
+    fp_proc *proc = supervisor->young;
+
+    if (!proc)
+        return;
+    supervisor->young = NULL;
+    /* Who waits for it by himself puts it under watch when he gives up. */
+    if (fp_proc_state(proc) == FP_STATE_RUNNING && !proc->claimed && !proc->in_epoll && !proc->by_polling) {
+        if (try_exit(supervisor, proc, now))
+            fp_proc_turn(proc, now);
+        else
+            watch_exit(supervisor, proc, now);
+    }
+    fp_proc_unref(proc);
+}
+
+/* The loop starts it by itself, so it comes to look again before it sleeps. */
+static bool is_started_by_loop(const fp_supervisor *supervisor, const fp_proc *proc) {
+    return supervisor->has_thread && proc->batch && proc->pidfd >= 0;
+}
+
 static void watch_all(fp_supervisor *supervisor, fp_proc *proc) {
     if (may_watch_later(supervisor, proc)) {
         proc->watch_ns = proc->started_ns + FP_WATCH_LATER;
         supervisor->late_watch_ns = proc->watch_ns;
+    } else if (is_started_by_loop(supervisor, proc)) {
+        fp_proc_look_at_young(supervisor, fp_now_ns());
+        supervisor->young = fp_proc_ref(proc);
     } else {
         watch_exit(supervisor, proc, proc->started_ns);
     }
@@ -919,6 +943,9 @@ void fp_proc_status(fp_proc *proc, fp_exit *ret_exit) {
 
 int fp_proc_failure(fp_proc *proc, fp_failure *ret_failure) {
     int r = -ENODATA;
+    /* Mostly it has not, and who asks for thousands shall not hold up those who start them. */
+    if (fp_proc_state(proc) != FP_STATE_FAILED)
+        return r;
     fp_supervisor *supervisor = fp_proc_lock(proc);
     if (fp_proc_state(proc) == FP_STATE_FAILED) {
         *ret_failure = proc->failure;
@@ -1004,6 +1031,11 @@ static bool exit_is_all(const fp_proc *proc) {
     return !proc->flow && proc->deadline_ns == FP_NEVER && proc->step_ns == FP_NEVER;
 }
 
+/* Do children of a supervisor's thread end while somebody waits for this one? Then not each of them is to wake him. */
+static bool is_one_of_many(const fp_proc *proc) {
+    return proc->batch;
+}
+
 /*
  * Watch the pidfd in the calling thread: the supervisor is told to leave the
  * exit to us, so one thread is woken instead of two. Returns what poll said.
@@ -1015,7 +1047,11 @@ static int wait_by_pidfd(fp_supervisor *supervisor, fp_proc *proc, int64_t left)
     proc->watch_ns = FP_NEVER;
     unwatch_exit(supervisor, proc);
     pthread_mutex_unlock(&supervisor->lock);
+    uint64_t mask;
+    bool held_back = is_one_of_many(proc) && fp_sigchld_hold_back(&mask);
     int r = sys_poll(&wait, 1, left);
+    if (held_back)
+        fp_sigchld_let_in(&mask);
     fp_supervisor_lock(supervisor);
     proc->claimed = false;
     if (fp_proc_state(proc) == FP_STATE_DONE)
@@ -1086,7 +1122,11 @@ static int wait_for(fp_proc *proc, int wanted, bool or_unkillable, int64_t timeo
         } else {
             word = atomic_fetch_or_explicit(&proc->word, FP_WORD_WAITERS, memory_order_acq_rel) | FP_WORD_WAITERS;
             fp_proc_unlock(proc, supervisor);
+            uint64_t mask;
+            bool held_back = is_one_of_many(proc) && fp_sigchld_hold_back(&mask);
             r = sys_futex_wait(&proc->word, word, until);
+            if (held_back)
+                fp_sigchld_let_in(&mask);
         }
         supervisor = fp_proc_lock(proc);
         if (r == -EINTR)

@@ -24,6 +24,7 @@ enum {
     CENSUS_AT_ONCE = 128,  /* about a millisecond */
     MOST_NAPS = 40,        /* of GIVE_WAY_FOR */
     STARTS_AT_ONCE = 1,    /* drain before the next start: what is dead costs less than what is alive */
+    MOST_UNASKED = 8,      /* starts in a row between two looks at the other events */
 };
 #define UNHEARD_FOR (5 * FP_NS_PER_MS)
 #define ORPHANS_LOOK (500 * FP_NS_PER_MS)
@@ -707,6 +708,7 @@ static void look_after_orphans(fp_supervisor *supervisor, int64_t now) {
 /*
  * While starts are queued, those who wait for the ends are woken for many of
  * them at a time: each wake takes a CPU from the starts. See fp_mailbox_post_later().
+ * What comes after a silence is told at once: who waits for slow ones does not wait longer.
  */
 static void tell_unheard(fp_supervisor *supervisor) {
     if (!supervisor->unheard)
@@ -716,15 +718,33 @@ static void tell_unheard(fp_supervisor *supervisor) {
     supervisor->unheard = NULL;
 }
 
+/* Does anybody wait for his turn? Then there is work here that nobody who is told has to ask for. */
+static bool has_queued(const fp_supervisor *supervisor) {
+    bool queued = false;
+
+    for (const fp_share *share = supervisor->shares; share && !queued; share = share->next) {
+        pthread_mutex_lock(&share->batch->lock);
+        queued = share->batch->first != NULL;
+        pthread_mutex_unlock(&share->batch->lock);
+    }
+    return queued;
+}
+
 void fp_supervisor_post(fp_supervisor *supervisor, fp_proc *proc, uint32_t what) {
     bool later = proc->batch && proc->mailbox && supervisor->wakes_ns == AWAKE && supervisor->shares;
+    int64_t now = later ? fp_now_ns() : 0;
+
+    if (later) {
+        later = now - supervisor->posted_ns < UNHEARD_FOR;
+        supervisor->posted_ns = now;
+    }
     if (later && supervisor->unheard && supervisor->unheard != proc->mailbox)
         tell_unheard(supervisor);
     if (!later || !fp_mailbox_post_later(proc->mailbox, proc, what)) {
         fp_mailbox_post(proc->mailbox, proc, what);
     } else if (!supervisor->unheard) {
         supervisor->unheard = fp_mailbox_ref(proc->mailbox);
-        supervisor->unheard_ns = fp_now_ns();
+        supervisor->unheard_ns = now;
     }
 }
 
@@ -743,6 +763,8 @@ static int64_t next_turn(const fp_supervisor *supervisor, int64_t now, bool more
     /* Should the host close our descriptors, nobody can wake us to tell: while somebody lives we look. */
     if (supervisor->active && when > now + LONGEST_SLEEP)
         when = now + LONGEST_SLEEP;
+    if (supervisor->unheard && when > supervisor->unheard_ns + UNHEARD_FOR)
+        when = supervisor->unheard_ns + UNHEARD_FOR;
     return when;
 }
 
@@ -788,8 +810,27 @@ static void give_way(fp_supervisor *supervisor, int64_t *contended_ns) {
     }
 }
 
+/*
+ * Sleep until an event, or `when`. The last start of a batch is not put under watch for that: it mostly is what wakes
+ * us, and for one sleep poll(2) costs less than to enter it and to take it out again.
+ */
+static int await_events(fp_supervisor *supervisor, int young_fd, struct epoll_event *ret_events, int timeout_ms) {
+    struct pollfd wait[2] = {{.fd = young_fd, .events = POLLIN}, {.fd = supervisor->epoll_fd, .events = POLLIN}};
+
+    if (young_fd >= 0) {
+        int r = sys_poll(wait, 2, timeout_ms < 0 ? -1 : timeout_ms * FP_NS_PER_MS);
+        if (r <= 0)
+            return r;
+        if (!wait[1].revents)
+            return 0;
+        timeout_ms = 0;
+    }
+    return sys_epoll_wait(supervisor->epoll_fd, ret_events, EVENTS_AT_ONCE, timeout_ms);
+}
+
 int fp_supervisor_run(fp_supervisor *supervisor) {
     struct epoll_event events[EVENTS_AT_ONCE];
+    int n_unasked = 0;
     int64_t contended_ns = 0;
     fp_sigset all = fp_signals_of_the_host(), broken_pipe = UINT64_C(1) << (SIGPIPE - 1), old;
 
@@ -816,12 +857,18 @@ int fp_supervisor_run(fp_supervisor *supervisor) {
 
         now = fp_now_ns();
         more |= supervisor->kicked;
-        if (!more || now - supervisor->unheard_ns > UNHEARD_FOR)
+        if (supervisor->unheard && (now - supervisor->unheard_ns >= UNHEARD_FOR || (!more && !has_queued(supervisor))))
             tell_unheard(supervisor);
         int64_t when = next_turn(supervisor, now, more);
         supervisor->wakes_ns = when;
+        int timeout_ms = sleep_ms(now, when), young_fd = -1, n = 0;
+        if (timeout_ms && supervisor->young)
+            young_fd = supervisor->young->pidfd;
         pthread_mutex_unlock(&supervisor->lock);
-        int n = sys_epoll_wait(supervisor->epoll_fd, events, EVENTS_AT_ONCE, sleep_ms(now, when));
+        if (timeout_ms || ++n_unasked >= MOST_UNASKED) {
+            n = await_events(supervisor, young_fd, events, timeout_ms);
+            n_unasked = 0;
+        }
         /* The host has closed our descriptor: who waits looks for himself, and we keep the deadlines. */
         if (n < 0 && n != -EINTR)
             sys_poll(NULL, 0, LOST_NAP);
@@ -829,9 +876,12 @@ int fp_supervisor_run(fp_supervisor *supervisor) {
         pthread_mutex_lock(&supervisor->lock);
         supervisor->wakes_ns = AWAKE;
         now = fp_now_ns();
+        if (timeout_ms)
+            fp_proc_look_at_young(supervisor, now);
         for (int i = 0; i < n; i++)
             take_event(supervisor, events[i].data.u64, now);
     }
+    fp_proc_look_at_young(supervisor, fp_now_ns());
     drop_shares(supervisor);
     tell_unheard(supervisor);
     supervisor->has_thread = false;

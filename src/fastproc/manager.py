@@ -143,7 +143,7 @@ class ProcessManager:
         """
         roster = self._roster
         started = [_process(roster, task_id, command) for task_id, command in items]
-        check_names(process.task_id for process, _block in started)
+        check_names([process.task_id for process, _block in started])
         roster.start_many(started)
         return [process if process.error is None else process.error for process, _block in started]
 
@@ -399,8 +399,10 @@ def _subject(process: Process) -> Subject:
     )
 
 
-def check_names(task_ids: Iterable[TaskId]) -> None:
+def check_names(task_ids: Sequence[TaskId]) -> None:
     """Raise DuplicateTask if one is there twice."""
+    if len(set(task_ids)) == len(task_ids):
+        return
     names = set()
     for task_id in task_ids:
         if task_id in names:

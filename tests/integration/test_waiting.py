@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import resource
+import signal
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -181,3 +185,61 @@ def test_an_event_loop_is_not_held_while_it_awaits(manager: ProcessManager, prog
 
 async def _end_of(process: Process) -> fastproc.ExitStatus:
     return await process
+
+
+# ---- many ----
+
+
+def test_who_waits_for_many_is_not_woken_for_each(manager: ProcessManager, programs: Programs) -> None:
+    """The end of a child that a supervisor has made sends SIGCHLD to nobody who has no use for it."""
+    nop = programs.nop()
+    manager.start_process("first", nop).wait(10)
+    before = resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw
+    started = manager.start_many([(number, nop) for number in range(300)])
+    woken = resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw - before
+
+    assert all(isinstance(process, Process) and process.wait(30).ok for process in started)
+    assert woken < 100
+    assert signal.SIGCHLD not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
+
+_HANDLED = """
+import signal, threading
+import fastproc
+
+heard = threading.Event()
+manager = fastproc.ProcessManager()
+
+def end_one_of_another_manager():
+    # The kernel may choose any thread that does not block it.
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])
+    with fastproc.ProcessManager() as other:
+        other.start_many([("nop", NOP)])
+        print(heard.wait(20))
+    manager.terminate_all(5)
+
+signal.signal(signal.SIGCHLD, lambda *_: heard.set())
+threading.Thread(target=end_one_of_another_manager).start()
+print(len(list(manager.map([["sleep", "60.0982"]]))))
+"""
+
+
+def test_a_handler_of_the_host_hears_while_it_waits_for_others(programs: Programs) -> None:
+    """What is held back is only what nobody handles."""
+    script = f"NOP = {programs.nop()!r}\n{_HANDLED}"
+    ran = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False
+    )
+
+    assert (ran.stdout, ran.stderr) == ("True\n1\n", "")
+
+
+def test_an_end_is_heard_while_the_next_one_runs_on(manager: ProcessManager, programs: Programs) -> None:
+    """News are kept for others to join them, for some milliseconds and not until those have ended."""
+    nop = programs.nop()
+    ended = manager.map([nop, nop, nop, ["sleep", "60.0981"], nop], concurrency=1)
+    first = in_threads(lambda: [next(ended) for _ in range(3)])
+
+    assert [process.wait(10).ok for process in first[0]] == [True] * 3
+    ended.close()  # type: ignore[attr-defined]
+    assert manager.active_count() == 0

@@ -183,10 +183,26 @@ class Feed(Generic[C]):
             self._roster.close_feed(self)
 
     def _settle_all(self, news: list[NewsRecord]) -> None:
-        for item in news:
-            child = self._flying.get(item[0])
-            if child is not None:
-                self._settle(child, item[1])
+        roster, flying = self._roster, self._flying
+        started = 0
+        with roster.lock:
+            try:
+                for item in news:
+                    child = flying.get(item[0])
+                    if child is None:
+                        continue
+                    if item[1] & STAND_STATE != STATE_DONE or not child._owner.proc:
+                        self._settle(child, item[1])
+                        continue
+                    # As _settle() has it.
+                    if not child._flags & COUNTED:
+                        started += 1
+                        child._flags |= COUNTED
+                    if flying.pop(item[0], None) is not None:
+                        self._ready.append(child)
+            finally:
+                if started:
+                    roster.tally.count_start(None, started)
 
     def _look_at_all(self) -> None:
         """Ctrl-C has come into the reading of news: ask the library instead."""

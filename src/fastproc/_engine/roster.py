@@ -291,13 +291,14 @@ class Roster:
             raise
         # Each took its share of the time: the crew starts them one after the other.
         share = (time.monotonic() - began) * crew.size / len(children)
+        failed = 0
         for child in queued:
             if failures and (failure := child._handle.failure()) is not None:
                 self.refuse(child, spawn_error_of(child.command, failure))
-                continue
-            self.tally.count_start(share)
-            if child._flags or self._telling:
+                failed += 1
+            elif child._flags or self._telling:
                 self._announce(child, began)
+        self.tally.count_start(share, len(queued) - failed)
         self.drain()
 
     def queue_all(
@@ -470,8 +471,20 @@ class Roster:
             limit = self.max_processes
             if limit is not None and len(self.active) + len(children) > limit:
                 raise ManagerClosed if self.closed else TooManyProcesses(limit)
+            if self.closed:
+                raise ManagerClosed
+            # As _admit_one() does, with what concerns them all done once.
+            me = _get_ident()
+            active, by_token = self.active, self._by_token
             for child in children:
-                self._admit_one(child)
+                if active.setdefault(child.task_id, child) is not child:
+                    raise DuplicateTask(child.task_id)
+                child._token = token = next(_tokens)
+                child._starter = me
+                by_token[token] = child
+            if not self._held:
+                self._hold()
+            self._listen()
 
     def admit_fed(self, children: Sequence[Child]) -> None:
         """Give processes of a feed their tokens. They have no name until they run."""

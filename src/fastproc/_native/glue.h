@@ -69,8 +69,8 @@ typedef struct {
     sums sums;
 } tally;
 
-/* A start took that long; negative: nobody knows. */
-static void tally_start(tally *tally, int64_t length_ns);
+/* So many starts took that long each; negative: nobody knows. */
+static void tally_starts(tally *tally, uint32_t n, int64_t length_ns);
 /* How this one ended, unless that has been counted; it is noted in owner->stand. */
 static void tally_exit(tally *tally, proc_owner *owner, const fp_exit *exit);
 static void tally_end(tally *tally, proc_owner *owner);
@@ -182,12 +182,12 @@ static int bucket_of(const int64_t *bounds, int64_t length) {
     return i;
 }
 
-static void tally_start(tally *tally, int64_t length_ns) {
+static void tally_starts(tally *tally, uint32_t n, int64_t length_ns) {
     tally_lock(tally);
-    tally->sums.started++;
+    tally->sums.started += n;
     if (length_ns >= 0) {
-        tally->sums.spawn_ns += length_ns;
-        tally->sums.spawn_counts[bucket_of(tally->spawn_bounds_ns, length_ns)]++;
+        tally->sums.spawn_ns += n * length_ns;
+        tally->sums.spawn_counts[bucket_of(tally->spawn_bounds_ns, length_ns)] += n;
     }
     tally_unlock(tally);
 }
@@ -252,7 +252,7 @@ static int start_spec(starts *starts, proc_owner *owner, const fp_spec *spec) {
     uint32_t turn = __atomic_add_fetch(&starts->turn, 1, __ATOMIC_RELAXED) % starts->n_crew;
     int r = fp_spawn(starts->crew[turn], spec, &owner->proc, &owner->failure);
     if (r == 0)
-        tally_start(starts->tally, now_ns() - began);
+        tally_starts(starts->tally, 1, now_ns() - began);
     return r;
 }
 

@@ -23,9 +23,9 @@ class Tally:
         self.tally.spawn_bounds_ns = [*map(nanoseconds, SPAWN_BOUNDS), _NEVER]
         self.tally.run_bounds_ns = [*map(nanoseconds, RUN_BOUNDS), _NEVER]
 
-    def count_start(self, seconds: float | None) -> None:
-        """A program runs; to get there took `seconds`, or None if it has waited for its turn."""
-        lib.tally_start(self.tally, -1 if seconds is None else nanoseconds(seconds))
+    def count_start(self, seconds: float | None, number: int = 1) -> None:
+        """A program runs, or so many; each took `seconds` to start, or None: it has waited for its turn."""
+        lib.tally_starts(self.tally, number, -1 if seconds is None else nanoseconds(seconds))
 
     def count_end(self, owner: Any) -> None:
         """A process has ended; nothing happens if that has been counted."""

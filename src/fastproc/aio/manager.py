@@ -147,7 +147,7 @@ class ProcessManager:
                 any of the items; then none has been started.
         """
         made = list(items)
-        check_names(task_id for task_id, _command in made)
+        check_names([task_id for task_id, _command in made])
         processes = [self._make(task_id, command, None, {}) for task_id, command in made]
         if not processes:
             return []
