@@ -180,34 +180,39 @@ static int await_by_looking(fp_solo *solo, int64_t until) {
     }
 }
 
+/* The end is looked for first: most that are waited for have yet to end, and are reaped at the first try then. */
 static int await_until(fp_solo *solo, int64_t until) {
     for (;;) {
         struct pollfd wait = {.fd = fp_solo_checked_pidfd(solo), .events = POLLIN};
         if (wait.fd < 0)
             return await_by_looking(solo, until);
-        int r = fp_solo_reap(solo, false);
-        if (r != 0)
-            return r;
         int64_t left = until - fp_now_ns();
-        if (left <= 0)
-            return -ETIMEDOUT;
-        r = sys_poll(&wait, 1, left);
+        int r = sys_poll(&wait, 1, left > 0 ? left : 0);
         if (r == -EINTR)
             return r;
         if (r < 0)
             return await_by_looking(solo, until);
-        if (r > 0 && fp_solo_reap(solo, false) == 0)
-            sys_poll(NULL, 0, LOST_NAP); /* its status is on the way */
+        if (r == 0 && left <= 0)
+            return -ETIMEDOUT;
+        if (r == 0)
+            continue;
+        r = fp_solo_reap(solo, false);
+        if (r != 0)
+            return r;
+        if (left <= 0)
+            return -ETIMEDOUT;
+        sys_poll(NULL, 0, LOST_NAP); /* its status is on the way */
     }
 }
 
 int fp_solo_wait(fp_solo *solo, int64_t timeout_ns, fp_exit *ret_exit) {
-    int r = fp_solo_reap(solo, timeout_ns < 0);
+    int r = fp_solo_has_ended(solo) ? 1 : 0;
     if (r == 0 && timeout_ns > 0) {
         int64_t now = fp_now_ns();
         r = await_until(solo, now > INT64_MAX - timeout_ns ? INT64_MAX : now + timeout_ns);
     } else if (r == 0) {
-        r = -ETIMEDOUT;
+        r = fp_solo_reap(solo, timeout_ns < 0);
+        r = r == 0 ? -ETIMEDOUT : r;
     }
     if (ret_exit && r != -EINTR)
         fp_solo_describe(solo, ret_exit);

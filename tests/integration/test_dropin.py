@@ -284,6 +284,73 @@ def reap_behind_its_back(pid: int) -> None:
     os.waitpid(pid, 0)
 
 
+def test_who_goes_on_writing_after_a_kill_is_listened_to_for_a_while_only() -> None:
+    """Half a second after the end of the child its streams are given up, and the writer hears of that."""
+    script = "(while :; do echo x; done) & echo $! >&2; exec sleep 1000"
+    process = subprocess.Popen(["sh", "-c", script], stdout=PIPE, stderr=PIPE)
+    with process:
+        assert process.stderr is not None
+        writer = int(process.stderr.readline())
+        process.kill()
+        begun = time.monotonic()
+        output, _ = process.communicate()
+        assert time.monotonic() - begun < 5.0
+    assert output.startswith(b"x\n")
+    assert process.returncode == -signal.SIGKILL
+    assert eventually(lambda: is_gone(writer))
+
+
+def test_one_that_never_reads_its_input_has_its_time_limit() -> None:
+    """What does not fit into the pipe waits, and nobody waits for it."""
+    begun = time.monotonic()
+    with pytest.raises(subprocess.TimeoutExpired):
+        subprocess.run(["sleep", "1000"], input=bytes(5_000_000), stdout=PIPE, timeout=0.5)
+    assert time.monotonic() - begun < PATIENCE / 2
+
+
+def test_a_broken_pipe_does_not_end_a_host_that_would_die_of_it() -> None:
+    """SIGPIPE at its default, in all three ways to feed a child that does not read."""
+    script = """
+import signal
+signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+from fastproc import subprocess
+from fastproc.subprocess import PIPE
+data = bytes(3_000_000)
+assert subprocess.run(["true"], input=data).returncode == 0
+assert subprocess.run(["true"], input=data, capture_output=True, timeout=600).returncode == 0
+with subprocess.Popen(["true"], stdin=PIPE, stdout=PIPE) as process:
+    assert process.communicate(data) == (b"", None)
+"""
+    assert subprocess.run([PYTHON, "-c", script]).returncode == 0
+
+
+def test_the_childs_ends_of_the_pipes_block_as_programs_expect() -> None:
+    """O_NONBLOCK is for our ends only."""
+    script = "import fcntl, os; print([fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_NONBLOCK for fd in range(3)])"
+    args = [PYTHON, "-c", script]
+    assert subprocess.run(args, input=b"", stdout=PIPE, stderr=PIPE).stdout == b"[0, 0, 0]\n"
+    with subprocess.Popen(args, stdin=PIPE, stdout=PIPE, stderr=PIPE) as process:
+        assert process.communicate(b"")[0] == b"[0, 0, 0]\n"
+
+
+def test_one_that_has_stopped_itself_hears_that_it_shall_end() -> None:
+    """SIGCONT comes behind SIGTERM, so it cleans up."""
+    script = "trap 'echo cleaned up; exit' TERM; echo ready; kill -STOP $$; sleep 1000 & wait"
+    with pytest.raises(subprocess.TimeoutExpired) as caught:
+        subprocess.run(["sh", "-c", script], stdout=PIPE, timeout=1.0, grace=PATIENCE)
+    assert caught.value.output == b"ready\ncleaned up\n"
+
+
+def test_a_stop_that_races_with_the_end_tells_the_truth() -> None:
+    """It ended by itself, or was ended; never an exception."""
+    for turn in range(40):
+        with subprocess.Popen(["sh", "-c", "exit 7"]) as process:
+            time.sleep(turn % 8 * 0.0005)
+            assert process.stop() in {7, -signal.SIGKILL}
+            assert process.stop() == process.returncode
+            process.kill()  # nobody is there to be hit
+
+
 OUTPUT_AND_PEAK = """
 import re
 from {module} import PIPE, Popen, run

@@ -33,6 +33,7 @@ static struct {
     int (*talk)(fp_solo *, const fp_talk *, fp_result *);
     int (*lend)(fp_solo *, int, void *, size_t);
     fp_solo *(*free)(fp_solo *);
+    int (*pid)(const fp_solo *);
 } library;
 
 /* What a Berth holds, see solo.py. */
@@ -377,7 +378,7 @@ static PyObject *run_plain(PyObject *module, PyObject *const *args, Py_ssize_t n
     return answer;
 }
 
-/* None: not plain; else whether it has been started. */
+/* Its pid; None: not plain; False: it has not been started. */
 static PyObject *start_plain(PyObject *module, PyObject *const *args, Py_ssize_t n) {
     (void)module;
     held held = {0};
@@ -398,7 +399,7 @@ static PyObject *start_plain(PyObject *module, PyObject *const *args, Py_ssize_t
     int r;
     Py_BEGIN_ALLOW_THREADS r = library.start(berth->spec, berth->solo, berth->failure);
     Py_END_ALLOW_THREADS let_go(&held);
-    return PyBool_FromLong(r >= 0);
+    return r < 0 ? Py_NewRef(Py_False) : PyLong_FromLong(library.pid(*berth->solo));
 }
 
 /* (what fp_solo_talk() says, new output, new error) */
@@ -451,11 +452,12 @@ static PyObject *keep_environment(PyObject *module, PyObject *args) {
 
 static PyObject *set_up(PyObject *module, PyObject *args) {
     (void)module;
-    PyObject *function[5], *packs;
-    if (!PyArg_ParseTuple(args, "OOOOOO", &function[0], &function[1], &function[2], &function[3], &function[4], &packs))
+    PyObject *function[6], *packs;
+    if (!PyArg_ParseTuple(args, "OOOOOOO", &function[0], &function[1], &function[2], &function[3], &function[4],
+                          &function[5], &packs))
         return NULL;
-    void *address[5];
-    for (int i = 0; i < 5; i++)
+    void *address[6];
+    for (int i = 0; i < 6; i++)
         address[i] = PyLong_AsVoidPtr(function[i]);
     PyObject *os = PyErr_Occurred() ? NULL : PyImport_ImportModule("os");
     if (!os)
@@ -465,6 +467,7 @@ static PyObject *set_up(PyObject *module, PyObject *args) {
     memcpy(&library.talk, &address[2], sizeof address[2]);
     memcpy(&library.lend, &address[3], sizeof address[3]);
     memcpy(&library.free, &address[4], sizeof address[4]);
+    memcpy(&library.pid, &address[5], sizeof address[5]);
     void *found = dlsym(RTLD_DEFAULT, "_PyBytes_Resize");
     memcpy(&resize_bytes, &found, sizeof found);
     os_module = os;

@@ -342,6 +342,7 @@ _direct.set_up(
     _function("fp_solo_talk"),
     _function("fp_solo_lend"),
     _function("fp_solo_free"),
+    _function("fp_solo_pid"),
     _own_environment,
 )
 
@@ -353,7 +354,7 @@ run_plain = _direct.run_plain if _is_utf8 else None
 None: they are not plain, nothing has happened. False: it could not be started. Else as `run`.
 """
 start_plain = _direct.start_plain if _is_utf8 else None
-"""Likewise for `start`: pointers, args, three descriptors or -1. Whether it was started; None: not plain."""
+"""Likewise for `start`: pointers, args, three descriptors or -1. The pid, None or False."""
 
 OVER, INPUT_OVER, SILENT = range(3)
 _TALK_BYTES = ffi.sizeof("fp_talk")

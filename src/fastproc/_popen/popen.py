@@ -233,11 +233,11 @@ class Popen(subprocess.Popen[AnyStr]):
             and not shell and executable is None and cwd is None and env is None
             and _start_plain is not None
         ):  # fmt: skip
-            is_started = _start_plain(filled.pointers, args, p2cread, c2pwrite, errwrite)
-            if is_started is False:
+            pid = _start_plain(filled.pointers, args, p2cread, c2pwrite, errwrite)
+            if pid is False:
                 raise start_error(solo.why_not_started(filled), args[0], None)
-            if is_started:
-                self._enter_start(solo.started(filled))
+            if pid:
+                self._enter_start(solo.started(filled), pid)
                 self._close_pipe_fds(p2cread, p2cwrite, c2pread, c2pwrite, errread, errwrite)
                 return
 
@@ -271,13 +271,13 @@ class Popen(subprocess.Popen[AnyStr]):
             started = solo.start(filled)
         except StartFailed as failed:
             raise start_error(failed.failure, executable, cwd) from None
-        self._enter_start(started)
+        self._enter_start(started, started.pid)
         self._close_pipe_fds(p2cread, p2cwrite, c2pread, c2pwrite, errread, errwrite)
         solo.give_back(filled)
 
-    def _enter_start(self, started: solo.Solo) -> None:
+    def _enter_start(self, started: solo.Solo, pid: int) -> None:
         self._solo = started
-        self.pid = started.pid
+        self.pid = pid
         self._child_created = True
 
     # ---- its end ----
