@@ -13,7 +13,7 @@ import pytest
 from fastproc import aio
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
-PATIENCE = 30.0
+PATIENCE = 50.0
 
 
 @pytest.fixture(scope="session", autouse=True)

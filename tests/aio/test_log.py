@@ -14,7 +14,7 @@ from tests.programs import Programs
 import fastproc
 from fastproc import aio
 
-PATIENCE = 10.0
+PATIENCE = 20.0
 
 
 def eventually(true: Callable[[], bool]) -> bool:
