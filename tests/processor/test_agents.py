@@ -82,7 +82,9 @@ def test_a_rate_limit_pauses_the_queue_visibly_and_counts_nothing(
     assert status.paused_until == pytest.approx(time.time() + seconds, abs=20)
     assert eventually(lambda: processor.result("a").state is TaskState.PENDING, 20)
     result = processor.result("a")
-    assert (result.outcome, result.attempts, result.failures) == ("rate_limited", 1, 0)
+    assert (result.outcome, result.attempts, result.failures) == ("rate_limited", 1, 0), processor.attempts(
+        "a"
+    )
     assert result.execution is not None
     assert result.execution.rate_limited
     assert processor.queue_status().pending == 2

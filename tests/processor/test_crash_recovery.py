@@ -412,8 +412,8 @@ def test_what_is_known_is_filed_although_something_of_it_holds_the_lock(scene: S
     record = Record(id="one", attempt=1, state=TaskState.COMPLETED, outcome=Outcome.SUCCEEDED, failures=0)
     store.records.keep([(hold, record)])
     with program(*scene.programs.ready_then_sleep(), pass_fds=[hold.lock_fd]) as daemon:
+        store.release(hold)
         store.close()
-        os.close(hold.lock_fd)
         scene.recover()
         assert daemon.poll() is None
     assert scene.states() == {"one": ["completed"]}
@@ -534,8 +534,8 @@ def test_whoever_becomes_a_processor_is_seen_to_live(quick_place: Path) -> None:
 
     def look() -> None:
         while not over.is_set():
-            watcher.sweep()
-            watcher.has_processor()
+            watcher.presence.sweep()
+            watcher.presence.has_processor()
 
     threads = [threading.Thread(target=look) for _ in range(2)]
     for thread in threads:
@@ -545,7 +545,7 @@ def test_whoever_becomes_a_processor_is_seen_to_live(quick_place: Path) -> None:
             store = DirectoryStore(quick_place, durability="none")
             store.lock(shared=True)
             other = DirectoryStore(quick_place, durability="none")
-            assert other.is_alive(store.instance)
+            assert other.presence.is_alive(store.instance)
             store.close()
             other.close()
     finally:

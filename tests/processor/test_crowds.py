@@ -162,7 +162,7 @@ def test_another_machine_is_refused_where_locks_may_not_reach_it(
     """On a network file system what the other one has written down is believed, not a lock."""
     monkeypatch.setattr(Machine, "is_remote", lambda _self, _fd: True)
     one, other = DirectoryStore(queue, durability="none"), DirectoryStore(queue, durability="none")
-    other.machine = dataclasses.replace(other.machine, machine="another", host="elsewhere")
+    other.presence.machine = dataclasses.replace(other.machine, machine="another", host="elsewhere")
     try:
         one.lock(shared=True)
         with pytest.raises(QueueBusy, match="remove its file"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -25,6 +26,7 @@ import fastproc
 from fastproc import ExitReason
 from fastproc.processor import AgentExecutor, Backoff, Processor, TaskState
 from fastproc.processor.adopt import Adopted, Person, identity
+from fastproc.processor.disk import Disk
 from fastproc.processor.events import QueueEvent, TaskStarted
 from fastproc.processor.machine import Machine
 
@@ -346,6 +348,30 @@ def make_in_progress(
     if record is not None:
         whole = {"id": name, "attempt": 1, "failures": 0, **record}
         (queue_dir / "results" / f"{name}.1.json").write_text(json.dumps(whole))
+
+
+def test_a_result_is_on_the_disk_before_a_recovered_task_comes_to_rest(queue_dir: Path) -> None:
+    """Its Processor may have died between the name of the result and the fsync(2) of that."""
+    done: list[tuple[str, str]] = []
+
+    class Watched(Disk):
+        def sync(self, fd: int) -> None:
+            done.append(("sync", os.path.basename(os.readlink(f"/proc/self/fd/{fd}"))))
+            super().sync(fd)
+
+        def rename_new(self, name: str, dir_fd: int, new_name: str, new_dir_fd: int) -> None:
+            done.append(("move", os.path.basename(os.readlink(f"/proc/self/fd/{new_dir_fd}"))))
+            super().rename_new(name, dir_fd, new_name, new_dir_fd)
+
+    Processor(queue_dir).close()
+    begun = {"event": "claimed", "attempt": 1, "processor": "gone", "at": 1.0}
+    make_in_progress(queue_dir, "done", begun, record={"state": "completed", "outcome": "succeeded"})
+
+    with contextlib.closing(Processor(queue_dir, durability="batch", disk=Watched())) as processor:
+        processor.run_until_empty(30)
+        assert processor.result("done").state is TaskState.COMPLETED
+
+    assert done.index(("sync", "results")) < done.index(("move", "completed"))
 
 
 def test_every_half_done_step_is_finished_or_undone(make: MakeProcessor, queue_dir: Path) -> None:

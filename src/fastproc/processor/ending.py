@@ -33,7 +33,7 @@ class Ending:
 
     def end_all(self, outcome: Outcome, began: float, timeout: float) -> list[StopResult]:
         """End all that runs here, and file what comes of it, in time."""
-        runs, launcher = self._shift.runs, self._shift.launcher
+        runs = self._shift.runs
         # Before the grace is reckoned: who hurries us meanwhile is heard by one of the two.
         self._begun = True
         latest = min(began + timeout * 0.8, self._hurried)
@@ -48,17 +48,7 @@ class Ending:
             runs.end(live.hold.id)
         results: list[StopResult] = []
         if own:
-            # Passes go on meanwhile: what has ended is filed, and adopted runs climb their own ladder.
-            with ThreadPoolExecutor(1, "fastproc-stop") as ender:
-                if self._shift.owns_launcher:
-                    ending = ender.submit(lambda: launcher.terminate_all(grace).results)
-                else:
-                    ending = ender.submit(self._terminate, own, grace)
-                ending.add_done_callback(lambda _ending: self._shift.poke())
-                while not ending.done():
-                    self._shift.make_pass()
-                    self._shift.sleep(0.05)
-            results += ending.result()
+            results += self._end_own(own, grace)
         self._until_idle(max(began + timeout, time.monotonic() + 1.0), patience=FAULT_PATIENCE)
         results += [
             StopResult(
@@ -71,6 +61,28 @@ class Ending:
             for live in adopted
         ]
         return results
+
+    def _end_own(self, own: list[Live], grace: float) -> list[StopResult]:
+        """End those that we have started. Passes go on meanwhile: what has ended is filed, and adopted runs
+        climb their own ladder.
+        """
+
+        def end() -> list[StopResult]:
+            if self._shift.owns_launcher:
+                return self._shift.launcher.terminate_all(grace).results
+            return self._terminate(own, grace)
+
+        with ThreadPoolExecutor(1, "fastproc-stop") as ender:
+            try:
+                ending = ender.submit(end)
+            except RuntimeError:
+                # The interpreter is about to exit, and starts no threads any more.
+                return end()
+            ending.add_done_callback(lambda _ending: self._shift.poke())
+            while not ending.done():
+                self._shift.make_pass()
+                self._shift.sleep(0.05)
+        return ending.result()
 
     def _terminate(self, lives: list[Live], grace: float) -> list[StopResult]:
         """End all of these at once, and wait."""

@@ -10,6 +10,7 @@ import errno
 import os
 import secrets
 import stat
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,7 @@ class Place:
         self.fds: dict[str, int] = {}
         self._name = secrets.token_hex(6)
         self._spares = 0
+        self._lock = threading.Lock()
         self._make_root()
         self.root = self.disk.open_dir(str(self.path))
         try:
@@ -93,12 +95,23 @@ class Place:
 
     def again(self, name: str) -> int:
         """Somebody has removed a directory that we have open: make it anew."""
-        before = self.fds[name]
-        self._open_or_make(name)
-        self.disk.close(before)
-        if self.durability != "none":
-            self.disk.sync(self.root)
-        return self.fds[name]
+        with self._lock:
+            before = self.fds[name]
+            if self._is_there(name, before):
+                return before  # another thread has made it
+            self._open_or_make(name)
+            self.disk.close(before)
+            if self.durability != "none":
+                self.disk.sync(self.root)
+            return self.fds[name]
+
+    def _is_there(self, name: str, fd: int) -> bool:
+        try:
+            named = self.disk.stat(name, self.root)
+        except OSError:
+            return False
+        ours = self.disk.fstat(fd)
+        return (named.st_ino, named.st_dev) == (ours.st_ino, ours.st_dev)
 
     def new_file(self, place: str, content: bytes, *, named: bool = False) -> tuple[int, str | None]:
         """A file with content and without a name, or with a spare one in .new, to be had by `named` in any

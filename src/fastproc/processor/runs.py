@@ -128,8 +128,9 @@ class Runs:
             if self._starters is None:
                 self._starters = ThreadPoolExecutor(STARTERS - 1, "fastproc-start")
             with contextlib.suppress(RuntimeError):  # the interpreter is about to exit
-                more = min(STARTERS, len(left)) - 1
-                starters += [self._starters.submit(self._start_each, left, answers) for _ in range(more)]
+                for _ in range(min(STARTERS, len(left)) - 1):
+                    starter = self._starters.submit(self._start_each, left, answers)
+                    starters.append(starter)
         interrupt: BaseException | None = None
         try:
             self._start_each(left, answers)
@@ -137,9 +138,10 @@ class Runs:
             interrupt = error
             left.clear()
         for starter in starters:
-            while not starter.done():
+            while True:
                 try:
                     interrupt = starter.exception() or interrupt
+                    break
                 except BaseException as error:  # noqa: BLE001 - as above
                     interrupt = error
                     left.clear()

@@ -135,16 +135,15 @@ class Shift:
         self.holds.clear()
         if self.owns_launcher:
             self.launcher.close(0.0)  # type: ignore[attr-defined]
-        if self._watch is not None:
-            self._watch.close()
-            self._watch = None
-        fd, self._wake_fd = self._wake_fd, -1
-        os.close(fd)
+        self._close()
 
     def forget(self) -> None:
         """[forked copy] Close what is the original's."""
         self.runs.forget()
         self.holds.clear()
+        self._close()
+
+    def _close(self) -> None:
         if self._watch is not None:
             self._watch.close()
             self._watch = None
