@@ -88,6 +88,10 @@ with ProcessManager(grace=0.2) as manager:
     assert family.terminate().stopped
     many = manager.start_many((number, programs.exits_with(5)) for number in range(20))
     assert all(is_true(status, 5) for status in manager.wait_all(20))
+    # Without pidfds it is a look later that nothing is left of them.
+    until = time.monotonic() + 20
+    while manager.active_count() and time.monotonic() < until:
+        time.sleep(0.005)
     assert manager.active_count() == 0
     metrics = manager.metrics()
     print(metrics.status_unknown > 0, metrics.started)
