@@ -96,7 +96,7 @@ def test_a_second_stop_with_less_time_shortens_the_first(
     began = time.monotonic()
     first = threading.Thread(target=works.stop, args=(60.0,))
     first.start()
-    assert eventually(lambda: works._shift is None or works._shift._ending_all, 10)
+    assert eventually(lambda: works._shift is None or works._shift.ending._begun, 10)
 
     works.stop(0.0)
     first.join(20)

@@ -411,6 +411,7 @@ class Processor:
             self._paused = True
             if self._shift is not None:
                 self._shift.feed(core.Pause(paused=True))
+                self._shift.poke()
 
     def resume(self) -> None:
         """Start tasks again, also if a rate limit is not over."""

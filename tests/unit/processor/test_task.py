@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from hypothesis import given, strategies as st
 
+from fastproc.processor.arguments import make_task
 from fastproc.processor.formats import BadTask
-from fastproc.processor.processor import _make_task
 from fastproc.processor.task import Priority, Task, check_id, names_of, plain_fields, split_name
 
 
@@ -121,34 +121,32 @@ def test_a_date_is_seconds_or_text() -> None:
 
 
 def test_submit_takes_lists_mappings_and_tasks() -> None:
-    by_list = _make_task(
-        ["echo", Path("/x"), b"y", 1], {"id": "a", "priority": Priority.LOW, "timeout": None}
-    )
+    by_list = make_task(["echo", Path("/x"), b"y", 1], {"id": "a", "priority": Priority.LOW, "timeout": None})
     assert by_list.args == ("echo", "/x", "y", "1")
     assert by_list.priority is Priority.LOW
-    by_mapping = _make_task({"id": "a", "args": ("echo",), "env": {"A": 1}}, {"title": "t"})
+    by_mapping = make_task({"id": "a", "args": ("echo",), "env": {"A": 1}}, {"title": "t"})
     assert (by_mapping.args, by_mapping.env, by_mapping.title) == (("echo",), {"A": "1"}, "t")
-    assert _make_task(by_mapping, {}).fields == by_mapping.fields
-    assert _make_task(None, {"prompt": "hello"}).prompt == "hello"
-    first, second = (_make_task(["true"], {}) for _ in range(2))
+    assert make_task(by_mapping, {}).fields == by_mapping.fields
+    assert make_task(None, {"prompt": "hello"}).prompt == "hello"
+    first, second = (make_task(["true"], {}) for _ in range(2))
     assert first.id != second.id
 
 
 @pytest.mark.parametrize("task", ["rm -rf x", b"x"])
 def test_submit_takes_no_command_line(task: Any) -> None:
     with pytest.raises(TypeError, match="must be a list"):
-        _make_task(task, {})
+        make_task(task, {})
 
 
 def test_submit_takes_nothing_empty_and_nothing_strange() -> None:
     with pytest.raises(ValueError, match="needs args, or a prompt"):
-        _make_task(None, {})
+        make_task(None, {})
     with pytest.raises(ValueError, match="cannot hold"):
-        _make_task(["true"], {"odd": object()})
+        make_task(["true"], {"odd": object()})
     with pytest.raises(ValueError, match="must be words"):
-        _make_task(["true", object()], {})  # type: ignore[list-item]
+        make_task(["true", object()], {})  # type: ignore[list-item]
     with pytest.raises(ValueError, match="no task id"):
-        _make_task(["true"], {"id": 5})
+        make_task(["true"], {"id": 5})
 
 
 def test_values_become_what_json_can_say() -> None:
