@@ -650,7 +650,7 @@ static void by_way(const char *disable) {
 }
 
 static void every_way(void) {
-    static const char *const ways[] = {"", "cgroup", "pidfd_info,cgroup_kill", "pidfd", "all"};
+    static const char *const ways[] = {"", "cgroup", "pidfd_info,cgroup_kill", "pidfd", "procfs", "all"};
     if (getenv("FASTPROC_DISABLE")) {
         by_way("");
         return;

@@ -72,6 +72,7 @@ _cleanup: _Any = vars(_standard)["_cleanup"]
 _EXTRAS = frozenset(_arguments.EXTRAS)
 _STREAMS = ("stdin", "stdout", "stderr")
 _TEXT = ("text", "encoding", "errors", "universal_newlines")
+_PLAIN = frozenset(_STREAMS)
 _IN_ONE_CALL = frozenset({*_STREAMS, *_TEXT, *_EXTRAS, "shell", "cwd", "env", "executable", "args"})
 _run_plain = _solo.run_plain
 _STOPPED = (_solo.TIMED_OUT, _solo.WAS_SILENT)
@@ -108,7 +109,7 @@ def run(
         CalledProcessError: with `check`, the returncode is not 0.
         OSError, ValueError, TypeError: it could not be started, see Popen.
     """
-    if timeout is None and input is None and len(popenargs) == 1:
+    if timeout is None and input is None and len(popenargs) == 1 and kwargs.keys() <= _PLAIN:
         done = _run_plainly(popenargs[0], kwargs, capture_output)
         if done is not None:
             if check:
