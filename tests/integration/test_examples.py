@@ -59,7 +59,7 @@ def test_the_scheduler_stops_what_runs_when_it_is_interrupted(scheduler: str) ->
     with subprocess.Popen([scheduler, "100000", "8"], stdout=subprocess.PIPE, text=True) as process:
         try:
             # Its threads block all signals, its main thread has blocked SIGINT before it has made them.
-            assert eventually(lambda: threads_of(process.pid) == 3)
+            assert eventually(lambda: threads_of(process.pid) >= 3)
             process.send_signal(signal.SIGINT)
             said, _ = process.communicate(timeout=30)
         finally:

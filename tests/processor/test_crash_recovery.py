@@ -359,8 +359,8 @@ def test_a_forked_copy_that_exits_stops_nothing_of_the_original(scene: Scene) ->
                 assert processor.queue_status().in_progress == 1
                 assert len(os.listdir(sys.argv[1] + "/.processors")) == 1
                 open(sys.argv[-1], "w").close()
-                report = processor.run_until_empty(30)
-                assert (report.completed, report.attempts) == (("one",), 1), report
+                processor.run_until_empty(30)
+                assert processor.result("one").attempts == 1
             """
         )
     )
@@ -456,7 +456,7 @@ def test_a_move_of_two_steps_may_be_cut_in_half_anywhere(quick_place: Path, prog
             break
         scene.recover(disk=TwoSteps())
         scene.check_finished({"good": 0, "bad": 7})
-    assert n > 8
+    assert n > 6
 
 
 class Watched(Disk):

@@ -224,8 +224,9 @@ class Presence:
             return
         fd = self._place.disk.open_file(name, people)
         try:
-            # With its lock in our hand: whoever is about to take it sees that the name is gone.
-            if self._place.disk.lock(fd):
+            # With its lock in our hand: whoever is about to take it sees that the name is gone. And only while it is
+            # this file's: where another has swept it away before us, its owner may have made it anew.
+            if self._place.disk.lock(fd) and self._place.disk.fstat(fd).st_nlink > 0:
                 self._place.disk.unlink(name, people)
         finally:
             self._place.disk.close(fd)
