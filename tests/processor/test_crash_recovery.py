@@ -555,6 +555,27 @@ def test_whoever_becomes_a_processor_is_seen_to_live(quick_place: Path) -> None:
         watcher.close()
 
 
+def test_a_name_that_was_made_anew_is_not_swept_away(quick_place: Path) -> None:
+    """Two sweep at once: the second has opened what the first has removed and a Processor has made again."""
+    owner = DirectoryStore(quick_place, durability="none")
+
+    class Slow(Disk):
+        def open_file(self, name: str, dir_fd: int, *more: Any, **others: Any) -> int:
+            fd = super().open_file(name, dir_fd, *more, **others)
+            if name == owner.instance:
+                os.unlink(name, dir_fd=dir_fd)
+                owner.lock(shared=True)
+            return fd
+
+    watcher = DirectoryStore(quick_place, durability="none", disk=Slow())
+    (quick_place / ".processors" / owner.instance).touch()
+    watcher.presence.sweep()
+    other = DirectoryStore(quick_place, durability="none")
+    assert other.presence.is_alive(owner.instance)
+    for store in (owner, watcher, other):
+        store.close()
+
+
 def test_a_task_file_that_an_editor_has_replaced_is_not_run_twice(scene: Scene) -> None:
     """The new file is not locked; but whose task it is lives."""
     with contextlib.closing(scene.processor(shared=True)) as one:

@@ -224,8 +224,8 @@ class Presence:
             return
         fd = self._place.disk.open_file(name, people)
         try:
-            # With its lock in our hand: whoever is about to take it sees that the name is gone. And only while it is
-            # this file's: where another has swept it away before us, its owner may have made it anew.
+            # With its lock in our hand: whoever is about to take it sees that the name is gone. And only
+            # while it is this file's: another may have swept it away, and its owner have made it anew.
             if self._place.disk.lock(fd) and self._place.disk.fstat(fd).st_nlink > 0:
                 self._place.disk.unlink(name, people)
         finally:
