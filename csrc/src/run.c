@@ -131,19 +131,9 @@ static int look_for_kin(fp_solo *solo) {
     return fp_can(FP_CAP_PROCFS) ? fp_kin_look(&solo->kin, solo->pid, !fp_solo_has_ended(solo), solo->leads) : 0;
 }
 
-/* Where /proc is missing, its group is all that is known of them. Unreaped, it keeps the number. */
-static void signal_group(const fp_solo *solo, int sig) {
-    if (!solo->leads || fp_can(FP_CAP_PROCFS) || solo->pid == sys_getpgid(0))
-        return;
-    if (solo->pidfd >= 0 && fp_can(FP_CAP_PIDFD_GROUP))
-        sys_pidfd_send_signal(solo->pidfd, sig, NULL, FP_PIDFD_SIGNAL_PROCESS_GROUP);
-    else if (!fp_solo_has_ended(solo) && solo->pid > 1)
-        sys_kill(-solo->pid, sig);
-}
-
 static void signal_all(fp_solo *solo, int sig) {
     fp_solo_signal(solo, sig);
-    signal_group(solo, sig);
+    fp_solo_signal_group(solo, sig);
     fp_kin_signal(&solo->kin, sig);
 }
 

@@ -266,6 +266,15 @@ int fp_solo_signal(fp_solo *solo, int sig) {
     return r;
 }
 
+void fp_solo_signal_group(const fp_solo *solo, int sig) {
+    if (!solo->leads || fp_can(FP_CAP_PROCFS) || solo->pid == sys_getpgid(0))
+        return;
+    if (solo->pidfd >= 0 && fp_can(FP_CAP_PIDFD_GROUP))
+        sys_pidfd_send_signal(solo->pidfd, sig, NULL, FP_PIDFD_SIGNAL_PROCESS_GROUP);
+    else if (!fp_solo_has_ended(solo) && !is_copy(solo) && solo->pid > 1)
+        sys_kill(-solo->pid, sig); /* unreaped, it keeps the number */
+}
+
 /* ---- birth and death of the handle -------------------------------------------------- */
 
 static fp_solo *new_solo(void) {

@@ -148,6 +148,9 @@ void fp_solo_note_identity(fp_solo *solo);
  * will be; 0: not yet; -EINTR. `block`: wait for it, where the kernel can.
  */
 int fp_solo_reap(fp_solo *solo, bool block);
+
+/* Signal the group that it leads, where that is all that is known of its descendants: without /proc. */
+void fp_solo_signal_group(const fp_solo *solo, int sig);
 /* The pidfd, if it still is what we were given; else -1. */
 int fp_solo_checked_pidfd(fp_solo *solo);
 void fp_solo_describe(const fp_solo *solo, fp_exit *ret_exit);
