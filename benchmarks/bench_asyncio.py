@@ -50,11 +50,15 @@ async def runs() -> Status:
 
 
 def in_loop(
-    stack: ExitStack, name: str, one: Callable[[], Awaitable[Status]], factory: LoopFactory | None = None
+    stack: ExitStack,
+    name: str,
+    one: Callable[[], Awaitable[Status]],
+    factory: LoopFactory | None = None,
+    slow: int = 1,
 ) -> Contender:
     """Eight tasks in a loop of their own."""
     runner = stack.enter_context(asyncio.Runner(loop_factory=factory))
-    return InLoop(f"{name}, {RUNNING} tasks", runner, one, RUNNING)
+    return InLoop(f"{name}, {RUNNING} tasks", runner, one, RUNNING, slow=slow)
 
 
 def in_uvloop(stack: ExitStack) -> list[Contender]:
@@ -64,12 +68,12 @@ def in_uvloop(stack: ExitStack) -> list[Contender]:
     import uvloop
 
     pairs = (
-        ("uvloop", asyncio.create_subprocess_exec),
-        ("fastproc.aio in uvloop", aio.create_subprocess_exec),
+        ("uvloop", asyncio.create_subprocess_exec, 20),
+        ("fastproc.aio in uvloop", aio.create_subprocess_exec, 1),
     )
     return [
-        in_loop(stack, name, partial(ends, create, workshop.child), uvloop.new_event_loop)
-        for name, create in pairs
+        in_loop(stack, name, partial(ends, create, workshop.child), uvloop.new_event_loop, slow)
+        for name, create, slow in pairs
     ]
 
 
@@ -79,7 +83,7 @@ def question(plan: Plan) -> Answer:
         theirs = stack.enter_context(contenders.in_asyncio(RUNNING))
         ours = stack.enter_context(contenders.in_aio(RUNNING))
         others = in_uvloop(stack)
-        rounds = measure([theirs, ours, *others], plan.pick(2000, 150), plan.rounds)
+        rounds = measure([theirs, ours, *others], plan.pick(1000, 150), plan.rounds)
         collect = [
             in_loop(stack, "asyncio, communicate", partial(communicates, asyncio.create_subprocess_exec)),
             in_loop(stack, "fastproc.aio, communicate", partial(communicates, aio.create_subprocess_exec)),

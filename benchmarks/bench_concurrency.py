@@ -56,7 +56,7 @@ def question(plan: Plan) -> Answer:
     """A curve for each contender."""
     steps = ALIVE if not plan.quick else ALIVE[::3]
     absent: dict[str, str] = {}
-    taken = {alive: at(alive, plan.pick(600, 80), plan, absent) for alive in steps}
+    taken = {alive: at(alive, plan.pick(400, 80), plan, absent) for alive in steps}
     curves, rows = [], []
     for name in (LIMIT, OURS, FACE, POPEN, LOOP):
         points = [(alive, rounds.seconds[name]) for alive, rounds in taken.items() if name in rounds.seconds]

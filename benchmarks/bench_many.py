@@ -50,7 +50,7 @@ def small_programs(plan: Plan, rounds: Rounds) -> list[Row]:
             ],
         )
         everyone: list[Contender] = [*limits, *ours, window, threads, loop, *there.values()]
-        measure(everyone, plan.pick(1500, 100), plan.rounds, rounds)
+        measure(everyone, plan.pick(1000, 100), plan.rounds, rounds)
         judged: list[Contender] = [limits[1], *ours, threads]
         shares = [
             row
