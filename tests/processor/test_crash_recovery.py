@@ -430,11 +430,12 @@ class TwoSteps(Disk):
         self.moves = 0
 
     def rename_new(self, name: str, dir_fd: int, new_name: str, new_dir_fd: int) -> None:
-        self.moves += 1
-        if self.moves == self.die_at:
+        if self.moves + 1 == self.die_at:
             os.link(name, new_name, src_dir_fd=dir_fd, dst_dir_fd=new_dir_fd, follow_symlinks=False)
             os.kill(os.getpid(), signal.SIGKILL)
         super().rename_new(name, dir_fd, new_name, new_dir_fd)
+        # Late news of a file that has moved on since are no move: nothing is there to be cut.
+        self.moves += 1
 
 
 def test_a_move_of_two_steps_may_be_cut_in_half_anywhere(quick_place: Path, programs: Programs) -> None:
@@ -456,7 +457,8 @@ def test_a_move_of_two_steps_may_be_cut_in_half_anywhere(quick_place: Path, prog
             break
         scene.recover(disk=TwoSteps())
         scene.check_finished({"good": 0, "bad": 7})
-    assert n > 6
+    # Two submitted, three claimed, three results, one given back, two put to rest.
+    assert n > 11
 
 
 class Watched(Disk):
