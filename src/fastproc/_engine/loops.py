@@ -537,8 +537,8 @@ class LoopMail:
 
     It goes with the loop. The loop's selector holds the only reference to the callback that reads the
     mailbox; a loop that is closed, or forgotten, lets go of it, and with that the descriptor is closed and
-    what still runs is
-    told to end: see _Ear. A loop that ends as asyncio.run() ends it waits for these ends: see _farewell().
+    what still runs is told to end: see _Ear. A loop that ends as asyncio.run() ends it waits for these ends:
+    see _farewell().
     """
 
     __slots__ = (

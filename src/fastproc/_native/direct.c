@@ -139,8 +139,11 @@ enum course { ENDED, NOT_STARTED, RAISED };
 static enum course run_to_end(const berth *berth, rooms *rooms) {
     for (;;) {
         int r;
-        Py_BEGIN_ALLOW_THREADS r = library.run(berth->spec, berth->solo, berth->result, berth->failure);
-        Py_END_ALLOW_THREADS if (r >= 0) return ENDED;
+        Py_BEGIN_ALLOW_THREADS
+        r = library.run(berth->spec, berth->solo, berth->result, berth->failure);
+        Py_END_ALLOW_THREADS
+        if (r >= 0)
+            return ENDED;
         /*
          * Back in the interpreter, which runs the handler of the signal that woke us; that may raise. Where there is
          * always something to read nothing sleeps, so no signal wakes us.
@@ -397,8 +400,10 @@ static PyObject *start_plain(PyObject *module, PyObject *const *args, Py_ssize_t
     if (prepare(berth, args[1], &held) < 0)
         return NULL;
     int r;
-    Py_BEGIN_ALLOW_THREADS r = library.start(berth->spec, berth->solo, berth->failure);
-    Py_END_ALLOW_THREADS let_go(&held);
+    Py_BEGIN_ALLOW_THREADS
+    r = library.start(berth->spec, berth->solo, berth->failure);
+    Py_END_ALLOW_THREADS
+    let_go(&held);
     return r < 0 ? Py_NewRef(Py_False) : PyLong_FromLong(library.pid(*berth->solo));
 }
 
@@ -416,8 +421,11 @@ static PyObject *talk(PyObject *module, PyObject *const *args, Py_ssize_t n) {
     fp_solo *solo = pointers[0];
     fp_result *result = pointers[2];
     for (;;) {
-        Py_BEGIN_ALLOW_THREADS r = library.talk(solo, pointers[1], result);
-        Py_END_ALLOW_THREADS if (r != -ENOBUFS) break;
+        Py_BEGIN_ALLOW_THREADS
+        r = library.talk(solo, pointers[1], result);
+        Py_END_ALLOW_THREADS
+        if (r != -ENOBUFS)
+            break;
         if (PyErr_CheckSignals() < 0 || make_room(&rooms, solo, result) < 0) {
             give_up_rooms(&rooms, solo);
             return NULL;
@@ -428,7 +436,10 @@ static PyObject *talk(PyObject *module, PyObject *const *args, Py_ssize_t n) {
     give_up_rooms(&rooms, solo);
     library.lend(solo, 1, NULL, 0);
     library.lend(solo, 2, NULL, 0);
-    return output && error ? Py_BuildValue("iNN", r, output, error) : NULL;
+    if (error)
+        return Py_BuildValue("iNN", r, output, error);
+    Py_XDECREF(output);
+    return NULL;
 }
 
 static PyObject *keep_environment(PyObject *module, PyObject *args) {
