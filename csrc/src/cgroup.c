@@ -33,7 +33,8 @@ enum { MOST_IDLE = 24, MOST_MEMBERS = 1024 };
 /* One a living job: 24 bytes, the least that malloc(3) gives. */
 struct fp_leaf {
     fp_leaf *next;
-    uint64_t name : 61;
+    uint64_t name : 60;
+    bool known : 1; /* the kernel keeps the inode of its cgroup.procs */
     bool killed : 1;
     bool limited : 1;
     bool frozen : 1; /* somebody has frozen it: a child born into it would stand still */
@@ -177,6 +178,17 @@ static int read_at(int dir_fd, const char *name, char *ret_text, size_t size) {
     return (int)n;
 }
 
+/*
+ * For each birth into a cgroup the kernel checks who may write to its
+ * cgroup.procs, and to that of the cgroup it has in common with the parent:
+ * cgroup_css_set_fork() in kernel/cgroup/cgroup.c, 6.18. For that it makes an
+ * inode and drops it again, 3 % of a start, unless it keeps one because the
+ * file has been looked up.
+ */
+static void let_keep_inode(int dir_fd) {
+    sys_faccessat(dir_fd, "cgroup.procs", F_OK);
+}
+
 static bool has_word(const char *text, const char *word) {
     size_t length = strlen(word);
     for (const char *p = text; (p = strstr(p, word)); p += length)
@@ -268,6 +280,7 @@ static int own_directory(fp_leaves *leaves) {
     if (n == 0)
         clear_after_the_dead(parent);
     snprintf(name, sizeof name, "fastproc-%d-%llu-%u", (int)self.pid, (unsigned long long)self.start, n);
+    let_keep_inode(parent);
     int r = sys_mkdirat(parent, name, 0755);
     if (r >= 0)
         r = sys_above_2(sys_openat(parent, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0));
@@ -448,6 +461,9 @@ void fp_leaf_give(fp_leaves *leaves, fp_leaf *leaf, bool empty) {
         leaf_doom(leaves, leaf);
         return;
     }
+    if (!leaf->known)
+        let_keep_inode(leaf->dir_fd);
+    leaf->known = true;
     leaf->next = leaves->idle;
     leaves->idle = leaf;
     leaves->n_idle++;
