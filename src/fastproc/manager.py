@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Self, Unpack
 from ._engine.child import UNKILLABLE
 from ._engine.feed import Feed
 from ._engine.roster import Roster
+from ._engine.starting import start, start_many, start_plain
 from ._engine.stopping import stop_all, stop_one
 from .cancel import CancelToken
 from .command import Arg, Command, CommandOptions, Containment, plain_block
@@ -124,12 +125,12 @@ class ProcessManager:
             block = plain_block(command)
             if block is not None:
                 process = Process(roster, task_id, tuple(command))  # type: ignore[arg-type]
-                roster.start_plain(process, block)
+                start_plain(roster, process, block)
                 return process
         if options or not isinstance(command, Command):
             command = Command.coerce(command, options)
         process = Process(roster, task_id, command)
-        roster.start(process, cancel, on_exit)
+        start(roster, process, cancel, on_exit)
         return process
 
     def start_many(
@@ -144,7 +145,7 @@ class ProcessManager:
         roster = self._roster
         started = [_process(roster, task_id, command) for task_id, command in items]
         check_names([process.task_id for process, _block in started])
-        roster.start_many(started)
+        start_many(roster, started)
         return [process if process.error is None else process.error for process, _block in started]
 
     def map(

@@ -14,7 +14,7 @@ from tests.programs import Programs
 
 import fastproc
 from fastproc import ExitStatus, aio
-from fastproc._engine.loops import Flight
+from fastproc._engine.flight import Flight
 
 CASES: list[tuple[Any, dict[str, Any]]] = [
     (["echo", "hi"], {"capture_output": True}),

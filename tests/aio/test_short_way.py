@@ -13,7 +13,8 @@ from tests.aio.conftest import Run
 from tests.programs import Programs
 
 from fastproc import aio
-from fastproc._engine.loops import Flight, LoopFeed
+from fastproc._engine.flight import Flight
+from fastproc._engine.loopfeed import LoopFeed
 
 # One string may have 128 KiB, see execve(2).
 TOO_LONG = "x" * 200_000

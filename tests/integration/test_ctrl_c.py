@@ -21,7 +21,7 @@ def check(manager, what):
     assert report, (what, report)
     assert manager.active_count() == 0, (what, manager.active())
     assert manager._roster.feeds == set(), what
-    assert manager._roster._by_token == {}, (what, manager._roster._by_token)
+    assert manager._roster.by_token == {}, (what, manager._roster.by_token)
     assert manager.start_process("after", programs.exits_with(5)).wait(20).code == 5, what
     assert manager.wait_all(20) is not None
 

@@ -14,6 +14,7 @@ from .._native.records import STAND_STATE, STATE_DONE, STATE_FAILED, NewsRecord,
 from ..errors import SpawnError
 from .child import COUNTED, EARLY, HEARD, Child
 from .roster import Roster
+from .starting import queue_all
 from .stopping import end_some
 
 C = TypeVar("C", bound=Child)
@@ -148,7 +149,7 @@ class Feed(Generic[C]):
                 child: closed_descriptor(child.command) for child, block in children if block is None
             }
             self._flying.update((child._token, child) for child, _block in children)
-            roster.queue_all(self._specs, children, closed, self._concurrency)
+            queue_all(roster, self._specs, children, closed, self._concurrency)
             for child, _block in children:
                 if child.error is not None:
                     if self._flying.pop(child._token, None) is not None:

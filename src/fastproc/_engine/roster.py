@@ -10,17 +10,15 @@ from __future__ import annotations
 
 import errno
 import itertools
-import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from logging import INFO
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
-from .._native.clock import FOREVER, deadline, nanoseconds, remaining_ns
-from .._native.crew import ANY_NUMBER, Crew, Starter, StartFailed, refuse, wait_started
-from .._native.failures import closed_descriptor, spawn_error_of
+from .._native.clock import FOREVER, deadline, remaining_ns
+from .._native.crew import Crew, Starter
+from .._native.failures import spawn_error_of
 from .._native.handle import NeverStarted, is_to_be_repeated
 from .._native.library import lib
 from .._native.mailbox import Mailbox
@@ -47,7 +45,7 @@ from .._native.records import (
     NewsRecord,
     Stand,
 )
-from .._native.specs import Keep, Specs, set_deadline
+from .._native.specs import Specs
 from .._native.statuses import status_of, status_of_record
 from .._native.tally import Tally
 from ..cancel import CancelToken
@@ -57,30 +55,21 @@ from ..metrics import Metrics, metrics_of
 from ..status import ExitStatus
 from . import fork
 from .child import DOOMED, EARLY, HEARD, TOLD_ESCALATED, TOLD_STARTED, UNKILLABLE, Child
+from .dispatcher import Dispatcher
 from .engine import Engine, engine
 from .finished import COUNT_AT_MOST, Finished
-from .observers import Observers, levels, log
 
-# So often are the news read when nobody asks for them: mailboxes shall not grow.
-_STARTS_PER_DRAIN = 32
 # A start takes less than a millisecond, so there is no need for a condition; but its file system may hang.
 BIRTH_SECONDS = 1.0
 BIRTH_STEP_SECONDS = 0.001
-_LINGER_NS = nanoseconds(1.0)
 # Of all managers: an event loop reads the news of several from one mailbox.
-_tokens = itertools.count(1)
+tokens = itertools.count(1)
 _ESCALATED = EXIT_ESCALATED << STAND_FLAGS
 _ORDINARY = NEWS_STARTED | NEWS_EXITED | NEWS_DONE
-# So many starts are handed over in one call: the crew begins with them while we prepare the next.
-_CHUNK = 256
 _STATE_AND_ESCALATED = STAND_STATE | _ESCALATED
 
 _get_ident = threading.get_ident
-_start_plain = lib.start_plain
 _wait_exit = lib.wait_exit
-
-
-C = TypeVar("C")
 
 
 class Feed(Protocol):
@@ -114,258 +103,36 @@ class Roster:
         self.tally = Tally()
         self._failed_to_start = 0
         self._orphans_reaped = 0
-        self.observers = Observers(on_event)
         self.lock = threading.RLock()
         self.closed = False
+        self.dispatcher = Dispatcher(self, on_event, always=reap_orphans)
         # By name, in the order of their starts; and by token, which news carry.
         self.active: dict[TaskId, Child] = {}
-        self._by_token: dict[int, Child] = {}
+        self.by_token: dict[int, Child] = {}
         self.finished = Finished()
         self.feeds: set[Feed] = set()
-        self._generation = fork.generation
-        self._starts = 0
+        self.generation = fork.generation
+        self.starts = 0
         self._containment = containment
-        self._die_with_parent = die_with_parent
+        self.die_with_parent = die_with_parent
         self._reap_orphans = reap_orphans
         # Had with the first start: a manager without processes holds no descriptor.
         self._engine: Engine | None = None
         self._crew: Crew | None = None
         self._mailbox: Mailbox | None = None
-        self._specs: Specs | None = None
+        self.specs: Specs | None = None
         # Who waits needs it after the close too.
         self._starter: Starter | None = None
         self._held = False
         self._forgotten = False
         # Whether a start has to see to more than its name and its process.
-        self._special = True
+        self.special = True
         # What takes a child out of its CancelToken again, by token.
         self._cancels: dict[int, Callable[[], None]] = {}
-        self._dispatcher: threading.Thread | None = None
-        self._telling = False
         # Ctrl-C has come into the reading of news, or the entering of an end: something may be lost.
         self._shaken = False
-        self._wishes = 0
-        self._dismissed = False
 
     # ---- starting ----
-
-    def start(
-        self, child: Child, cancel: CancelToken | None, on_exit: Callable[[Any], object] | None
-    ) -> None:
-        """Start one process in this thread.
-
-        Raises:
-            SpawnError, DuplicateTask, TooManyProcesses, ManagerClosed, ForkedHandle: nothing is left of it.
-        """
-        command = child.command
-        plain = command.plain and cancel is None and on_exit is None and not self._die_with_parent
-        closed = None if plain else closed_descriptor(command)
-        if self._generation != fork.generation or self._crew is None:
-            self.engage()
-        specs = self._specs
-        if specs is None:
-            raise ManagerClosed
-        # All in one `try`: Ctrl-C may come at any point, and the child is then either not there or stopped.
-        try:
-            self._admit_one(child)
-            began = time.monotonic() if self._telling else 0.0
-            if plain:
-                block = command.args_block
-                owner = child._owner
-                result = _start_plain(
-                    specs.starter.starts, owner, block, len(block), specs.environment(), child._token
-                )
-                if result < 0:
-                    refuse(result, owner)
-            else:
-                if closed is not None:
-                    raise closed
-                self._start_special(child, specs, cancel, on_exit)
-            if child._flags or self._telling:
-                self._announce(child, began)
-            if cancel is not None:
-                self._bind(child, cancel)
-            child._starter = 0
-        except StartFailed as failed:
-            error = spawn_error_of(command, failed.failure)
-            self.refuse(child, error)
-            raise error from None
-        except BaseException as error:
-            self._abort(child, error)
-            raise
-        self._starts += 1
-        if self._starts % _STARTS_PER_DRAIN == 0:
-            self.drain()
-
-    def start_plain(self, child: Child, args_block: bytes) -> None:
-        """The same as start(), for one of which nothing is said but its arguments.
-
-        In one piece, where nothing else is to be seen to: each function more costs a microsecond here, since
-        the start of a process leaves nothing in the caches.
-        """
-        specs = self._specs
-        if (
-            self._special
-            or specs is None
-            or self._generation != fork.generation
-            or child.task_id in self.active
-            or levels.get(INFO) is not False
-        ):
-            self.start(child, None, None)
-            return
-        try:
-            child._starter = _get_ident()
-            child._token = token = next(_tokens)
-            with self.lock:
-                if self.closed:
-                    raise ManagerClosed
-                if self.active.setdefault(child.task_id, child) is not child:
-                    raise DuplicateTask(child.task_id)
-                self._by_token[token] = child
-                self._telling = False
-            owner = child._owner
-            result = _start_plain(
-                specs.starter.starts, owner, args_block, len(args_block), specs.environment(), token
-            )
-            if result < 0:
-                refuse(result, owner)
-            if child._flags:
-                self._announce(child, 0.0)
-            child._starter = 0
-        except StartFailed as failed:
-            error = spawn_error_of(child.command, failed.failure)
-            self.refuse(child, error)
-            raise error from None
-        except BaseException as error:
-            self._abort(child, error)
-            raise
-        self._starts += 1
-        if self._starts % _STARTS_PER_DRAIN == 0:
-            self.drain()
-
-    def _start_special(
-        self,
-        child: Child,
-        specs: Specs,
-        cancel: CancelToken | None,
-        on_exit: Callable[[Any], object] | None,
-    ) -> None:
-        """Start one of which more is said than its arguments."""
-        command = child.command
-        keep: Keep = []
-        spec = specs.make(command, child._token, keep)
-        if cancel is not None:
-            _apply_cancel(spec, cancel)
-        if on_exit is not None:
-            self.add_callback(child, STATE_DONE, on_exit)
-        if self._die_with_parent if command.die_with_parent is None else command.die_with_parent:
-            # PR_SET_PDEATHSIG fires when the thread that made the child ends, see prctl(2): a supervisor's
-            # thread lives as long as the program, the caller's may not.
-            _start_elsewhere(specs.starter, spec, child)
-            self.tally.count_start(None)
-        else:
-            specs.starter.start(child._owner, spec)
-
-    def start_many(self, children: Sequence[tuple[Child, bytes | None]]) -> None:
-        """Start many in the supervisors' threads. Those that could not be started have their `error` set.
-
-        With each child its arguments as a block, if nothing else is said: see plain_block().
-        """
-        closed = {child: closed_descriptor(child.command) for child, block in children if block is None}
-        crew = self.engage()
-        specs = self._specs
-        if specs is None:
-            raise ManagerClosed
-        if not children:
-            return
-        began = time.monotonic()
-        try:
-            self._admit_all([child for child, _block in children])
-            for chunk in _chunks(children):
-                self.queue_all(specs, chunk, closed, ANY_NUMBER)
-            queued = [child for child, _block in children if child.error is None]
-            failures = wait_started([child._owner for child in queued])
-        except BaseException as error:
-            for child, _block in children:
-                self._abort(child, error)
-            raise
-        # Each took its share of the time: the crew starts them one after the other.
-        share = (time.monotonic() - began) * crew.size / len(children)
-        failed = 0
-        for child in queued:
-            if failures and (failure := child._handle.failure()) is not None:
-                self.refuse(child, spawn_error_of(child.command, failure))
-                failed += 1
-            elif child._flags or self._telling:
-                self._announce(child, began)
-        self.tally.count_start(share, len(queued) - failed)
-        self.drain()
-
-    def queue_all(
-        self,
-        specs: Specs,
-        children: Sequence[tuple[Child, bytes | None]],
-        closed: Mapping[Child, SpawnError | None],
-        max_running: int,
-    ) -> None:
-        """Hand many starts over. Those that are refused at once have their `error` set."""
-        owners, blocks, tokens, special = [], [], [], []
-        for child, block in children:
-            if block is None or self._die_with_parent:
-                special.append(child)
-            else:
-                owners.append(child._owner)
-                blocks.append(block)
-                tokens.append(child._token)
-        if owners:
-            try:
-                specs.starter.start_all_plain(owners, blocks, tokens, specs.environment(), max_running)
-            except OSError:
-                # One that is too long spoils the call; which one, and why, is found out one by one.
-                special = [child for child, _block in children]
-        if special:
-            self._queue_special(specs, special, closed, max_running)
-
-    def _queue_special(
-        self,
-        specs: Specs,
-        children: Sequence[Child],
-        closed: Mapping[Child, SpawnError | None],
-        max_running: int,
-    ) -> None:
-        keep: Keep = []
-        queued = []
-        made = []
-        for child in children:
-            try:
-                mistake = closed.get(child)
-                if mistake is not None:
-                    raise mistake
-                made.append(specs.make(child.command, child._token, keep))
-                queued.append(child)
-            except SpawnError as error:
-                self.refuse(child, error)
-        self.hand_over(specs.starter, made, queued, max_running)
-
-    def hand_over(
-        self, starter: Starter, specs: Sequence[Any], children: Sequence[Child], max_running: int
-    ) -> None:
-        """Queue starts by their specs. Those that are refused at once have their `error` set."""
-        try:
-            if children:
-                starter.start_many([child._owner for child in children], specs, max_running)
-        except OSError:
-            for spec, child in zip(specs, children, strict=True):
-                self._queue_one(starter, spec, child, max_running)
-
-    def _queue_one(self, starter: Starter, spec: Any, child: Child, max_running: int) -> None:
-        try:
-            starter.start_many([child._owner], [spec], max_running)
-        except OSError:
-            try:
-                starter.start(child._owner, spec)
-            except StartFailed as failed:
-                self.refuse(child, spawn_error_of(child.command, failed.failure))
 
     def catch_up(self, child: Child) -> bool:
         """Enter what was heard of a child before its handle was filled; whether there was anything."""
@@ -386,18 +153,18 @@ class Roster:
         """All that the feed has started is done."""
         with self.lock:
             self.feeds.discard(feed)
-            self._relax()
+            self.relax()
 
     def enlist(self, child: Child) -> None:
         """A process of a feed runs: it counts as active now, and has its name."""
         with self.lock:
-            if child._token in self._by_token:
+            if child._token in self.by_token:
                 self.active.setdefault(child.task_id, child)
                 self._tell_started(child)
 
     def engage(self) -> Crew:
         """Connect with the engine, if that has not been done."""
-        fork.check_generation(self._generation)
+        fork.check_generation(self.generation)
         return self._crew or self._connect()
 
     def _connect(self) -> Crew:
@@ -418,9 +185,9 @@ class Roster:
                 raise spawn_error(error.errno or errno.EIO, "supervisor") from error
             # A signal handler may have done all this meanwhile; then that counts.
             if self._crew is None:
-                self._mailbox = mailbox
-                self._specs = self.make_specs(mailbox)
-                self._starter = self._specs.starter
+                self._mailbox = self.dispatcher.mailbox = mailbox
+                self.specs = self.make_specs(mailbox)
+                self._starter = self.specs.starter
                 self._crew = self._engine.crew
             return self._crew
 
@@ -439,11 +206,11 @@ class Roster:
             grace=self.grace,
             kill_timeout=self.kill_timeout,
             containment=self._containment,
-            die_with_parent=self._die_with_parent,
+            die_with_parent=self.die_with_parent,
             open_files=self._engine.open_files,
         )
 
-    def _admit_one(self, child: Child) -> None:
+    def admit_one(self, child: Child) -> None:
         """Give it its name and its token before it exists."""
         active = self.active
         limit = self.max_processes
@@ -457,14 +224,14 @@ class Roster:
                 raise TooManyProcesses(limit)
             if active.setdefault(child.task_id, child) is not child:
                 raise DuplicateTask(child.task_id)
-            child._token = token = next(_tokens)
+            child._token = token = next(tokens)
             child._starter = _get_ident()
-            self._by_token[token] = child
+            self.by_token[token] = child
             if not self._held:
                 self._hold()
-            self._listen()
+            self.dispatcher.listen()
 
-    def _admit_all(self, children: Sequence[Child]) -> None:
+    def admit_all(self, children: Sequence[Child]) -> None:
         """All of them, or none."""
         self.drain()
         with self.lock:
@@ -473,18 +240,18 @@ class Roster:
                 raise ManagerClosed if self.closed else TooManyProcesses(limit)
             if self.closed:
                 raise ManagerClosed
-            # As _admit_one() does, with what concerns them all done once.
+            # As admit_one() does, with what concerns them all done once.
             me = _get_ident()
-            active, by_token = self.active, self._by_token
+            active, by_token = self.active, self.by_token
             for child in children:
                 if active.setdefault(child.task_id, child) is not child:
                     raise DuplicateTask(child.task_id)
-                child._token = token = next(_tokens)
+                child._token = token = next(tokens)
                 child._starter = me
                 by_token[token] = child
             if not self._held:
                 self._hold()
-            self._listen()
+            self.dispatcher.listen()
 
     def admit_fed(self, children: Sequence[Child]) -> None:
         """Give processes of a feed their tokens. They have no name until they run."""
@@ -492,17 +259,17 @@ class Roster:
             if self.closed:
                 raise ManagerClosed
             for child in children:
-                child._token = token = next(_tokens)
-                self._by_token[token] = child
-            self._listen()
+                child._token = token = next(tokens)
+                self.by_token[token] = child
+            self.dispatcher.listen()
 
     def admit_named(self, children: Sequence[Child]) -> None:
         """Give processes of a feed their names and tokens before they are started: all of them, or none."""
         try:
             if len(children) == 1:
-                self._admit_one(children[0])
+                self.admit_one(children[0])
             else:
-                self._admit_all(children)
+                self.admit_all(children)
         except BaseException:
             for child in children:
                 self.drop(child)
@@ -513,35 +280,34 @@ class Roster:
         if self.closed:
             raise ManagerClosed
         for child in children:
-            child._token = next(_tokens)
+            child._token = next(tokens)
 
     def drop(self, child: Child) -> None:
         """Forget a process that has not been started after all."""
         with self.lock:
             self._drop(child)
 
-    def _listen(self) -> None:
-        """See with each start whether anybody wants to hear of it: logging may be switched on at any time."""
-        telling = self._telling = self.observers.listening
-        if self._dispatcher is None and (telling or self._reap_orphans):
-            self._dispatch()
-
-    def _hold(self) -> None:
+    def keep(self) -> None:
         """The engine shall not let the interpreter exit before this has been closed."""
         assert self._engine is not None
         self._engine.busy.add(self)
+
+    def _hold(self) -> None:
+        """The first start, or the first after a time with nothing to look after."""
+        assert self._engine is not None
+        self.keep()
         self._held = True
-        self._special = (
+        self.special = (
             self.max_processes is not None
-            or self._die_with_parent
+            or self.die_with_parent
             or self._reap_orphans
-            or self.observers.has_observer
+            or self.dispatcher.observers.has_observer
         )
         # In this order: either the engine finds us when it begins to end, or we see that it has begun.
         if self._engine.ending:
             raise ManagerClosed("the interpreter is exiting, and nothing is started any more")
 
-    def _announce(self, child: Child, began: float) -> None:
+    def announce(self, child: Child, began: float) -> None:
         """Tell of the start; see whether it is still wanted, and whether there were news meanwhile."""
         with self.lock:
             self._tell_started(child, began)
@@ -564,13 +330,15 @@ class Roster:
         return not child._owner.proc
 
     def _tell_started(self, child: Child, began: float | None = None) -> None:
-        if child._flags & TOLD_STARTED or not self._telling:
+        if child._flags & TOLD_STARTED or not self.dispatcher.telling:
             return
         child._flags |= TOLD_STARTED
         record = child._handle.known()
         at = record[STARTED_NS] / 1e9
         spawn_seconds = 0.0 if began is None else max(0.0, at - began)
-        self._queue(Started(task_id=child.task_id, pid=record[PID], at=at, spawn_seconds=spawn_seconds))
+        self.dispatcher.queue(
+            Started(task_id=child.task_id, pid=record[PID], at=at, spawn_seconds=spawn_seconds)
+        )
 
     def refuse(self, child: Child, error: SpawnError) -> None:
         """Its start has failed: nothing of it is left."""
@@ -578,8 +346,8 @@ class Roster:
             if child.error is None:
                 child.error = error
                 self._failed_to_start += 1
-                if self._telling:
-                    self._queue(Refused(task_id=child.task_id, at=time.monotonic(), error=error))
+                if self.dispatcher.telling:
+                    self.dispatcher.queue(Refused(task_id=child.task_id, at=time.monotonic(), error=error))
             self._drop(child)
 
     def enter_failure(self, child: Child) -> None:
@@ -588,7 +356,7 @@ class Roster:
         if failure is not None:
             self.refuse(child, spawn_error_of(child.command, failure))
 
-    def _abort(self, child: Child, error: BaseException) -> None:
+    def abort(self, child: Child, error: BaseException) -> None:
         """Its start was interrupted: if it lives, it is stopped, and keeps its name until it is gone."""
         if isinstance(error, SpawnError):
             self.refuse(child, error)
@@ -599,20 +367,20 @@ class Roster:
 
     def _drop(self, child: Child) -> None:
         """Take a child out that has never run."""
-        self._by_token.pop(child._token, None)
+        self.by_token.pop(child._token, None)
         if self.active.get(child.task_id) is child:
             del self.active[child.task_id]
         if child._callbacks:
             child._callbacks = None
-            self._wishes -= 1
-        self._relax()
+            self.dispatcher.wishes -= 1
+        self.relax()
 
     # ---- cancelling ----
 
-    def _bind(self, child: Child, cancel: CancelToken) -> None:
+    def bind(self, child: Child, cancel: CancelToken) -> None:
         unbind = cancel.add_callback(partial(child._handle.stop, REASON_CANCELLED, 0))
         with self.lock:
-            if child._token in self._by_token:
+            if child._token in self.by_token:
                 self._cancels[child._token] = unbind
                 return
         unbind()
@@ -625,7 +393,7 @@ class Roster:
         Raises:
             NeverStarted: its start has failed.
         """
-        if self._generation != fork.generation:
+        if self.generation != fork.generation:
             self.check_usable()
         until = None if timeout is None else deadline(timeout)
         # From here on the library may take it for heard: what is lost by Ctrl-C is asked for later.
@@ -641,7 +409,7 @@ class Roster:
                     return False
             if (
                 stand & _STATE_AND_ESCALATED != STATE_DONE
-                or self._telling
+                or self.dispatcher.telling
                 or self._cancels
                 or child._callbacks
                 or type(child._what) is not tuple
@@ -655,18 +423,18 @@ class Roster:
                 child._flags |= HEARD
                 if child._status is None:
                     child._status = status_of(stand, child._owner)
-                if child._token in self._by_token:
+                if child._token in self.by_token:
                     if self.active.get(child.task_id) is child:
                         del self.active[child.task_id]
                     finished.by_task[child.task_id] = child
                     finished.in_order.append(child)
                     if len(finished.in_order) > COUNT_AT_MOST:
                         finished.forget_oldest()
-                    self._by_token.pop(child._token, None)
+                    self.by_token.pop(child._token, None)
                 elif finished.unheard:
                     finished.unheard.pop(child._token, None)
             if self._forgotten:
-                self._relax()
+                self.relax()
         except NeverStarted:
             raise
         except BaseException:
@@ -684,16 +452,16 @@ class Roster:
                 if child._status is None:
                     child._status = status = status_of(stand, child._owner)
                     self.tally.count_end(child._owner)
-                    if self._telling or child._callbacks or stand & _ESCALATED:
+                    if self.dispatcher.telling or child._callbacks or stand & _ESCALATED:
                         self._tell_exited(child, stand, status)
-                if state == STATE_DONE and child._token in self._by_token:
+                if state == STATE_DONE and child._token in self.by_token:
                     self._retire(child)
         except BaseException:
             self._shaken = True
             raise
         if self._mailbox is None:
             # After the close there is no dispatcher any more.
-            self.observers.tell_all()
+            self.dispatcher.observers.tell_all()
 
     def hear_and_tell(self, child: Child, stand: Stand) -> None:
         """The same for one who waits: he has heard of it."""
@@ -721,11 +489,11 @@ class Roster:
     def _tell_exited(self, child: Child, stand: Stand, status: ExitStatus) -> None:
         if stand & _ESCALATED:
             self._tell_escalated(child)
-        if self._telling:
+        if self.dispatcher.telling:
             self._tell_started(child)
             record = child._handle.known()
             at = record[ENDED_NS] / 1e9
-            self._queue(Exited(task_id=child.task_id, pid=record[PID], at=at, status=status))
+            self.dispatcher.queue(Exited(task_id=child.task_id, pid=record[PID], at=at, status=status))
         if child._callbacks:
             self._call_back(child, STATE_EXITED)
 
@@ -740,36 +508,36 @@ class Roster:
         if child._callbacks:
             child._flags |= HEARD
         self.finished.add(child, 0 if type(child._what) is tuple else _output_size(child))
-        if self._telling:
+        if self.dispatcher.telling:
             status = child._status
             assert status is not None
             pid = child._handle.pid
-            self._queue(Done(task_id=child.task_id, pid=pid, at=time.monotonic(), status=status))
+            self.dispatcher.queue(Done(task_id=child.task_id, pid=pid, at=time.monotonic(), status=status))
         if child._callbacks is not None:
             self._call_back(child, STATE_DONE)
         # At last, so that this is done again if it was interrupted.
-        self._by_token.pop(child._token, None)
+        self.by_token.pop(child._token, None)
         if self._forgotten:
-            self._relax()
+            self.relax()
 
-    def _relax(self) -> None:
+    def relax(self) -> None:
         """With nothing left to look after, and no manager, this may be forgotten."""
-        idle = not self.active and not self.feeds and self._dispatcher is None
+        idle = not self.active and not self.feeds and self.dispatcher.thread is None
         if idle and (self._forgotten or self.closed) and self._engine is not None:
             self._engine.busy.discard(self)
             self._held = False
-            self._special = True
+            self.special = True
 
     def enter_all(self, news: Sequence[NewsRecord]) -> None:
         """Enter many pieces of news, most of them in one go."""
-        if self._telling or self._cancels or self._mailbox is None:
+        if self.dispatcher.telling or self._cancels or self._mailbox is None:
             for item in news:
                 self.read(item)
             return
         simple: list[tuple[Child, Stand]] = []
         with self.lock:
             for item in news:
-                child = self._by_token.get(item[0])
+                child = self.by_token.get(item[0])
                 if child is not None and _is_simple_end(child, item):
                     simple.append((child, item[1]))
                 else:
@@ -785,9 +553,9 @@ class Roster:
                 if self.active.get(child.task_id) is child:
                     del self.active[child.task_id]
                 finished.add(child, 0)
-                self._by_token.pop(child._token, None)
+                self.by_token.pop(child._token, None)
         if self._forgotten:
-            self._relax()
+            self.relax()
 
     def drain(self) -> None:
         """Read what news there are, without blocking."""
@@ -804,17 +572,13 @@ class Roster:
         except BaseException:
             self._shaken = True
             raise
-        dispatcher = self._dispatcher
-        untold = self.observers.waiting or self._dismissed
-        if untold and dispatcher is not None and dispatcher is not threading.current_thread():
-            # A wake-up that was meant for the dispatcher may have been taken here.
-            mailbox.wake()
+        self.dispatcher.pass_on()
 
     def _look_at_all(self) -> None:
         """Enter what the library knows of each process, whatever has become of the news."""
         self._shaken = False
         with self.lock:
-            children = list(self._by_token.values())
+            children = list(self.by_token.values())
         try:
             for child in children:
                 if child._born:
@@ -837,7 +601,7 @@ class Roster:
         if what & NEWS_ORPHAN:
             self._enter_orphans()
             return
-        child = self._by_token.get(token)
+        child = self.by_token.get(token)
         if child is None:
             return
         with self.lock:
@@ -853,7 +617,7 @@ class Roster:
                 if what & NEWS_UNKILLABLE and not child._flags & UNKILLABLE:
                     child._flags |= UNKILLABLE
                     pid = child._handle.pid
-                    self._queue(Unkillable(task_id=child.task_id, pid=pid, at=time.monotonic()))
+                    self.dispatcher.queue(Unkillable(task_id=child.task_id, pid=pid, at=time.monotonic()))
         self.hear(child, stand)
 
     def _tell_escalated(self, child: Child) -> None:
@@ -865,7 +629,7 @@ class Roster:
             record = child._handle.known()
             if record[ENDED_NS]:
                 at = min(at, record[ENDED_NS] / 1e9)
-            self._queue(Escalated(task_id=child.task_id, pid=record[PID], at=at))
+            self.dispatcher.queue(Escalated(task_id=child.task_id, pid=record[PID], at=at))
 
     def _enter_orphans(self) -> None:
         mailbox = self._mailbox
@@ -876,7 +640,9 @@ class Roster:
         status = status_of_record(record)
         with self.lock:
             self._orphans_reaped += 1
-            self._queue(OrphanReaped(task_id=None, pid=record[PID], at=record[ENDED_NS] / 1e9, status=status))
+            self.dispatcher.queue(
+                OrphanReaped(task_id=None, pid=record[PID], at=record[ENDED_NS] / 1e9, status=status)
+            )
 
     # ---- counting ----
 
@@ -908,13 +674,13 @@ class Roster:
             if not self._has_reached(child, state):
                 if child._callbacks is None:
                     child._callbacks = []
-                    self._wishes += 1
+                    self.dispatcher.wishes += 1
                 child._callbacks.append((state, call))
-                if self._dispatcher is None:
-                    self._dispatch()
+                if self.dispatcher.thread is None:
+                    self.dispatcher.begin()
                 return
         self.mark_heard(child)
-        self.observers.call(partial(call, child))
+        self.dispatcher.observers.call(partial(call, child))
 
     def remove_callback(self, child: Child, call: Callable[[Any], object]) -> None:
         """Take a callback back."""
@@ -925,106 +691,37 @@ class Roster:
     def _has_reached(self, child: Child, state: int) -> bool:
         if state == STATE_EXITED:
             return child._status is not None
-        return child._status is not None and child._token not in self._by_token
+        return child._status is not None and child._token not in self.by_token
 
     def _call_back(self, child: Child, state: int) -> None:
         callbacks = child._callbacks
         assert callbacks is not None
-        for wanted, call in callbacks:
-            if wanted == state:
-                self.observers.queue_call(partial(call, child))
         rest = [entry for entry in callbacks if entry[0] != state]
         if state == STATE_DONE:
             child._callbacks = None
-            self._wishes -= 1
+            self.dispatcher.wishes -= 1
         else:
             child._callbacks = rest
-        self._stir()
-
-    def _queue(self, event: Event) -> None:
-        self.observers.queue(event)
-        self._stir()
-
-    def _stir(self) -> None:
-        """See that somebody tells what has been queued."""
-        if self._dispatcher is None:
-            self._dispatch()
-        elif self._dispatcher is not threading.current_thread() and self._mailbox is not None:
-            self._mailbox.wake()
-
-    def _dispatch(self) -> None:
-        if self._mailbox is None:
-            return
-        self._dismissed = False
-        thread = threading.Thread(target=self._serve, name=f"fastproc-news-{self.name}", daemon=True)
-        self._dispatcher = thread
-        try:
-            thread.start()
-        except RuntimeError:
-            # No thread is to be had, at interpreter exit for one. What is queued is told by close().
-            self._dispatcher = None
-        else:
-            assert self._engine is not None
-            self._engine.busy.add(self)
-
-    def _serve(self) -> None:
-        """The dispatcher's thread: read the news, tell what is to be told."""
-        # Signals are for the main thread, which could not run their handlers if this one were woken.
-        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-        me = threading.current_thread()
-        while True:
-            wanted = self._wishes > 0 or (not self.closed and (self._reap_orphans or self._telling))
-            news = self._take(FOREVER if wanted else _LINGER_NS)
-            for item in news or ():
-                try:
-                    self.read(item)
-                except Exception:  # noqa: BLE001 - ruff takes no notice of log.exception() from elsewhere
-                    # A mistake of ours about one process shall not leave the others unheard.
-                    log.exception("news could not be entered")
-            self.observers.tell_all()
-            with self.lock:
-                if (self._dismissed or (news is None and self._wishes == 0)) and not self.observers.waiting:
-                    if self._dispatcher is me:
-                        self._dispatcher = None
-                        self._relax()
-                    return
-
-    def _take(self, timeout_ns: int) -> list[NewsRecord] | None:
-        # Not a variable of the loop above: a traceback kept by a log would keep the mailbox open with it.
-        mailbox = self._mailbox
-        return None if mailbox is None else mailbox.take(timeout_ns)
-
-    def dismiss(self) -> None:
-        """Let the dispatcher tell what is queued and go; wait for that, unless it is the one who asks."""
-        self.drain()
-        with self.lock:
-            self._dismissed = True
-            dispatcher = self._dispatcher
-            if self._mailbox is not None:
-                self._mailbox.wake()
-        if dispatcher is not None and dispatcher is not threading.current_thread():
-            dispatcher.join(self.kill_timeout)
-        self.observers.tell_all()
+        self.dispatcher.queue_calls([partial(call, child) for wanted, call in callbacks if wanted == state])
 
     def let_go(self) -> None:
         """After the close: no news are read any more, their descriptor is free. Waiters go on waiting."""
-        self.dismiss()
+        self.drain()
+        self.dispatcher.dismiss(self.kill_timeout)
         with self.lock:
-            self._mailbox = self._specs = None
+            self._mailbox = self.dispatcher.mailbox = self.specs = None
 
     def release(self) -> None:
         """The manager has been forgotten, with nothing left to look after: the dispatcher may go."""
         # Called by a finaliser, which may run in any thread at any point: no lock is taken.
-        self.closed = self._dismissed = True
+        self.closed = True
         self.forget()
-        mailbox = self._mailbox
-        if self._dispatcher is not None and mailbox is not None:
-            mailbox.wake()
+        self.dispatcher.send_away()
 
     def forget(self) -> None:
         """The manager has been forgotten; what it runs is looked after until it has ended. Takes no lock."""
         self._forgotten = True
-        self._relax()
+        self.relax()
 
     def close_at_exit(self, *, patient: bool) -> None:
         """The interpreter exits: end what is running, in bounded time; kill it at once if not `patient`."""
@@ -1037,20 +734,12 @@ class Roster:
 
     def check_usable(self) -> None:
         """Raise ForkedHandle in a forked copy of the program."""
-        fork.check_generation(self._generation)
+        fork.check_generation(self.generation)
 
     @property
     def is_copy(self) -> bool:
         """Whether this is a forked copy of what the original made."""
-        return self._generation != fork.generation
-
-
-def _apply_cancel(spec: Any, cancel: CancelToken) -> None:
-    if cancel.cancelled:
-        raise spawn_error(errno.ECANCELED, "request", words="its CancelToken has been cancelled")
-    deadline = cancel.deadline
-    if deadline is not None:
-        set_deadline(spec, deadline)
+        return self.generation != fork.generation
 
 
 def _is_simple_end(child: Child, news: NewsRecord) -> bool:
@@ -1062,23 +751,6 @@ def _is_simple_end(child: Child, news: NewsRecord) -> bool:
         and not child._callbacks
         and bool(child._owner.proc)
     )
-
-
-def _chunks(children: Sequence[C]) -> Iterator[Sequence[C]]:
-    for at in range(0, len(children), _CHUNK):
-        yield children[at : at + _CHUNK]
-
-
-def _start_elsewhere(starter: Starter, spec: Any, child: Child) -> None:
-    try:
-        starter.start_many([child._owner], [spec])
-    except OSError:
-        # The spec itself is refused; asked here, the library says which part of it, and makes no child.
-        starter.start(child._owner, spec)
-    wait_started([child._owner])
-    failure = child._handle.failure()
-    if failure is not None:
-        raise StartFailed(failure)
 
 
 def _output_size(child: Child) -> int:

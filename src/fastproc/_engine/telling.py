@@ -51,20 +51,22 @@ def tell(roster: Roster, child: Child, what: int, stand: Stand, status: ExitStat
     with roster.lock:
         if state == STATE_FAILED:
             if ordinary and child.error is not None:
-                roster._queue(Refused(task_id=None, at=time.monotonic(), error=child.error))
+                roster.dispatcher.queue(Refused(task_id=None, at=time.monotonic(), error=child.error))
             return
         record = child._handle.known()
         pid, ended = record[PID], record[ENDED_NS] / 1e9
         if ordinary and not child._flags & TOLD_STARTED:
             child._flags |= TOLD_STARTED
-            roster._queue(Started(task_id=None, pid=pid, at=record[STARTED_NS] / 1e9, spawn_seconds=0.0))
+            roster.dispatcher.queue(
+                Started(task_id=None, pid=pid, at=record[STARTED_NS] / 1e9, spawn_seconds=0.0)
+            )
         if (what & NEWS_ESCALATED or stand & _ESCALATED) and not child._flags & TOLD_ESCALATED:
             child._flags |= TOLD_ESCALATED
             now = time.monotonic()
-            roster._queue(Escalated(task_id=None, pid=pid, at=min(now, ended) if ended else now))
+            roster.dispatcher.queue(Escalated(task_id=None, pid=pid, at=min(now, ended) if ended else now))
         if what & NEWS_UNKILLABLE and not child._flags & UNKILLABLE:
             child._flags |= UNKILLABLE
-            roster._queue(Unkillable(task_id=None, pid=pid, at=time.monotonic()))
+            roster.dispatcher.queue(Unkillable(task_id=None, pid=pid, at=time.monotonic()))
         if ordinary and state >= STATE_EXITED and status is not None and not child._flags & TOLD_EXITED:
             child._flags |= TOLD_EXITED
-            roster._queue(Exited(task_id=None, pid=pid, at=ended, status=status))
+            roster.dispatcher.queue(Exited(task_id=None, pid=pid, at=ended, status=status))

@@ -10,8 +10,8 @@ from collections.abc import AsyncIterator, Callable, Generator
 from functools import partial
 from typing import Any, Self
 
+from .._engine.flight import Flight, stop_shielded
 from .._engine.lines import LineCutter
-from .._engine.loops import Flight, stop_shielded
 from .._engine.stopping import result_of, tell_to_end, verdict_seconds
 from .._native.records import STATE_DONE, STATE_EXITED
 from .._native.tap import Scratch, Tap
@@ -234,7 +234,7 @@ class ManagedProcess:
                 done.
         """
         number, cutter = self._process._lines_of(stream, encoding, errors, max_line)
-        if self._flight is None and self._process._token in self._process._roster._by_token:
+        if self._flight is None and self._process._token in self._process._roster.by_token:
             raise RuntimeError(f"the lines of {self.task_id!r} cannot be followed: it was started by map()")
         lines = Lines(self, number, cutter)
         self._readers.append(lines)

@@ -11,8 +11,10 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Self, Unpack
 
 from .._engine.child import Child
+from .._engine.flight import Flight
+from .._engine.loopfeed import LoopFeed
 from .._engine.loopmap import finished_in_loop
-from .._engine.loops import Flight, LoopFeed, LoopMail, mail_of
+from .._engine.loops import LoopMail, mail_of
 from .._engine.stopping import report_of, tell_all_to_end, verdict_seconds
 from ..cancel import CancelToken
 from ..command import Arg, Command, CommandOptions, Containment
@@ -241,7 +243,7 @@ class ProcessManager:
         feed, self._feed = self._feed, None
         if feed is not None:
             feed.let_go()
-        if self._roster._dispatcher is None:
+        if self._roster.dispatcher.thread is None:
             self._roster.let_go()
         else:
             # It has a thread that tells observers, and this waits until that has told all.

@@ -9,7 +9,8 @@ from asyncio import CancelledError
 from typing import Any, Self
 
 from .._engine.child import Child
-from .._engine.loops import PLAIN, Flight, mail_of, stop_shielded
+from .._engine.flight import PLAIN, Flight, stop_shielded
+from .._engine.loops import mail_of
 from .._native.records import REASON_TERMINATED, STATE_EXITED
 from .._native.tap import Tap
 from ..cancel import CancelToken

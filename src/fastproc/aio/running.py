@@ -10,7 +10,8 @@ from subprocess import CalledProcessError, CompletedProcess, TimeoutExpired
 from typing import Any
 
 from .._engine.child import Child
-from .._engine.loops import Flight, mail_of, stop_shielded
+from .._engine.flight import Flight, stop_shielded
+from .._engine.loops import mail_of
 from .._native.records import REASON_CANCELLED, STATE_DONE, STATE_EXITED
 from .._native.tap import Tap
 from .._popen.arguments import so_far, text_encoding

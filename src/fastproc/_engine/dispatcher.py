@@ -1,0 +1,153 @@
+"""The thread that tells the observers of one manager. It exists while there is somebody to be told.
+
+It sleeps in the mailbox, and what it finds there it enters like anybody else who reads news: so ends are
+entered also when nobody asks for them. It goes when nobody has a wish left, and comes again with the next.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable
+from typing import Protocol
+
+from .._native.clock import FOREVER, nanoseconds
+from .._native.mailbox import Mailbox
+from .._native.records import NewsRecord
+from ..events import Event
+from .observers import Observers, log
+
+# So long does it wait for the next wish before it goes.
+_LINGER_NS = nanoseconds(1.0)
+
+
+class Source(Protocol):
+    """Where that which is to be told comes from: the roster."""
+
+    name: str
+    lock: threading.RLock
+    closed: bool
+
+    def read(self, news: NewsRecord) -> None:
+        """Enter one piece of news."""
+        ...
+
+    def keep(self) -> None:
+        """The program shall not exit before this is closed."""
+        ...
+
+    def relax(self) -> None:
+        """There may be nothing left that this is kept for."""
+        ...
+
+
+class Dispatcher:
+    """See above. Everything but `dismiss` and `tell_all` is called with the source's lock held."""
+
+    __slots__ = ("_always", "_source", "dismissed", "mailbox", "observers", "telling", "thread", "wishes")
+
+    def __init__(self, source: Source, on_event: Callable[[Event], object] | None, *, always: bool) -> None:
+        """`always`: it is needed from the first start on, whether or not anybody is to be told."""
+        self._source = source
+        self._always = always
+        self.observers = Observers(on_event)
+        # None before the first start, and after the close.
+        self.mailbox: Mailbox | None = None
+        self.thread: threading.Thread | None = None
+        # How many processes have callbacks.
+        self.wishes = 0
+        # Whether anybody wants to hear of ordinary events, as of the last start.
+        self.telling = False
+        self.dismissed = False
+
+    def listen(self) -> None:
+        """See with each start whether anybody wants to hear of it: logging may be switched on at any time."""
+        telling = self.telling = self.observers.listening
+        if self.thread is None and (telling or self._always):
+            self.begin()
+
+    def queue(self, event: Event) -> None:
+        """Have an event told."""
+        self.observers.queue(event)
+        self._stir()
+
+    def queue_calls(self, calls: list[Callable[[], object]]) -> None:
+        """Have callbacks called, after what was queued before."""
+        for call in calls:
+            self.observers.queue_call(call)
+        self._stir()
+
+    def _stir(self) -> None:
+        """See that somebody tells what has been queued."""
+        if self.thread is None:
+            self.begin()
+        elif self.thread is not threading.current_thread() and self.mailbox is not None:
+            self.mailbox.wake()
+
+    def begin(self) -> None:
+        """Have the thread."""
+        if self.mailbox is None:
+            return
+        self.dismissed = False
+        thread = threading.Thread(target=self._serve, name=f"fastproc-news-{self._source.name}", daemon=True)
+        self.thread = thread
+        try:
+            thread.start()
+        except RuntimeError:
+            # No thread is to be had, at interpreter exit for one. What is queued is told by the close.
+            self.thread = None
+        else:
+            self._source.keep()
+
+    def _serve(self) -> None:
+        """The thread: read the news, tell what is to be told."""
+        # Signals are for the main thread, which could not run their handlers if this one were woken.
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        me = threading.current_thread()
+        source = self._source
+        while True:
+            wanted = self.wishes > 0 or (not source.closed and (self._always or self.telling))
+            news = self._take(FOREVER if wanted else _LINGER_NS)
+            for item in news or ():
+                try:
+                    source.read(item)
+                except Exception:  # noqa: BLE001 - ruff takes no notice of log.exception() from elsewhere
+                    # A mistake of ours about one process shall not leave the others unheard.
+                    log.exception("news could not be entered")
+            self.observers.tell_all()
+            with source.lock:
+                if (self.dismissed or (news is None and self.wishes == 0)) and not self.observers.waiting:
+                    if self.thread is me:
+                        self.thread = None
+                        source.relax()
+                    return
+
+    def _take(self, timeout_ns: int) -> list[NewsRecord] | None:
+        # Not a variable of the loop above: a traceback kept by a log would keep the mailbox open with it.
+        mailbox = self.mailbox
+        return None if mailbox is None else mailbox.take(timeout_ns)
+
+    def pass_on(self) -> None:
+        """Somebody else has read the news: a wake-up that was meant for the thread may have been taken."""
+        thread, mailbox = self.thread, self.mailbox
+        untold = self.observers.waiting or self.dismissed
+        if untold and mailbox is not None and thread not in (None, threading.current_thread()):
+            mailbox.wake()
+
+    def send_away(self) -> None:
+        """Let the thread go once all is told, without waiting for that. Takes no lock."""
+        self.dismissed = True
+        mailbox = self.mailbox
+        if self.thread is not None and mailbox is not None:
+            mailbox.wake()
+
+    def dismiss(self, seconds: float) -> None:
+        """The same, and wait for it, unless it is the thread itself that asks."""
+        with self._source.lock:
+            self.dismissed = True
+            thread = self.thread
+            if self.mailbox is not None:
+                self.mailbox.wake()
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(seconds)
+        self.observers.tell_all()
