@@ -168,8 +168,10 @@ class Command:
     on_max_output: OnMaxOutput = "truncate"
     tags: Mapping[str, str] = field(default_factory=dict, hash=False)
 
-    # Whether nothing was said but the arguments; no field.
+    # Whether nothing was said but the arguments, and the options that were said; no fields. Looking into
+    # __dict__ for the latter would make it a dictionary of its own, of 80 bytes for each command.
     plain: ClassVar[bool] = True
+    _said: ClassVar[tuple[str, ...]] = ()
 
     args_block: bytes = field(init=False, compare=False)
     env_block: bytes | None = field(init=False, compare=False, default=None)
@@ -180,6 +182,12 @@ class Command:
         def __init__(self, args, **options):
             _fill(self, args, options)
 
+        def __getattr__(self, name):
+            # Hardly anybody has tags, and an empty dictionary for each command takes 64 bytes.
+            if name == "tags":
+                return {}
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
     @classmethod
     def coerce(cls, command: Command | Sequence[Arg], options: Mapping[str, object]) -> Command:
         """Make a Command of a sequence and options, or of a Command with some options changed."""
@@ -189,9 +197,7 @@ class Command:
 
     def replace(self, **options: object) -> Command:
         """The same Command with other options. Unlike dataclasses.replace() it keeps what given() says."""
-        said: dict[str, object] = {
-            name: value for name, value in self.__dict__.items() if name in _CHECKS and self.given(name)
-        }
+        said: dict[str, object] = {name: getattr(self, name) for name in self._said if self.given(name)}
         if "input" in said and said["stdin"] == PIPE:
             del said["stdin"]
         return _make(type(self), options.pop("args", self.args), {**said, **options})
@@ -200,7 +206,7 @@ class Command:
         """Whether an option was said, be it with its default value: a manager's own default yields to it."""
         if name not in _CHECKS:
             raise AttributeError(f"Command has no option {name!r}")
-        return bool(self.tags) if name == "tags" else name in self.__dict__
+        return bool(self.tags) if name == "tags" else name in self._said
 
     @property
     def captures(self) -> bool:
@@ -278,6 +284,7 @@ def _gid(group: int | str) -> int:
 
 
 _set = object.__setattr__  # past the frozen __setattr__ of the dataclass
+_sayings: dict[tuple[str, ...], tuple[str, ...]] = {}
 
 
 def _make(cls: type[Command], args: object, options: Mapping[str, object]) -> Command:
@@ -291,23 +298,26 @@ def _fill(command: Command, args: object, options: Mapping[str, object]) -> None
     strings = _args(args)
     _set(command, "args", strings)
     _set(command, "args_block", _args_block(strings))
-    _set(command, "tags", {})
     if not options:
         return
-    _set(command, "plain", False)
     for name, value in options.items():
         check = _CHECKS.get(name)
         if check is None:
             raise _unknown_option(name)
         _set(command, name, check(name, value))
+    said = tuple(options)
     if command.env is not None:
         _set(command, "env_block", _env_block(command.env))
     if command.input is not None:
-        if command.given("stdin") and command.stdin != PIPE:
+        if "stdin" in options and command.stdin != PIPE:
             raise ValueError("input needs standard input for itself: leave stdin out")
         _set(command, "stdin", PIPE)
+        said = ("stdin", *said)
     elif command.stdin == PIPE:
         raise ValueError("stdin=PIPE has nothing to feed it: pass the bytes as input=, or leave stdin out")
+    _set(command, "plain", False)
+    # One tuple for all commands of which the same is said.
+    _set(command, "_said", _sayings.setdefault(said, said))
 
 
 def plain_block(args: object) -> bytes | None:

@@ -395,6 +395,19 @@ def test_repr_shows_what_was_said_but_no_secrets() -> None:
     assert "grace" not in repr(command)
 
 
+def test_no_tags_are_empty_tags() -> None:
+    """Said or not: a command without them is equal to one with none, and an unknown name is still an error."""
+    plain, empty = Command(["true"]), Command(["true"], tags={})
+    assert plain.tags == empty.tags == {}
+    assert plain == empty
+    assert not plain.given("tags")
+    assert not empty.given("tags")
+    assert plain.replace(timeout=1).tags == {}
+    assert Command(["true"], tags={"a": "b"}).replace(timeout=1).tags == {"a": "b"}
+    with pytest.raises(AttributeError, match="has no attribute 'tag'"):
+        plain.tag  # type: ignore[attr-defined]  # noqa: B018
+
+
 # ---- coerce, replace, given ----
 
 

@@ -37,8 +37,7 @@ if TYPE_CHECKING:
 
 def _spec_of(flight: Flight, maker: Specs, keep: Keep) -> Any:
     command = flight.child.command
-    # A Command holds args, args_block and tags always, and beyond that only what was said.
-    if len(command.__dict__) > 3:
+    if not command.plain:
         closed = closed_descriptor(command)
         if closed is not None:
             raise closed

@@ -81,11 +81,10 @@ class Specs:
         env = self.environment() if command.env_block is None else self._pack(command.env_block)
         keep.append(env)
         spec.env = env.env
-        if not command.plain:
-            for name in command.__dict__:
-                apply = _APPLY.get(name)
-                if apply is not None:
-                    apply(spec, command, keep)
+        for name in command._said:
+            apply = _APPLY.get(name)
+            if apply is not None:
+                apply(spec, command, keep)
         return spec
 
     def begin_as_asyncio_does(self, *, quiet: bool) -> None:
