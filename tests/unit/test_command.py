@@ -396,7 +396,7 @@ def test_repr_shows_what_was_said_but_no_secrets() -> None:
 
 
 def test_no_tags_are_empty_tags() -> None:
-    """Said or not: a command without them is equal to one with none, and an unknown name is still an error."""
+    """Said or not, a command without them is equal to one with none; an unknown name is still an error."""
     plain, empty = Command(["true"]), Command(["true"], tags={})
     assert plain.tags == empty.tags == {}
     assert plain == empty
