@@ -189,12 +189,21 @@ class Command:
 
     def replace(self, **options: object) -> Command:
         """The same Command with other options. Unlike dataclasses.replace() it keeps what given() says."""
-        said: dict[str, object] = {
-            name: value for name, value in self.__dict__.items() if name in _CHECKS and self.given(name)
-        }
-        if "input" in said and said["stdin"] == PIPE:
+        if "args" in options:
+            command = _make(type(self), options.pop("args"), {})
+            own = ("args", "args_block", "tags")
+            said = {name: value for name, value in self.__dict__.items() if name not in own}
+        else:
+            command = type(self).__new__(type(self))
+            said = self.__dict__.copy()
+        # What was checked when it was said is not checked again.
+        said["tags"] = dict(self.tags)
+        if self.input is not None:
+            # The pipe that this has brought; the other input, if there is one, brings its own.
             del said["stdin"]
-        return _make(type(self), options.pop("args", self.args), {**said, **options})
+        command.__dict__.update(said)
+        _say(command, options)
+        return command
 
     def given(self, name: str) -> bool:
         """Whether an option was said, be it with its default value: a manager's own default yields to it."""
@@ -292,16 +301,21 @@ def _fill(command: Command, args: object, options: Mapping[str, object]) -> None
     _set(command, "args", strings)
     _set(command, "args_block", _args_block(strings))
     _set(command, "tags", {})
-    if not options:
-        return
-    _set(command, "plain", False)
+    if options:
+        _say(command, options)
+
+
+def _say(command: Command, options: Mapping[str, object]) -> None:
+    """Check and store options on top of what was said before."""
+    if options:
+        _set(command, "plain", False)
     for name, value in options.items():
         check = _CHECKS.get(name)
         if check is None:
             raise _unknown_option(name)
         _set(command, name, check(name, value))
-    if command.env is not None:
-        _set(command, "env_block", _env_block(command.env))
+    if "env" in options:
+        _set(command, "env_block", None if command.env is None else _env_block(command.env))
     if command.input is not None:
         if command.given("stdin") and command.stdin != PIPE:
             raise ValueError("input needs standard input for itself: leave stdin out")
