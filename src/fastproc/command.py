@@ -197,10 +197,23 @@ class Command:
 
     def replace(self, **options: object) -> Command:
         """The same Command with other options. Unlike dataclasses.replace() it keeps what given() says."""
-        said: dict[str, object] = {name: getattr(self, name) for name in self._said if self.given(name)}
-        if "input" in said and said["stdin"] == PIPE:
-            del said["stdin"]
-        return _make(type(self), options.pop("args", self.args), {**said, **options})
+        command = type(self).__new__(type(self))
+        if "args" in options:
+            _set_args(command, options.pop("args"))
+        else:
+            _set(command, "args", self.args)
+            _set(command, "args_block", self.args_block)
+        # The pipe that an input has brought goes; the other input, if there is one, brings its own.
+        said = [name for name in self._said if name != "stdin" or self.input is None]
+        # What was checked when it was said is not checked again.
+        for name in said:
+            _set(command, name, getattr(self, name))
+        if "tags" in said:
+            _set(command, "tags", dict(self.tags))
+        if self.env_block is not None:
+            _set(command, "env_block", self.env_block)
+        _say(command, said, options)
+        return command
 
     def given(self, name: str) -> bool:
         """Whether an option was said, be it with its default value: a manager's own default yields to it."""
@@ -295,29 +308,39 @@ def _make(cls: type[Command], args: object, options: Mapping[str, object]) -> Co
 
 def _fill(command: Command, args: object, options: Mapping[str, object]) -> None:
     """Check and store what was given, and only that."""
+    _set_args(command, args)
+    if options:
+        _say(command, [], options)
+
+
+def _set_args(command: Command, args: object) -> None:
     strings = _args(args)
     _set(command, "args", strings)
     _set(command, "args_block", _args_block(strings))
-    if not options:
-        return
+
+
+def _say(command: Command, said: list[str], options: Mapping[str, object]) -> None:
+    """Check and store options on top of what was `said` before."""
     for name, value in options.items():
         check = _CHECKS.get(name)
         if check is None:
             raise _unknown_option(name)
         _set(command, name, check(name, value))
-    said = tuple(options)
-    if command.env is not None:
-        _set(command, "env_block", _env_block(command.env))
+    said += [name for name in options if name not in said]
+    if "env" in options:
+        _set(command, "env_block", None if command.env is None else _env_block(command.env))
     if command.input is not None:
-        if "stdin" in options and command.stdin != PIPE:
+        if "stdin" not in said:
+            said.append("stdin")
+        elif command.stdin != PIPE:
             raise ValueError("input needs standard input for itself: leave stdin out")
         _set(command, "stdin", PIPE)
-        said = ("stdin", *said)
     elif command.stdin == PIPE:
         raise ValueError("stdin=PIPE has nothing to feed it: pass the bytes as input=, or leave stdin out")
-    _set(command, "plain", False)
-    # One tuple for all commands of which the same is said.
-    _set(command, "_said", _sayings.setdefault(said, said))
+    if said:
+        _set(command, "plain", False)
+        # One tuple for all commands of which the same is said.
+        _set(command, "_said", _sayings.setdefault(tuple(said), tuple(said)))
 
 
 def plain_block(args: object) -> bytes | None:

@@ -105,6 +105,25 @@ def test_a_claimed_task_is_nobody_elses(store: Store, another: MakeStore) -> Non
     store.release(hold)
 
 
+def test_what_is_kept_is_there_before_the_task_has_moved(store: Store, another: MakeStore) -> None:
+    """And is filed like any other, whether or not something is claimed in between."""
+    store.submit([task("a"), task("b"), task("c")])
+    first, second = take(store, "a"), take(store, "b")
+    filings = [(hold, record_of(hold, TaskState.COMPLETED, Outcome.SUCCEEDED)) for hold in (first, second)]
+
+    assert store.keep(filings[:1]) == [None]
+    assert store.where("a") is TaskState.IN_PROGRESS
+    third = take(store, "c")
+    assert store.keep(filings[1:]) == [None]
+    assert store.file(filings) == [None, None]
+
+    for name, (_hold, record) in zip("ab", filings, strict=True):
+        assert another().where(name) is TaskState.COMPLETED
+        assert another().history(name).record == record
+    assert store.where("c") is TaskState.IN_PROGRESS
+    store.release(third)
+
+
 def test_what_came_of_it_is_kept_and_the_task_moved(store: Store) -> None:
     store.submit([task("a")])
     hold = take(store, "a")

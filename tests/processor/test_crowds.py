@@ -12,7 +12,7 @@ import pytest
 from tests.conftest import eventually
 from tests.processor.conftest import MakeProcessor
 
-from fastproc.errors import QueueBusy
+from fastproc.errors import QueueBusy, TaskExists
 from fastproc.processor import Processor
 from fastproc.processor.disk import Disk
 from fastproc.processor.machine import Machine
@@ -20,12 +20,13 @@ from fastproc.processor.store_dir import DirectoryStore
 
 
 class Counting(Disk):
-    """Counts how often a directory is read as a whole, and how often a file is opened."""
+    """Counts how often a directory is read as a whole, a file is opened, and a name is asked for."""
 
     def __init__(self) -> None:
         super().__init__()
         self.listings = 0
         self.openings = 0
+        self.questions = 0
 
     def list_dir(self, dir_fd: int) -> Iterator[str]:
         self.listings += 1
@@ -34,6 +35,10 @@ class Counting(Disk):
     def open_file(self, name: str, dir_fd: int, flags: int = os.O_RDONLY) -> int:
         self.openings += 1
         return super().open_file(name, dir_fd, flags)
+
+    def exists(self, name: str, dir_fd: int) -> bool:
+        self.questions += 1
+        return super().exists(name, dir_fd)
 
 
 @pytest.fixture
@@ -62,6 +67,22 @@ def test_what_waits_costs_no_scan_and_no_look_while_nothing_happens(queue: Path)
         passes(processor, 50)
 
         assert (disk.listings, disk.openings) == before
+
+
+def test_nobody_is_asked_for_an_id_that_was_made_up(queue: Path) -> None:
+    """That of another is looked for in all states, under each suffix."""
+    disk = Counting()
+    with contextlib.closing(Processor(queue, durability="none", disk=disk)) as processor:
+        names = processor.submit_many(["true"] for _ in range(50))
+        assert (len(set(names)), disk.questions) == (50, 0)
+
+        processor.submit(["true"])
+        assert disk.questions == 0
+
+        processor.submit({"id": "mine", "args": ["true"]})
+        assert disk.questions >= 15
+        with pytest.raises(TaskExists):
+            processor.submit(["true"], id=names[0])
 
 
 def test_starting_a_task_costs_the_same_however_many_wait(queue: Path) -> None:

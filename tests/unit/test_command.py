@@ -432,6 +432,29 @@ def test_options_change_a_copy_of_a_command() -> None:
     assert command.replace(args=["tac"]).args_block == b"tac\0"
 
 
+def test_what_was_said_before_stays_and_what_is_said_anew_is_checked() -> None:
+    command = Command(["true"], input=None, env={"A": "1"}, tags={"of": "mine"})
+
+    changed = command.replace(timeout=1)
+
+    assert (changed.timeout, changed.stdin, changed.env_block) == (1.0, DEVNULL, b"A=1\0")
+    assert changed == Command(["true"], input=None, env={"A": "1"}, tags={"of": "mine"}, timeout=1)
+    assert changed.tags is not command.tags
+    assert command.replace(env=None).env_block is None
+    assert command.replace(env={"B": "2"}).env_block == b"B=2\0"
+    other = command.replace(args=["false"])
+    assert (other.args, other.args_block, other.env_block) == (("false",), b"false\0", b"A=1\0")
+    assert not other.plain
+    assert Command(["true"]).replace().plain
+    assert Command(["true"]).replace(args=["false"]) == Command(["false"])
+    with pytest.raises(ValueError, match="timeout"):
+        command.replace(timeout=-1)
+    with pytest.raises(ValueError, match="input needs standard input"):
+        Command(["cat"], input=b"x").replace(stdin=DEVNULL)
+    with pytest.raises(ValueError, match="nothing to feed it"):
+        command.replace(stdin=PIPE)
+
+
 @pytest.mark.parametrize("command", [["true"], Command(["true"])])
 def test_an_unknown_option_names_the_nearest_one(command: Any) -> None:
     with pytest.raises(TypeError, match=r"no option 'timout'; did you mean 'timeout'\?"):

@@ -16,8 +16,12 @@ _SUBSTANCE = {"args", "command", "prompt", "title", "notes", "operation", "type"
 """A task that has none of these says nothing to any executor: a misspelt field, most likely."""
 
 
-def make_task(task: Task | Mapping[str, Any] | Sequence[Arg] | None, given: Mapping[str, Any]) -> Task:
-    """A task from what submit() takes, checked."""
+def make_task(
+    task: Task | Mapping[str, Any] | Sequence[Arg] | None,
+    given: Mapping[str, Any],
+    made_up: set[str] | None = None,
+) -> Task:
+    """A task from what submit() takes, checked. An id that had to be made up is added to `made_up`."""
     fields: dict[str, Any]
     if isinstance(task, Task):
         fields = {**task.fields, "id": task.id}
@@ -36,8 +40,10 @@ def make_task(task: Task | Mapping[str, Any] | Sequence[Arg] | None, given: Mapp
     if not fields.keys() & _SUBSTANCE:
         raise BadTask("a task needs args, or a prompt, or at least a title, a type or a target")
     if "id" not in fields:
-        # Sorts by time, and is nobody else's.
-        fields["id"] = f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{os.urandom(5).hex()}"
+        # Sorts by time, and is nobody else's: nobody looks whether it is taken.
+        fields["id"] = f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{os.urandom(8).hex()}"
+        if made_up is not None:
+            made_up.add(fields["id"])
     if not isinstance(fields["id"], str):
         raise BadTask(f"{fields['id']!r:.80} is no task id: it must be text")
     fields.setdefault("created_at", time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))

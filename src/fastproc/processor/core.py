@@ -13,10 +13,12 @@ actions in order and feeds what came of them back as events:
                                                                                  Filed ─→ gone, or back in as
                                                                                  Found
 
-A slot is used from CLAIMING until Filed: until the outcome is durable and nothing of the run is alive. Tasks
-run by priority and age: `since + rank * AGE_SECONDS` is fixed when a task is queued, so a low one waits for
-critical ones that come up to 45 minutes later, and for no others. A task whose dependency failed is failed
-too; one whose dependency is not there waits; tasks that wait for each other in a circle are failed.
+A slot is used from CLAIMING until Filed: until the outcome is durable and nothing of the run is alive. Once
+the outcome is Recorded the next claim may take it: what that waits for makes both durable before anything is
+started. Tasks run by priority and age: `since + rank * AGE_SECONDS` is fixed when a task is queued, so a low
+one waits for critical ones that come up to 45 minutes later, and for no others. A task whose dependency
+failed is failed too; one whose dependency is not there waits; tasks that wait for each other in a circle are
+failed.
 
 An attempt that a dead Processor has left counts as a failure only if nothing ran beside it. Else it is only
 kept in mind, `lost`, and after MOST_LOST of them in a row the task runs alone: what kills Processors is given
@@ -52,6 +54,7 @@ from .news import (
     PauseOver,
     PauseUntil,
     RateLimitKnown,
+    Recorded,
     Settled,
     SlotsSet,
     Start,
@@ -91,6 +94,7 @@ __all__ = [
     "PauseUntil",
     "Phase",
     "RateLimitKnown",
+    "Recorded",
     "Settled",
     "SlotsSet",
     "Start",
@@ -115,10 +119,8 @@ MOST_LIMITED = 50
 def step(state: State, event: Event, now: Now) -> list[Action]:
     """Enter an event, and say what is to be done for it, in order."""
     actions: list[Action] = []
-    name = getattr(event, "id", None)
+    name = event.ticket.id if isinstance(event, (Found, Adopted)) else getattr(event, "id", None)
     phase = None
-    if isinstance(event, (Found, Adopted)):
-        name = event.ticket.id
     if name is not None and (entry := state.entries.get(name)) is not None:
         phase = entry.phase
     handler = TRANSITIONS.get((phase, type(event)))
@@ -254,6 +256,7 @@ def _forget(state: State, name: str) -> Entry:
     """Take a task out of the books; those that it blocked by its own word are free of it."""
     entry = state.entries.pop(name)
     state.busy.discard(name)
+    state.leaving.discard(name)
     for other in entry.ticket.blocks:
         names = state.blockers.get(other)
         if names is not None:
@@ -456,6 +459,10 @@ def _file(state: State, entry: Entry, event: Ended, now: Now, actions: list[Acti
     actions.append(entry.filing)
 
 
+def _recorded(state: State, event: Recorded, _now: Now, _actions: list[Action]) -> None:
+    state.leaving.add(event.id)
+
+
 def _filed(state: State, event: Filed, now: Now, actions: list[Action]) -> None:
     entry = _forget(state, event.id)
     filing = entry.filing
@@ -526,8 +533,10 @@ def _time_passes(state: State, now: Now, actions: list[Action]) -> None:
     if state.limited_until is not None and state.limited_until.mono <= now.mono:
         state.limited_until = None
         actions.append(PauseOver())
-    _wake(state, state.delayed, now.mono, now)
-    _wake(state, state.dated, now.wall, now)
+    if state.delayed:
+        _wake(state, state.delayed, now.mono, now)
+    if state.dated:
+        _wake(state, state.dated, now.wall, now)
 
 
 def _wake(state: State, heap: list[tuple[float, str]], time: float, now: Now) -> None:
@@ -556,10 +565,10 @@ def _fill_slots(state: State, now: Now, actions: list[Action]) -> None:
         entry = state.entries.get(name)
         if entry is not None and name not in state.busy:
             _take(state, entry, actions)
-    if not state.may_claim:
+    if not state.ready or state.used >= state.slots or not state.may_claim:
         return
     allowed = _allowance(state, now)
-    while state.ready and len(state.busy) < state.slots and allowed >= 1.0:
+    while state.ready and state.used < state.slots and allowed >= 1.0:
         key, name = heapq.heappop(state.ready)
         entry = state.entries.get(name)
         if entry is None or entry.phase is not Phase.READY or entry.doom:
@@ -611,6 +620,7 @@ TRANSITIONS: dict[tuple[Phase | None, type], Callable[..., None]] = {
     (Phase.CLAIMING, Claimed): _claimed,
     (Phase.STARTING, Started): _started,
     **_rows((Phase.STARTING, Phase.RUNNING, Phase.ENDING), Ended, _ended),
+    (Phase.FILING, Recorded): _recorded,
     (Phase.FILING, Filed): _filed,
     **_rows(_PENDING, CancelAsked, _cancel_pending),
     **_rows((Phase.CLAIMING, Phase.STARTING), CancelAsked, _cancel_claimed),

@@ -14,8 +14,10 @@ import errno
 import fcntl
 import os
 import struct
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from queue import SimpleQueue
 
 _AT_FDCWD = -100
 _AT_SYMLINK_FOLLOW = 0x400
@@ -32,13 +34,13 @@ _NOT_THERE = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EISD
 class Disk:
     """The system calls. Thread-safe as the kernel is; names are relative to a directory's descriptor."""
 
-    __slots__ = ("_nameless", "_noreplace", "_pool")
+    __slots__ = ("_helpers", "_nameless", "_noreplace")
 
     def __init__(self) -> None:
         # Such a file gets its name through /proc, which may not be mounted.
         self._nameless = os.path.exists("/proc/self/fd")
         self._noreplace = hasattr(_libc, "renameat2")
-        self._pool: ThreadPoolExecutor | None = None
+        self._helpers: _Helpers | None = None
 
     # ---- directories ----
 
@@ -173,45 +175,25 @@ class Disk:
         """Sync several at once, in threads: those that wait together share a commit of the journal and a
         flush of the disk. Eight one after the other take ten times as long on ext4.
 
-        Each thread has its share, which costs less than one thread for each: a share that comes late finds
-        most of its work done by the commit of another.
+        Each thread takes what is left until nothing is, and one that comes late finds nothing: that costs
+        less than a thread for each.
         """
-        count = min(len(fds), _SYNCING_THREADS)
-        shares = [fds[at::count] for at in range(count)]
-        if count > 1 and self._pool is None:
-            self._pool = ThreadPoolExecutor(_SYNCING_THREADS, "fastproc-sync")
-        syncs = []
-        try:
-            while self._pool is not None and len(shares) > 1:
-                syncs.append(self._pool.submit(self._sync_each, shares[-1]))
-                shares.pop()
-        except RuntimeError:
-            # The interpreter is about to exit, and starts no threads any more.
-            pass
-        errors = [error for share in shares for error in self._sync_each(share)]
-        # All have to be over before anybody closes what they sync.
-        errors += [error for sync in syncs for error in sync.result()]
-        if errors:
-            raise errors[0]
-
-    def _sync_each(self, fds: Sequence[int]) -> list[OSError]:
-        errors = []
-        for fd in fds:
-            try:
-                self.sync(fd)
-            except OSError as error:
-                errors.append(error)
-        return errors
+        syncs = _Syncs(self.sync, fds)
+        if len(fds) > 1:
+            if self._helpers is None:
+                self._helpers = _Helpers()
+            self._helpers.help(syncs, min(len(fds), _SYNCING_THREADS) - 1)
+        syncs.carry_out()
 
     def rest(self) -> None:
         """End the threads of sync_all(); they come back when they are needed."""
-        pool, self._pool = self._pool, None
-        if pool is not None:
-            pool.shutdown()
+        helpers, self._helpers = self._helpers, None
+        if helpers is not None:
+            helpers.dismiss()
 
     def forget(self) -> None:
         """[forked copy] The threads are the original's."""
-        self._pool = None
+        self._helpers = None
 
     # ---- locks ----
 
@@ -239,6 +221,100 @@ class Disk:
             return True if error.errno == errno.EAGAIN else None
         fcntl.fcntl(fd, _F_SETLEASE, fcntl.F_UNLCK)
         return False
+
+
+class _Syncs:
+    """What is to be synced in one go. Several threads take part; one carries it out, and hears of all."""
+
+    __slots__ = ("_begun", "_ended", "_errors", "_left", "_sync")
+
+    def __init__(self, sync: Callable[[int], None], fds: Sequence[int]) -> None:
+        self._sync = sync
+        self._left = deque(fds)
+        self._begun: list[None] = []
+        self._ended: SimpleQueue[None] = SimpleQueue()
+        self._errors: list[BaseException] = []
+
+    def carry_out(self) -> None:
+        """Sync all of it, with those who take part; the first error of any is raised when all are over."""
+        try:
+            while self._left:
+                self._sync_next(OSError)
+        finally:
+            # All have to be over before anybody closes what they sync. Who begins from here on finds nothing.
+            self._left.clear()
+            ended = 0
+            while ended < len(self._begun):
+                self._ended.get()
+                ended += 1
+        if self._errors:
+            raise self._errors[0]
+
+    def take_part(self) -> None:
+        """[a helper's thread] Sync what nobody else has begun."""
+        if not self._left:
+            return
+        self._begun.append(None)
+        try:
+            while self._left:
+                self._sync_next(BaseException)
+        finally:
+            self._ended.put(None)
+
+    def _sync_next(self, kept: type[BaseException]) -> None:
+        try:
+            fd = self._left.popleft()
+        except IndexError:
+            return  # another thread was first
+        try:
+            self._sync(fd)
+        except kept as error:
+            self._errors.append(error)
+
+
+class _Helpers:
+    """Threads that take part in what they are called for. A ThreadPoolExecutor does the same with a future
+    for each call, at four times the cost.
+    """
+
+    __slots__ = ("_calls", "_threads")
+
+    def __init__(self) -> None:
+        self._calls: SimpleQueue[_Syncs | None] = SimpleQueue()
+        self._threads: list[threading.Thread] = []
+
+    def help(self, syncs: _Syncs, count: int) -> None:
+        """Call so many of them, or as many as there can be: whoever calls does what they do not."""
+        while len(self._threads) < count:
+            thread = threading.Thread(
+                target=_serve, args=(self._calls,), name=f"fastproc-sync-{len(self._threads)}", daemon=True
+            )
+            try:
+                thread.start()
+            except RuntimeError:
+                # The interpreter is about to exit, and starts no threads any more; or there are too many.
+                break
+            self._threads.append(thread)
+        for _ in range(min(count, len(self._threads))):
+            self._calls.put(syncs)
+
+    def dismiss(self) -> None:
+        """End them."""
+        threads, self._threads = self._threads, []
+        for _ in threads:
+            self._calls.put(None)
+        for thread in threads:
+            thread.join()
+
+    def __del__(self) -> None:
+        for _ in self._threads:
+            self._calls.put(None)
+
+
+def _serve(calls: SimpleQueue[_Syncs | None]) -> None:
+    while (syncs := calls.get()) is not None:
+        syncs.take_part()
+        del syncs
 
 
 _F_SETSIG = 10

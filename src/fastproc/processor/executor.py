@@ -22,6 +22,8 @@ from .task import ExecutionResult, Task
 ALLOWED_ENV = ("HOME", "LANG", "LANGUAGE", "LOGNAME", "SHELL", "TERM", "TMPDIR", "TZ", "USER")
 """What a job gets of our own environment, with all LC_* and a PATH without relative directories."""
 
+_ALLOWED_ENV = frozenset(map(os.fsencode, ALLOWED_ENV))
+
 # They make a program load or run what somebody else has chosen, see ld.so(8) and the manuals of the
 # interpreters.
 _LOADER_PREFIXES = ("LD_", "DYLD_", "PYTHON", "BASH_FUNC_", "GIT_", "GCONV_", "MALLOC_", "RUBY", "PERL5")
@@ -167,14 +169,16 @@ def make_command(
 
 def base_env(inherit: Collection[str] = ()) -> dict[str, str]:
     """What jobs get of our environment: a list of what is allowed, since secrets have all sorts of names."""
+    wanted = _ALLOWED_ENV.union(map(os.fsencode, inherit)) if inherit else _ALLOWED_ENV
+    # As bytes: most of it is not wanted, and decoding it would cost the most.
     env = {
-        name: value
-        for name, value in os.environ.items()
-        if name in ALLOWED_ENV or name.startswith("LC_") or name in inherit
+        os.fsdecode(name): os.fsdecode(os.environb[name])
+        for name in os.environb
+        if name in wanted or name.startswith(b"LC_")
     }
     # An empty or relative entry would run what lies in the job's directory.
     path = os.environ.get("PATH", os.defpath)
-    env["PATH"] = os.pathsep.join(entry for entry in path.split(os.pathsep) if entry.startswith("/"))
+    env["PATH"] = os.pathsep.join([entry for entry in path.split(os.pathsep) if entry.startswith("/")])
     return env
 
 

@@ -67,10 +67,12 @@ def _check(value: object, depth: int) -> None:
         for key, item in value.items():
             if not isinstance(key, str):
                 raise BadTask(f"has a field whose name is not text: {key!r:.80}")
-            _check(item, depth + 1)
+            if type(item) is not str or depth == MAX_DEPTH:
+                _check(item, depth + 1)
     elif isinstance(value, list):
         for item in value:
-            _check(item, depth + 1)
+            if type(item) is not str or depth == MAX_DEPTH:
+                _check(item, depth + 1)
     elif isinstance(value, float) and not math.isfinite(value):
         raise BadTask(f"has a number that is not finite: {value}")
 

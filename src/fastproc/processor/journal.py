@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -61,7 +62,9 @@ def _value(value: object) -> str:
     kind = type(value)
     if kind is str:
         return _encode_text(value)  # type: ignore[arg-type]
-    return repr(value) if kind is int else _encode(value)
+    if kind is int or (kind is float and math.isfinite(value)):  # type: ignore[arg-type]
+        return repr(value)
+    return _encode(value)
 
 
 def read_record(content: bytes) -> Record | None:

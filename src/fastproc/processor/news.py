@@ -111,6 +111,15 @@ class Ended:
 
 
 @dataclass(frozen=True, slots=True)
+class Recorded:
+    """What came of an attempt is written, and will be durable before anything more is started: the next claim
+    may take its slot.
+    """
+
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
 class Filed:
     """What came of an attempt is durable, and the task is where it belongs."""
 
@@ -190,6 +199,7 @@ Event: TypeAlias = (
     | Started
     | Adopted
     | Ended
+    | Recorded
     | Filed
     | Settled
     | CancelAsked

@@ -183,20 +183,22 @@ class Processor:
             OSError: the directory cannot be written to. Nothing has been queued.
         """
         given = {"id": id, "prompt": prompt, "priority": priority, "timeout": timeout, **fields}
-        made = make_task(task, given)
-        self._submit([made])
+        made_up: set[str] = set()
+        made = make_task(task, given, made_up)
+        self._submit([made], made_up)
         return made.id
 
     def submit_many(self, tasks: Iterable[Task | Mapping[str, Any] | Sequence[Arg]]) -> list[str]:
         """Queue many tasks. If one of them cannot be queued, none is, and the exception is that of
         submit().
         """
-        made = [make_task(task, {}) for task in tasks]
-        self._submit(made)
+        made_up: set[str] = set()
+        made = [make_task(task, {}, made_up) for task in tasks]
+        self._submit(made, made_up)
         return [task.id for task in made]
 
-    def _submit(self, tasks: list[Task]) -> None:
-        self._store.submit(tasks)
+    def _submit(self, tasks: list[Task], made_up: set[str]) -> None:
+        self._store.submit(tasks, made_up)
         with self._turn:
             shift = self._shift
             if shift is not None and not shift.stopping:

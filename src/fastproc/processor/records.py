@@ -46,6 +46,20 @@ class Records:
         except FileNotFoundError:
             return self._place.disk.open_file(f"{task_id}.jsonl", self._place.again("attempts"), flags)
 
+    def begin_journal(self, task_id: str) -> tuple[int, list[dict[str, Any]]]:
+        """Open the journal for an attempt that begins, and read it. It is made if it is not there."""
+        fd = self.open_journal(task_id)
+        try:
+            found = self._place.disk.fstat(fd)
+            content = b""
+            if found.st_size and stat.S_ISREG(found.st_mode):
+                with contextlib.suppress(OSError):
+                    content = self._place.disk.read(fd, _MAX_JOURNAL_BYTES)
+            return fd, journal.lines(content) if content else []
+        except BaseException:
+            self._place.disk.close(fd)
+            raise
+
     def leave_journal(self, hold: Hold) -> None:
         if hold.journal_fd is not None:
             self._place.disk.close(hold.journal_fd)
@@ -130,6 +144,22 @@ class Records:
     # ---- results ----
 
     def keep(self, filings: Sequence[tuple[Hold, Record]]) -> None:
+        """Have results on the disk, under their names."""
+        self.write([filing for filing in filings if not filing[0].written])
+        if not filings:
+            return
+        try:
+            self._place.sync_dirs("results")
+        except BaseException:
+            # What a failed fsync(2) has left is written anew, see fsync(2) on EIO.
+            for hold, _record in filings:
+                hold.written = False
+            raise
+        for hold, _record in filings:
+            hold.recorded = True
+
+    def write(self, filings: Sequence[tuple[Hold, Record]]) -> None:
+        """Have results on the disk, and give them their names, which are not there yet."""
         made: list[tuple[int, str | None]] = []
         try:
             for _hold, record in filings:
@@ -145,16 +175,17 @@ class Records:
                         f"{record.id}.{record.attempt}.json",
                         self._place.fds["results"],
                     )
-            if filings:
-                self._place.sync_dirs("results")
-            # Not before: what a failed fsync(2) has left is written anew, see fsync(2) on EIO.
             for hold, _record in filings:
-                hold.recorded = True
+                hold.written = True
         finally:
             for fd, _spare in made:
                 self._place.disk.close(fd)
 
     # ---- what is known of a task ----
+
+    def has_notes(self, task_id: str) -> bool:
+        """Whether there is a journal of a task."""
+        return self._place.disk.exists(f"{task_id}.jsonl", self._place.fds["attempts"])
 
     def notes(self, task_id: str) -> list[dict[str, Any]]:
         content = self._place.content("attempts", f"{task_id}.jsonl", _MAX_JOURNAL_BYTES)
@@ -167,7 +198,10 @@ class Records:
 
     def history(self, task_id: str) -> History:
         """See Store."""
-        notes = self.notes(task_id)
+        return self.history_of(task_id, self.notes(task_id))
+
+    def history_of(self, task_id: str, notes: list[dict[str, Any]]) -> History:
+        """What such lines of its journal, and its results, say of a task."""
         if not notes:
             return History()
         attempts = max((note["attempt"] for note in notes if isinstance(note.get("attempt"), int)), default=0)

@@ -218,9 +218,13 @@ class Runs:
             if stdin_fd is not None:
                 os.close(stdin_fd)
         assert live.process is not None
-        said = identity(live.pid, self._machine)
-        # One that was not reaped when it was looked at has kept its number until then.
-        self._store.note_start(hold, said if live.process.status is None else {"pid": live.pid})
+        said = {"pid": live.pid}
+        if live.process.status is None:
+            known = identity(live.pid, self._machine)
+            # One that was not reaped when it was looked at has kept its number until then.
+            if live.process.status is None:
+                said = known
+        self._store.note_start(hold, said)
         return live
 
     def _surrounded(
@@ -235,16 +239,18 @@ class Runs:
         options: dict[str, Any] = {
             "stdout": DEVNULL if log_fd is None else log_fd,
             "stderr": STDOUT,
-            "input": None,
             "stdin": DEVNULL if stdin_fd is None else stdin_fd,
             "timeout": timeout,
-            "idle_timeout": None,
             "grace": grace,
             # It must outlive us, and the next Processor decides about it.
             "die_with_parent": False,
             "leftovers": "stop",
             "start_new": "session",
         }
+        if command.input is not None:
+            options["input"] = None
+        if command.idle_timeout is not None:
+            options["idle_timeout"] = None
         if hold.lock_fd is not None:
             options["pass_fds"] = (*command.pass_fds, hold.lock_fd)
         return command.replace(**options)

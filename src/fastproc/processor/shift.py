@@ -9,7 +9,6 @@ and `poke`.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import os
 import random
 import select
@@ -37,7 +36,7 @@ from .events import (
     TaskStarted,
     TaskStatusChanged,
 )
-from .executor import Run
+from .executor import End, Run
 from .journal import exit_fields
 from .news import Outcome
 from .recovery import claimed_event, recover_all
@@ -90,6 +89,8 @@ class Shift:
         self.todo: list[core.Action] = []
         self._inbox: SimpleQueue[str] = SimpleQueue()
         self.holds: dict[str, Hold] = {}
+        self._kept: list[tuple[core.File, Hold, Record]] = []
+        """What is written of those that are to be filed."""
         self._results: dict[str, tuple[Live | None, ExitStatus | None, ExecutionResult | None]] = {}
         self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self.runs = Runs(launcher, store, self._clock, store.machine, self._heard)
@@ -133,6 +134,7 @@ class Shift:
         for hold in list(self.holds.values()):
             self.store.release(hold)
         self.holds.clear()
+        self._kept.clear()
         if self.owns_launcher:
             self.launcher.close(0.0)  # type: ignore[attr-defined]
         self._close()
@@ -141,6 +143,7 @@ class Shift:
         """[forked copy] Close what is the original's."""
         self.runs.forget()
         self.holds.clear()
+        self._kept.clear()
         self._close()
 
     def _close(self) -> None:
@@ -157,7 +160,7 @@ class Shift:
     @property
     def has_work(self) -> bool:
         """Whether there is something to do before anybody waits."""
-        return bool(self.todo) or not self._inbox.empty()
+        return bool(self.todo or self._kept) or not self._inbox.empty()
 
     def _open_watch(self) -> Watch | None:
         """Be told what arrives. Without inotify the directory is read at every poll_interval."""
@@ -197,7 +200,7 @@ class Shift:
     def pause_length(self) -> float:
         """Seconds until the next pass, if there is no news."""
         now = self._now()
-        if self.todo:
+        if self.todo or self._kept:
             return 0.0
         dues = [self._rescan_at - now.mono]
         due = core.next_due(self.state, now)
@@ -369,7 +372,7 @@ class Shift:
     def work(self) -> None:
         """Carry out what the core wants: ends first, then what frees slots, then what fills them."""
         runs = self.runs
-        while self.todo:
+        while self.todo or self._kept:
             todo, self.todo = self.todo, []
             claims: list[core.Claim] = []
             filings: list[core.File] = []
@@ -390,15 +393,21 @@ class Shift:
                         self._note_pause(None, "")
             if filings:
                 try:
-                    self._carry_out_filings(filings)
+                    self._keep(filings)
                 except BaseException:
                     # Ctrl-C, say. What has not been filed is filed in the next pass; twice does no harm.
-                    self.todo += [filing for filing in filings if filing.id in self.holds]
+                    kept = [filing.id for filing, _hold, _record in self._kept]
+                    left = [filing for filing in filings if filing.id in self.holds]
+                    self.todo += [filing for filing in left if filing.id not in kept]
                     raise
+                claims += [action for action in self.todo if isinstance(action, core.Claim)]
+                self.todo = [action for action in self.todo if not isinstance(action, core.Claim)]
             if claims:
                 self._carry_out_claims(claims)
             if starts:
                 self._carry_out_starts(runs, starts)
+            if self._kept and not any(isinstance(action, core.Start) for action in self.todo):
+                self._carry_out_filings()
 
     def _note_pause(self, until: float | None, task_id: str) -> None:
         try:
@@ -528,8 +537,13 @@ class Shift:
         if finished is None:
             return
         live, end = finished
-        log_path = None if live.hold.log is None else str(self.store.path / "logs" / live.hold.log)
-        end = dataclasses.replace(end, log_path=log_path)
+        if live.hold.log is not None:
+            end = End(
+                status=end.status,
+                output=end.output,
+                log_path=f"{self.store.path}/logs/{live.hold.log}",
+                attempt=end.attempt,
+            )
         if end.status.reason is ExitReason.UNKNOWN:
             words = "It ended while nobody could see how."
             execution = ExecutionResult(
@@ -553,16 +567,39 @@ class Shift:
             )
         )
 
-    def _carry_out_filings(self, filings: list[core.File]) -> None:
+    def _keep(self, filings: list[core.File]) -> None:
+        """Write what is to be filed. With durability "batch" the slots are free from then on: the next claims
+        make it durable too, in one go, and what is left of filing is done while the new runs run.
+        """
         batch = [(filing, self.holds[filing.id], self._record(filing)) for filing in filings]
+        if self.store.place.durability != "batch":
+            self._kept += batch
+            self._carry_out_filings()
+            return
+        errors = self.store.keep([(hold, record) for _filing, hold, record in batch])
+        for (filing, hold, record), error in zip(batch, errors, strict=True):
+            if error is not None:
+                self.faulted(error)
+                continue
+            self._kept.append((filing, hold, record))
+            self.feed(core.Recorded(filing.id))
+
+    def _carry_out_filings(self) -> None:
+        batch = list(self._kept)
         errors = self.store.file([(hold, record) for _filing, hold, record in batch])
         self._tell_quarantined()
-        for (filing, hold, record), error in zip(batch, errors, strict=True):
+        for item, error in zip(batch, errors, strict=True):
+            if item not in self._kept:
+                continue  # an observer has had it filed meanwhile
+            # Not all at once: what Ctrl-C leaves here is filed in the next pass.
+            self._kept.remove(item)
+            filing, hold, record = item
             if error is not None:
                 # The outcome is kept in memory, the slot stays used: filed again when the disk is well.
                 self.faulted(error)
                 continue
-            self.holds.pop(filing.id)
+            if self.holds.pop(filing.id, None) is None:
+                continue  # it was to be filed twice
             _live, _status, execution = self._results.pop(filing.id, (None, None, None))
             self.feed(core.Filed(filing.id))
             self._told_filed(filing, hold, record, execution)

@@ -25,6 +25,9 @@ class Phase(Enum):
     ENDING = auto()  # it has been told to end
     FILING = auto()  # it has ended, what came of it is not yet durable
 
+    # Each is one object. Enum's own is written in Python, and asked with each event.
+    __hash__ = object.__hash__
+
 
 @dataclass(slots=True)
 class Entry:
@@ -63,7 +66,9 @@ class State:
     reckoned: float = -math.inf
     entries: dict[str, Entry] = field(default_factory=dict)
     busy: set[str] = field(default_factory=set)
-    """Ids that use a slot."""
+    """Ids that use a slot, and those that are leaving theirs."""
+    leaving: set[str] = field(default_factory=set)
+    """Ids of `busy` whose outcome is written: their slot may be taken already."""
     ready: list[tuple[float, str]] = field(default_factory=list)
     delayed: list[tuple[float, str]] = field(default_factory=list)
     """By the monotonic clock: back-off."""
@@ -83,6 +88,11 @@ class State:
     def pending(self) -> int:
         """How many tasks are pending, as far as is known."""
         return len(self.entries) - len(self.busy)
+
+    @property
+    def used(self) -> int:
+        """How many slots are used."""
+        return len(self.busy) - len(self.leaving)
 
     @property
     def may_claim(self) -> bool:

@@ -6,7 +6,7 @@ same suite.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypeAlias
 
@@ -88,7 +88,10 @@ class Hold:
     """Its journal, from the claim until the start is noted."""
     adoption_fd: int | None = None
     """The lock that says that this Processor follows a job which still holds the task's own lock."""
+    written: bool = False
+    """What came of it is written, and has its name."""
     recorded: bool = False
+    """And that is durable."""
     moved: bool = False
     extra: dict[str, Any] = field(default_factory=dict)
 
@@ -128,8 +131,11 @@ class Store(Protocol):
         ...
 
     def unlock(self) -> None: ...
-    def submit(self, tasks: Sequence[Task]) -> None:
-        """Have them pending, durably and all at once visible one by one; TaskExists if an id is taken."""
+    def submit(self, tasks: Sequence[Task], made_up: Container[str] = ()) -> None:
+        """Have them pending, durably and all at once visible one by one; TaskExists if an id is taken.
+
+        Of ids that were `made_up` just now nobody has one.
+        """
         ...
 
     def pending(self) -> Iterator[str]:
@@ -167,6 +173,12 @@ class Store(Protocol):
 
     def finish_orphan(self, hold: Hold, state: TaskState) -> None:
         """Move an orphan whose outcome is known, or that was never begun, to where it belongs."""
+        ...
+
+    def keep(self, filings: Sequence[tuple[Hold, Record]]) -> list[OSError | None]:
+        """Write what came of attempts. It is durable when claim() or file() returns the next time without an
+        error; they are to be filed in any case.
+        """
         ...
 
     def file(self, filings: Sequence[tuple[Hold, Record]]) -> list[OSError | None]:

@@ -22,7 +22,7 @@ import contextlib
 import errno
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from logging import getLogger
 from typing import Any
 
@@ -73,6 +73,8 @@ class DirectoryStore:
         self._counts: dict[TaskState, tuple[int, float, int]] = {}
         self._held: dict[str, tuple[int, ...]] = {}
         """The tasks that we have claimed or taken over, and the descriptors of their locks."""
+        self._kept: list[Hold] = []
+        """Those whose outcome is written, and durable with the next claim."""
         self.unsettled = False
         """Something in progress has no living Processor, and cannot be had yet."""
 
@@ -97,6 +99,7 @@ class DirectoryStore:
             with contextlib.suppress(OSError):
                 self.place.disk.close(fd)
         self._held.clear()
+        self._kept.clear()
         self.place.disk.forget()
         self.presence.forget()
 
@@ -108,6 +111,7 @@ class DirectoryStore:
 
     def unlock(self) -> None:
         """See Store."""
+        self._kept.clear()
         self.presence.unlock()
 
     def pending(self) -> Iterator[str]:
@@ -153,9 +157,9 @@ class DirectoryStore:
 
     # ---- submitting ----
 
-    def submit(self, tasks: Sequence[Task]) -> None:
+    def submit(self, tasks: Sequence[Task], made_up: Container[str] = ()) -> None:
         """See Store. All content is on the disk before the first of them gets its name."""
-        self._refuse_known(tasks)
+        self._refuse_known(tasks, made_up)
         made: list[tuple[int, str | None]] = []
         spares: list[str | None] = []
         done: list[str] = []
@@ -203,14 +207,14 @@ class DirectoryStore:
             if not self.presence.is_seen:
                 self.place.disk.rest()
 
-    def _refuse_known(self, tasks: Sequence[Task]) -> None:
+    def _refuse_known(self, tasks: Sequence[Task], made_up: Container[str]) -> None:
         seen = set()
         for task in tasks:
             if task.id in seen:
                 raise TaskExists(task.id, "submitted twice in one call")
             seen.add(task.id)
             # In the direction in which tasks move: one that moves meanwhile is met further on.
-            if (state := self.where(task.id)) is not None:
+            if task.id not in made_up and (state := self.where(task.id)) is not None:
                 raise TaskExists(task.id, state)
 
     def _settle(self, made: list[tuple[int, str | None]]) -> None:
@@ -223,8 +227,7 @@ class DirectoryStore:
 
     def _ticket(self, task: Task, name: str, since: float) -> Ticket:
         retry_at = 0.0
-        notes = self.records.notes(task.id)
-        if notes:
+        if self.records.has_notes(task.id):
             history = self.history(task.id)
             if history.record is not None and history.record.state is TaskState.PENDING:
                 # A clock that has jumped must not put it off for ever.
@@ -262,14 +265,14 @@ class DirectoryStore:
         """Lock a pending task, and read it."""
         name = ticket.name
         try:
-            fd = self.files.open(TaskState.PENDING, name)
+            fd, found = self.files.open(TaskState.PENDING, name)
         except FileNotFoundError:
             return NotClaimed(state=self.where(ticket.id))
         except BadTask as why:
             self.files.quarantine(TaskState.PENDING, name, str(why))
             return NotClaimed(state=TaskState.QUARANTINE)
         try:
-            answer = self._take_open(fd, ticket, any_time)
+            answer = self._take_open(fd, found, ticket, any_time)
         except BaseException:
             self.place.disk.close(fd)
             raise
@@ -277,12 +280,11 @@ class DirectoryStore:
             self.place.disk.close(fd)
         return answer
 
-    def _take_open(self, fd: int, ticket: Ticket, any_time: bool) -> Hold | NotClaimed:
+    def _take_open(self, fd: int, found: os.stat_result, ticket: Ticket, any_time: bool) -> Hold | NotClaimed:
         name = ticket.name
         if not self.place.disk.lock(fd):
             # Another Processor is taking it, or something of an earlier run of it lives.
             return NotClaimed(later=True)
-        found = self.place.disk.fstat(fd)
         try:
             now = self.place.disk.stat(name, self.place.fds[TaskState.PENDING])
         except FileNotFoundError:
@@ -294,7 +296,7 @@ class DirectoryStore:
                 self.files.quarantine(TaskState.PENDING, name, f"duplicate id: a task of this id is {state}")
                 return NotClaimed(state=state)
         try:
-            task, _since = self.files.parse(fd, name)
+            task = self.files.parse(fd, name)
         except BadTask as why:
             self.files.quarantine(TaskState.PENDING, name, str(why))
             return NotClaimed(state=TaskState.QUARANTINE)
@@ -307,7 +309,12 @@ class DirectoryStore:
         # An attempt that the journal has begun while the task is pending was never started, since that waits
         # until both journal and rename are durable: it counts for nothing, and its number is not used again
         # unless a power loss has taken the line too.
-        history = self.history(ticket.id)
+        journal_fd, notes = self.records.begin_journal(ticket.id)
+        try:
+            history = self.records.history_of(ticket.id, notes)
+        except BaseException:
+            self.place.disk.close(journal_fd)
+            raise
         self._held[ticket.id] = (fd,)
         return Hold(
             id=ticket.id,
@@ -321,6 +328,7 @@ class DirectoryStore:
             since=ticket.since,
             claimed_at=time.time(),
             lock_fd=fd,
+            journal_fd=journal_fd,
         )
 
     def _begin(self, holds: Sequence[Hold]) -> OSError | None:
@@ -336,8 +344,8 @@ class DirectoryStore:
         opened: list[int] = []
         try:
             for hold in holds:
-                opened.append(self.records.open_journal(hold.id))
-                hold.journal_fd = opened[-1]
+                assert hold.journal_fd is not None
+                opened.append(hold.journal_fd)
                 note = journal.line(
                     event="claimed",
                     attempt=hold.attempt,
@@ -358,7 +366,17 @@ class DirectoryStore:
                     continue
                 else:
                     hold.moved = True
-            self.place.sync_files(opened, "attempts", TaskState.IN_PROGRESS, TaskState.PENDING)
+            places = ("attempts", TaskState.IN_PROGRESS, TaskState.PENDING)
+            kept, self._kept = self._kept, []
+            try:
+                self.place.sync_files(opened, *places, *(["results"] if kept else []))
+            except BaseException:
+                # Written anew when they are filed, see Records.keep().
+                for hold in kept:
+                    hold.written = False
+                raise
+            for hold in kept:
+                hold.recorded = True
         except OSError as error:
             for hold in holds:
                 self.records.leave_journal(hold)
@@ -393,6 +411,19 @@ class DirectoryStore:
 
     # ---- finishing ----
 
+    def keep(self, filings: Sequence[tuple[Hold, Record]]) -> list[OSError | None]:
+        """See Store."""
+        answers: list[OSError | None] = []
+        for group in self.place.groups(filings):
+            try:
+                self.records.write(group)
+            except OSError as error:
+                answers += [error.with_traceback(None)] * len(group)
+            else:
+                self._kept += [hold for hold, _record in group]
+                answers += [None] * len(group)
+        return answers
+
     def file(self, filings: Sequence[tuple[Hold, Record]]) -> list[OSError | None]:
         """See Store."""
         return [answer for group in self.place.groups(filings) for answer in self._file(group)]
@@ -400,6 +431,7 @@ class DirectoryStore:
     def _file(self, filings: Sequence[tuple[Hold, Record]]) -> list[OSError | None]:
         try:
             self.records.keep([filing for filing in filings if not filing[0].recorded])
+            self._kept = [hold for hold in self._kept if not hold.recorded]
             touched: list[str] = [TaskState.IN_PROGRESS]
             for hold, record in filings:
                 if not hold.moved:
@@ -451,7 +483,7 @@ class DirectoryStore:
     def _orphan(self, task_id: str, name: str) -> Orphan | None:
         place = TaskState.IN_PROGRESS
         try:
-            fd = self.files.open(place, name)
+            fd, found = self.files.open(place, name)
         except FileNotFoundError:
             return None
         except BadTask as why:
@@ -473,7 +505,7 @@ class DirectoryStore:
             self.place.disk.close(fd)
             return None
         try:
-            task, since = self.files.parse(fd, name)
+            task, since = self.files.parse(fd, name), found.st_mtime
         except (BadTask, YamlMissing):
             task, since = Task(id=task_id), time.time()
         if not alive:

@@ -13,9 +13,10 @@ import datetime as dt
 import math
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 from ..status import ExitStatus
@@ -139,32 +140,13 @@ class Task:
         said = fields.get("id", task_id)
         if said != task_id:
             raise BadTask(f"id is {said!r:.140}, but the file is named for {task_id!r}")
-        args = fields.get("args", fields.get("command"))
-        return cls(
-            id=task_id,
-            title=_text(fields, "title"),
-            type=_text(fields, "type"),
-            operation=_text(fields, "operation"),
-            targets=_words(fields, "targets") + _words(fields, "target"),
-            priority=Priority.read(fields.get("priority", "medium")),
-            dependencies=tuple(dict.fromkeys(map(check_id, _words(fields, "dependencies")))),
-            blocks=tuple(dict.fromkeys(map(check_id, _words(fields, "blocks")))),
-            tags=_words(fields, "tags"),
-            notes=_text(fields, "notes"),
-            created_at=_text(fields, "created_at"),
-            args=None if args is None else _args(args),
-            prompt=_optional_text(fields, "prompt"),
-            cwd=_optional_text(fields, "cwd"),
-            env=_env(fields.get("env")),
-            stdin=_optional_text(fields, "stdin"),
-            limits=_limits(fields.get("limits")),
-            timeout=_seconds(fields, "timeout"),
-            idle_timeout=_seconds(fields, "idle_timeout"),
-            max_attempts=_count(fields, "max_attempts"),
-            not_before=_moment(fields.get("not_before")),
-            auto_requeue=_flag(fields, "processor_auto_requeue"),
-            fields=dict(fields),
-        )
+        # Only what it says is read: of all that it may say, most tasks say very little.
+        said = {}
+        for name in fields:
+            known = _FIELDS.get(name)
+            if known is not None:
+                said[known[0]] = known[1](fields, name)
+        return cls(id=task_id, fields=dict(fields), **said)
 
     def ticket(self, name: str, since: float, not_before: float = 0.0) -> Ticket:
         """What the queue keeps of it."""
@@ -278,6 +260,7 @@ def check_id(task_id: object) -> str:
     return task_id
 
 
+@lru_cache(maxsize=64)  # it is asked several times on the way of one file
 def split_name(name: str) -> tuple[str, str] | None:
     """Task id and suffix of a file name in the queue, or None if it is none."""
     for suffix in _SUFFIXES:
@@ -289,7 +272,7 @@ def split_name(name: str) -> tuple[str, str] | None:
 
 def names_of(task_id: str) -> tuple[str, ...]:
     """The file names that a task may have."""
-    return tuple(task_id + suffix for suffix in _SUFFIXES)
+    return (f"{task_id}.json", f"{task_id}.yaml", f"{task_id}.yml")
 
 
 # ---- fields ----
@@ -408,6 +391,47 @@ def _moment(value: object) -> float:
         raise BadTask(
             f"not_before must be seconds since 1970 or like 2030-01-31T12:00:00Z, not {value!r:.80}"
         ) from None
+
+
+def _both_targets(fields: Mapping[str, Any], _name: str) -> tuple[str, ...]:
+    return _words(fields, "targets") + _words(fields, "target")
+
+
+def _command(fields: Mapping[str, Any], _name: str) -> tuple[str, ...] | None:
+    args = fields.get("args", fields.get("command"))
+    return None if args is None else _args(args)
+
+
+def _ids(fields: Mapping[str, Any], name: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(map(check_id, _words(fields, name))))
+
+
+# What a file may say: the attribute of Task that means it, and what reads it.
+_FIELDS: Final[dict[str, tuple[str, Callable[[Mapping[str, Any], str], Any]]]] = {
+    "title": ("title", _text),
+    "type": ("type", _text),
+    "operation": ("operation", _text),
+    "targets": ("targets", _both_targets),
+    "target": ("targets", _both_targets),
+    "priority": ("priority", lambda fields, name: Priority.read(fields[name])),
+    "dependencies": ("dependencies", _ids),
+    "blocks": ("blocks", _ids),
+    "tags": ("tags", _words),
+    "notes": ("notes", _text),
+    "created_at": ("created_at", _text),
+    "args": ("args", _command),
+    "command": ("args", _command),
+    "prompt": ("prompt", _optional_text),
+    "cwd": ("cwd", _optional_text),
+    "env": ("env", lambda fields, name: _env(fields[name])),
+    "stdin": ("stdin", _optional_text),
+    "limits": ("limits", lambda fields, name: _limits(fields[name])),
+    "timeout": ("timeout", _seconds),
+    "idle_timeout": ("idle_timeout", _seconds),
+    "max_attempts": ("max_attempts", _count),
+    "not_before": ("not_before", lambda fields, name: _moment(fields[name])),
+    "processor_auto_requeue": ("auto_requeue", _flag),
+}
 
 
 def plain_fields(fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -55,7 +55,7 @@ class TaskFiles:
             self.quarantine(place, name, "its name is no task id with .json, .yaml or .yml")
             return None
         try:
-            fd = self.open(place, name)
+            fd, found = self.open(place, name)
         except FileNotFoundError:
             self.complaints.pop(name, None)
             return None
@@ -66,7 +66,7 @@ class TaskFiles:
             self.complaints[name] = error.strerror or str(error)
             return None
         try:
-            task, since = self.parse(fd, name)
+            task, since = self.parse(fd, name), found.st_mtime
             # Half a YAML file may be a task too, and another one; half a JSON object is never one.
             if parts[1] != ".json" and time.time() - since < 60 and self._place.disk.is_being_written(fd):
                 raise BadTask("still being written")
@@ -90,8 +90,10 @@ class TaskFiles:
             return time.time() - self._place.disk.fstat(fd).st_mtime < 2.0
         return written
 
-    def open(self, place: str, name: str) -> int:
-        """Open what must be a plain file of ours, and nothing that only looks like one."""
+    def open(self, place: str, name: str) -> tuple[int, os.stat_result]:
+        """Open what must be a plain file of ours, and nothing that only looks like one; and what it looked
+        like.
+        """
         try:
             fd = self._place.disk.open_file(name, self._place.fds[place])
         except OSError as error:
@@ -113,7 +115,7 @@ class TaskFiles:
         except BaseException:
             self._place.disk.close(fd)
             raise
-        return fd
+        return fd, found
 
     def _finish_move(self, place: str, name: str, fd: int, found: os.stat_result) -> None:
         """A file with two names is half of a move in two steps, see Disk.rename_new(): the further one stays.
@@ -148,13 +150,12 @@ class TaskFiles:
         if named[-1] != place:
             raise FileNotFoundError(errno.ENOENT, "moved", name)
 
-    def parse(self, fd: int, name: str) -> tuple[Task, float]:
+    def parse(self, fd: int, name: str) -> Task:
+        """What the file of that name says, which is open."""
         parts = split_name(name)
         assert parts is not None
         content = self._place.disk.read(fd, MAX_FILE_BYTES + 1)
-        return Task.read(parts[0], parse(content, yaml=parts[1] != ".json")), self._place.disk.fstat(
-            fd
-        ).st_mtime
+        return Task.read(parts[0], parse(content, yaml=parts[1] != ".json"))
 
     def quarantine(self, place: str, name: str, reason: str) -> None:
         """Put away what is no task, with the reason beside it."""
@@ -214,8 +215,9 @@ class TaskFiles:
 
     def name_in(self, state: TaskState, task_id: str) -> str | None:
         """The file name of a task in a state, or None."""
+        exists, there = self._place.disk.exists, self._place.fds[state]
         for name in names_of(task_id):
-            if self._place.disk.exists(name, self._place.fds[state]):
+            if exists(name, there):
                 return name
         return None
 
@@ -226,11 +228,11 @@ class TaskFiles:
             if name is None:
                 continue
             try:
-                fd = self.open(state, name)
+                fd, _found = self.open(state, name)
             except (OSError, BadTask):
                 continue
             try:
-                return self.parse(fd, name)[0]
+                return self.parse(fd, name)
             except (OSError, BadTask, YamlMissing):
                 continue
             finally:

@@ -28,6 +28,7 @@ from fastproc.processor.core import (
     PauseUntil,
     Phase,
     RateLimitKnown,
+    Recorded,
     Settled,
     SlotsSet,
     Start,
@@ -109,6 +110,33 @@ def test_no_more_than_the_slots_are_claimed() -> None:
     desk.run("a")
     desk.end("a", Outcome.SUCCEEDED)
     assert claims(desk.feed(Filed("a"))) == ["c"]
+
+
+def test_the_slot_of_a_recorded_outcome_is_for_the_next_claim() -> None:
+    desk = Desk(slots=1)
+    desk.feed(*(Found(ticket(name, since=at)) for at, name in enumerate("abc")))
+    desk.run("a")
+    desk.end("a", Outcome.SUCCEEDED)
+
+    assert claims(desk.feed(Recorded("a"))) == ["b"]
+    assert desk.state.busy == {"a", "b"}, "it is filed yet"
+    assert claims(desk.feed(Recorded("a"), Tick())) == [], "one slot is given once"
+    assert desk.feed(Filed("a")) == [], "and was given already"
+    assert (desk.state.busy, desk.state.leaving) == ({"b"}, set())
+
+
+def test_a_recorded_outcome_gives_no_slot_to_what_runs_alone() -> None:
+    """Nor while the disk is not well: then it may have to be recorded anew."""
+    desk = Desk(slots=1)
+    desk.feed(Found(ticket("a")), Found(ticket("suspect", since=1.0, lost=2)))
+    desk.run("a")
+    desk.end("a", Outcome.SUCCEEDED)
+
+    assert desk.feed(Recorded("a")) == []
+    assert desk.feed(StoreFaulted(healthy=False)) == []
+    (again,) = desk.feed(StoreFaulted(healthy=True))
+    assert isinstance(again, File)
+    assert claims(desk.feed(Recorded("a"), Filed("a"))) == ["suspect"]
 
 
 @pytest.mark.parametrize(("slots", "claimed"), [(0, []), (3, ["c"])])

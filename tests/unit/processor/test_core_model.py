@@ -44,6 +44,7 @@ class World(RuleBasedStateMachine):
     def enter(self) -> None:
         self.store.lock(shared=False)
         self.holds: dict[str, Hold] = {}
+        self.kept: list[tuple[core.File, Hold, Record]] = []
         self.state = State(slots=self.slots, max_attempts=2, backoff=Backoff(base=1, cap=8))
         until = self.store.pause()
         if until is not None:
@@ -84,9 +85,10 @@ class World(RuleBasedStateMachine):
 
     def feed(self, event: core.Event) -> None:
         todo = core.step(self.state, event, Now(self.mono, self.wall))
-        while todo:
-            action = todo.pop(0)
-            for news in self.act(action):
+        while todo or self.kept:
+            # What is recorded is filed when nothing else is to be done, as a Shift does it.
+            told = self.act(todo.pop(0)) if todo else self.file(*self.kept.pop(0))
+            for news in told:
                 todo += core.step(self.state, news, Now(self.mono, self.wall))
 
     def act(self, action: core.Action) -> list[core.Event]:
@@ -107,7 +109,7 @@ class World(RuleBasedStateMachine):
                 hold.extra = {"runs": True}
                 return [core.Started(action.id)]
             case core.File():
-                return self.file(action)
+                return self.keep(action)
             case core.PauseUntil():
                 if self.store.broken is None:
                     self.store.note_pause(action.until, action.id)
@@ -118,7 +120,7 @@ class World(RuleBasedStateMachine):
                 assert action.id in self.running or action.id in self.holds
         return []
 
-    def file(self, filing: core.File) -> list[core.Event]:
+    def keep(self, filing: core.File) -> list[core.Event]:
         hold = self.holds[filing.id]
         assert filing.id not in self.running, "filed while it lives"
         record = Record(
@@ -130,6 +132,12 @@ class World(RuleBasedStateMachine):
             retry_at=filing.retry_at,
             limited=filing.limited,
         )
+        if self.store.keep([(hold, record)]) != [None]:
+            return [core.StoreFaulted(healthy=False)]
+        self.kept.append((filing, hold, record))
+        return [core.Recorded(filing.id)]
+
+    def file(self, filing: core.File, hold: Hold, record: Record) -> list[core.Event]:
         if self.store.file([(hold, record)]) != [None]:
             return [core.StoreFaulted(healthy=False)]
         del self.holds[filing.id]
@@ -294,6 +302,7 @@ class World(RuleBasedStateMachine):
             pending = entry.phase in (Phase.WAITING, Phase.DELAYED, Phase.READY)
             assert (name in self.state.busy) is not pending
             assert (name in self.holds) is not pending
+        assert not self.state.leaving, "all that was recorded is filed"
         for waiters in self.state.waiters.values():
             assert waiters <= self.state.entries.keys()
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from fastproc.processor import formats
-from fastproc.processor.formats import BadTask, YamlMissing, parse
+from fastproc.processor.formats import MAX_DEPTH, BadTask, YamlMissing, parse
 
 
 def test_json_and_yaml_say_the_same() -> None:
@@ -39,6 +39,16 @@ def test_a_few_aliases_are_welcome() -> None:
 BOMB = b"a: &a [x,x,x,x,x,x,x,x,x]\n" + b"".join(
     b"%c: &%c [%s]\n" % (name, name, b",".join([b"*%c" % (name - 1)] * 9)) for name in b"bcdefghi"
 )
+
+
+@pytest.mark.parametrize("innermost", ['"x"', "1", "null", "[]"])
+def test_what_is_nested_too_deep_is_refused_whatever_it_is(innermost: str) -> None:
+    def nested(depth: int) -> bytes:
+        return ('{"a":' + "[" * (depth - 1) + innermost + "]" * (depth - 1) + "}").encode()
+
+    assert parse(nested(MAX_DEPTH), yaml=False)
+    with pytest.raises(BadTask, match="nested deeper"):
+        parse(nested(MAX_DEPTH + 1), yaml=False)
 
 
 @pytest.mark.parametrize(
