@@ -181,7 +181,7 @@ def test_the_map_names_every_source_file_and_no_other() -> None:
 def test_one_place_reaps_one_signals_one_creates() -> None:
     """Besides the exceptions that ARCHITECTURE.md gives a reason for."""
     places = {
-        r"sys_waitid": {"proc.c", "spawn.c", "probe.c", "solo.c"},
+        r"sys_waitid": {"reap.c", "spawn.c", "probe.c", "solo.c"},
         r"sys_kill|sys_pidfd_send_signal": {
             "contain.c",
             "spawn.c",
@@ -199,6 +199,46 @@ def test_one_place_reaps_one_signals_one_creates() -> None:
         found = {name for name, text in sources.items() if re.search(rf"\b(?:{calls})\(", text)}
         assert found == allowed, calls
     assert not [name for name, text in sources.items() if re.search(r"\b(?:waitpid|wait4)\(", text)]
+
+
+# What internal.h says of calls that go up its list; references apart, which go everywhere.
+CALLS_UPWARD = {
+    ("turn.c", "batch.c", "fp_supervisor_batch_done"),
+    ("proc.c", "batch.c", "fp_batch_is_copy"),
+    ("proc.c", "batch.c", "fp_batch_lock"),
+    ("mailbox.c", "ask.c", "fp_proc_status"),
+    ("mailbox.c", "ask.c", "fp_proc_failure"),
+    ("mailbox.c", "proc.c", "fp_proc_free"),
+    ("fork.c", "slots.c", "fp_slots_close"),
+    ("probe.c", "cgroup.c", "fp_cgroup_available"),
+    ("probe.c", "cgroup.c", "fp_cgroup_dir"),
+    ("probe.c", "child.c", "fp_child_try"),
+}
+
+
+def test_calls_in_c_go_down_the_list_of_files() -> None:
+    """That of internal.h, which names every file that has a place in it, and the exceptions."""
+    directory = ROOT / "csrc" / "src"
+    order = re.findall(
+        r"^ \*     (\w+\.c) ", (directory / "internal.h").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    code = {
+        name: re.sub(r"/\*.*?\*/", "", (directory / name).read_text(encoding="utf-8"), flags=re.DOTALL)
+        for name in order
+    }
+    home = {
+        function: name
+        for name, text in code.items()
+        for function in re.findall(r"^\w[^\n=;(]*?\b(fp_\w+)\([^;{]*\) \{$", text, re.MULTILINE)
+    }
+    upward = {
+        (name, home[function], function)
+        for name, text in code.items()
+        for function in re.findall(r"\bfp_\w+", text)
+        if function in home and order.index(home[function]) < order.index(name)
+    }
+
+    assert {call for call in upward if not call[2].endswith(("_ref", "_unref"))} == CALLS_UPWARD
 
 
 def test_what_shows_the_invariants_exists() -> None:

@@ -262,3 +262,10 @@ const fp_person *fp_census_find(const fp_census *census, pid_t pid) {
         return NULL;
     return bsearch(&key, census->people, census->count, sizeof *census->people, by_pid);
 }
+
+bool fp_census_count_all(fp_census *census) {
+    int r;
+    while ((r = fp_census_step(census, 1024)) == 0)
+        ;
+    return r > 0;
+}

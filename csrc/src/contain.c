@@ -3,11 +3,11 @@
  * signalled, and how it is known to be empty.
  *
  * Processes that have been born are signalled here and, where a kernel lacks
- * cgroup.kill, in cgroup.c; births that hang in supervisor.c and spawn.c. A process is named by its pidfd, a group
- * by the pidfd of its leader (PIDFD_SIGNAL_PROCESS_GROUP, Linux 6.9), which
- * cannot hit a recycled number. Without these, numbers serve as long as the
- * leader is kept unreaped. Never by getpgid(2): a leader may have moved into
- * the group of its parent.
+ * cgroup.kill, in cgroup.c; births that hang in births.c, failed ones in
+ * spawn.c. A process is named by its pidfd, a group by the pidfd of its leader
+ * (PIDFD_SIGNAL_PROCESS_GROUP, Linux 6.9), which cannot hit a recycled number.
+ * Without these, numbers serve as long as the leader is kept unreaped. Never by
+ * getpgid(2): a leader may have moved into the group of its parent.
  *
  *   cgroup    nobody leaves it; cgroup.kill ends it; "populated 0" is the proof.
  *   session   the group, and what is found of those who left it: descendants,

@@ -13,6 +13,7 @@
  * one, not more often than every millisecond: a host that begins to ignore one
  * and starts a child within that time may hand it on.
  */
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -116,4 +117,17 @@ bool fp_sigchld_hold_back(uint64_t *ret_mask) {
 
 void fp_sigchld_let_in(const uint64_t *mask) {
     sys_rt_sigprocmask(SIG_SETMASK, mask, NULL);
+}
+
+/*
+ * All but those that libc keeps for itself, see nptl(7): with one of them it
+ * makes every thread change its ids when the host calls setuid(2), and would
+ * wait for ever for a thread that does not hear it.
+ */
+uint64_t fp_signals_of_the_host(void) {
+    uint64_t set = ~UINT64_C(0);
+
+    for (int sig = 32; sig < SIGRTMIN; sig++)
+        set &= ~(UINT64_C(1) << (sig - 1));
+    return set;
 }

@@ -1,5 +1,6 @@
 /*
- * fork.c: what a forked copy of the host must not keep.
+ * fork.c: how a forked copy of the host knows that it is one, and what it must
+ * not keep.
  *
  * A copy owns nothing, but fork(2) gives it all our descriptors: as long as it
  * holds our end of a pipe, a child that reads its input sees no end, and one
@@ -16,12 +17,57 @@
  * child has execve(2) close everything.
  */
 #include <errno.h>
+#include <sys/mman.h>
 #include <time.h>
 
 #include "internal.h"
 #include "sys.h"
 
 #define MOST_PATIENCE_S 1
+
+/* ---- is this a copy? ---------------------------------------------------------------- */
+
+/*
+ * Our pid, in a page that the kernel empties in a forked copy (MADV_WIPEONFORK,
+ * Linux 4.14): so every call can ask whether it is in one, for the price of a
+ * look at memory. NULL: the kernel is asked each time.
+ */
+static pthread_once_t own_pid_once = PTHREAD_ONCE_INIT;
+static _Atomic pid_t *own_pid_page;
+
+static void make_own_pid_page(void) {
+    void *page;
+    if (sys_mmap(sizeof(pid_t), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, &page) < 0)
+        return;
+    if (sys_madvise(page, sizeof(pid_t), MADV_WIPEONFORK) < 0)
+        sys_munmap(page, sizeof(pid_t));
+    else
+        own_pid_page = page;
+}
+
+pid_t fp_own_pid(void) {
+    pthread_once(&own_pid_once, make_own_pid_page);
+    if (!own_pid_page)
+        return sys_getpid();
+    pid_t pid = atomic_load_explicit(own_pid_page, memory_order_relaxed);
+    if (pid == 0) {
+        pid = sys_getpid();
+        atomic_store_explicit(own_pid_page, pid, memory_order_relaxed);
+    }
+    return pid;
+}
+
+/* An emulator may accept the advice and not follow it, see QEMU: copies that libc makes do not rely on it. */
+static void forget_own_pid(void) {
+    if (own_pid_page)
+        atomic_store_explicit(own_pid_page, 0, memory_order_relaxed);
+}
+
+bool fp_supervisor_is_copy(const fp_supervisor *supervisor) {
+    return supervisor->owner != fp_own_pid();
+}
+
+/* ---- what it closes ------------------------------------------------------------------ */
 
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
@@ -126,7 +172,7 @@ static void close_supervisor(fp_supervisor *supervisor) {
 }
 
 static void after_in_copy(void) {
-    fp_own_pid_forget();
+    forget_own_pid();
     for (fp_supervisor *supervisor = all; supervisor; supervisor = supervisor->fork_next) {
         close_births(supervisor->crew);
         if (supervisor->locked_for_fork)

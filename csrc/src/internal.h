@@ -2,25 +2,40 @@
  * internal.h: what the files of libfastproc promise one another, in the order
  * of their layers. Read it as the table of contents.
  *
- *     supervisor.c   the loop of one thread: starts, exits, deadlines, pipes
+ * Calls go down this list, but for a few: references are taken and given back
+ * everywhere; turn.c tells a batch of an end; proc.c asks a batch for its lock;
+ * mailbox.c asks how those stand of whom it has news; fork.c closes what slots.c
+ * has open; probe.c tries what others do.
+ *
+ *     supervisor.c   supervisors and crews: made, ended, referenced
+ *     loop.c         the loop of one thread, the only place where time passes
+ *     ask.c          how a process stands; signals, stopping, who is left
+ *     wait.c         threads that wait for a process
+ *     follow.c       those who read what it says
+ *     batch.c        queued starts, and who takes from them
+ *     start.c        a process comes under its supervisor, and is watched
  *     births.c       births that hang, and the thread that watches for them
- *     proc.c         one process from birth to done: reap, wait, signal, stop
+ *     turn.c         what is due for a process, and what follows from it
+ *     ladder.c       a process on the stop ladder
  *     stop.c         the stop ladder, a transition table; pure
+ *     places.c       what a supervisor keeps of each process: watches, times
+ *     proc.c         the handle of a process: references, lock, state
  *     contain.c      the set that descendants are kept in: session or cgroup
- *     census.c       who is alive, read from /proc in slices
  *     orphans.c      adopted orphans of our children
+ *     reap.c         the one reap, and what an exit means
  *     output.c       captured streams, input, idle clocks
  *     timer.c        a heap of processes by the time they next need a look
  *     mailbox.c      news for one consumer
- *     fork.c         what a forked copy of the host must not keep
  *     cgroup.c       leaves of the cgroup v2 tree
  *     spawn.c        the parent's half of a birth
  *     child.c        the child's half
  *     plan.c         from a spec to the plan that the child carries out
  *     spec.c         checks and copies a spec; the packed environment
  *     fdplan.c       orders descriptor moves; pure
+ *     census.c       who is alive, read from /proc in slices
  *     slots.c        low descriptors kept in reserve
  *     dispositions.c which signals this process ignores; SIGCHLD while we sleep
+ *     fork.c         is this a forked copy of the host? What it must not keep
  *     probe.c        what the kernel allows
  *     names.c        words
  *     sys.h          system calls, -errno
@@ -46,6 +61,14 @@
 #define FP_NEVER INT64_MAX
 #define FP_NO_INDEX UINT32_MAX
 
+static inline int64_t fp_after(int64_t now, int64_t length) {
+    return length >= FP_NEVER - now ? FP_NEVER : now + length;
+}
+
+static inline int64_t fp_earliest(int64_t a, int64_t b) {
+    return a < b ? a : b;
+}
+
 #define FP_HIDDEN __attribute__((visibility("hidden")))
 #pragma GCC visibility push(hidden)
 
@@ -55,6 +78,9 @@
 bool fp_can(int capability);
 
 /* ---- dispositions.c: which signals this process ignores ------------------ */
+
+/* What a thread of ours blocks. */
+uint64_t fp_signals_of_the_host(void);
 
 /* A descriptor that makes the question cheap, or -errno. */
 int fp_dispositions_open(void);
@@ -208,6 +234,8 @@ fp_stop_action fp_stop_step(fp_rung *rung, fp_stop_event event);
 /* ---- mailbox.c ----------------------------------------------------------- */
 
 fp_mailbox *fp_mailbox_ref(fp_mailbox *mailbox);
+/* One reference less, that of a process for one; frees with the last. */
+void fp_mailbox_unref(fp_mailbox *mailbox);
 /* Does anybody want to hear of news at once? */
 bool fp_mailbox_is_listened_to(fp_mailbox *mailbox);
 /* Add `what` to the news about `proc`, under the lock of its supervisor. */
@@ -316,6 +344,8 @@ void fp_census_init(fp_census *census);
 void fp_census_done(fp_census *census);
 /* Go on, or begin: looks at about `n` processes. 1 once a whole one has been made, 0 before; -errno: given up. */
 int fp_census_step(fp_census *census, uint32_t n);
+/* A whole census in one go. */
+bool fp_census_count_all(fp_census *census);
 const fp_person *fp_census_find(const fp_census *census, pid_t pid);
 
 /* ---- output.c: captured streams ------------------------------------------- */
@@ -400,7 +430,7 @@ void fp_stream_describe(const fp_stream *stream, fp_output *ret_output);
 size_t fp_stream_copy(const fp_stream *stream, uint64_t offset, uint64_t *ret_from, uint8_t *buffer, size_t n);
 size_t fp_stream_copy_all(const fp_stream *stream, uint8_t *buffer, size_t n);
 
-/* ---- proc.c: one process --------------------------------------------------- */
+/* ---- proc.c: the handle of one process ---------------------------------------- */
 
 /* The futex word: the state in the low bits, and who cares. */
 enum {
@@ -409,7 +439,7 @@ enum {
     FP_WORD_WAITERS = 0x10,
 };
 
-typedef struct fp_batch fp_batch; /* starts that wait together, see supervisor.c */
+typedef struct fp_batch fp_batch; /* starts that wait together, see batch.c */
 
 /* A descendant outside the group, followed by identity; session containment only. */
 typedef struct fp_tracked {
@@ -509,30 +539,25 @@ static inline int fp_proc_state(const fp_proc *proc) {
     return (int)(atomic_load_explicit(&proc->word, memory_order_acquire) & FP_WORD_STATE);
 }
 
+/* With its lock held: */
+
+/* Is the caller a forked copy of the process that made it? `supervisor` is its own, or NULL. */
+bool fp_proc_is_copy(const fp_proc *proc, const fp_supervisor *supervisor);
+/* Change the state and what else the futex word says; wake who waits for it. */
+void fp_proc_tell(fp_proc *proc, int state, uint32_t flags);
+void fp_proc_describe(const fp_proc *proc, fp_exit *ret_exit);
+void fp_proc_close_pidfd(fp_proc *proc);
+
+/* ---- reap.c: the one reap, and what an exit means ------------------------------ */
+
+/* Collect the exit if there is one. True: the status is known, as far as it ever will be. For fp_proc_try_exit(). */
+bool fp_proc_reap(fp_proc *proc);
+/* The zombie that was kept for its number is needed no more. */
+void fp_proc_bury(fp_proc *proc);
+/* The reason of an end that was reaped just now. */
+uint8_t fp_proc_why_it_ended(fp_proc *proc);
 /* Reap a child that is no process of ours; see orphans.c. False: it is not dead, or not to be had. */
 bool fp_orphan_collect(pid_t pid, fp_exit *ret_exit);
-
-/* The rest with the lock of the supervisor held. */
-
-/* Bring it into the world and under `supervisor`, whose lock is let go meanwhile. */
-int fp_proc_start(fp_supervisor *supervisor, fp_proc *proc, const fp_spec *spec, fp_failure *reterr_failure);
-/* It will never start. */
-void fp_proc_fail(fp_proc *proc, const fp_failure *failure);
-/* Its time has come, or something has happened: look at everything and set the next time. */
-void fp_proc_turn(fp_proc *proc, int64_t now);
-/*
- * [supervisor thread] Most of a batch are short: by the time the next one runs the last one has ended, and was never
- * put under watch. Reap it, or watch for its exit from now on.
- */
-void fp_proc_look_at_young(fp_supervisor *supervisor, int64_t now);
-/* Its pidfd is readable. */
-void fp_proc_on_exit_event(fp_proc *proc, int64_t now);
-/* A captured stream (0, 1) or the input (2) is ready. */
-void fp_proc_on_stream_event(fp_proc *proc, int which, int64_t now);
-/* Its supervisor has no thread any more: who waits has to look for himself. */
-void fp_proc_rouse(fp_proc *proc);
-/* A census that `proc` waited for has been made. */
-void fp_proc_on_census(fp_proc *proc, int64_t now);
 
 /* ---- contain.c: the set that descendants are kept in ------------------------ */
 
@@ -560,7 +585,13 @@ void fp_orphans_reap(fp_supervisor *supervisor);
 /* A census has found this dead member of the session of `proc`: reap it if it has come to us. */
 void fp_orphan_found(fp_proc *proc, const fp_person *person);
 
-/* ---- fork.c ------------------------------------------------------------------- */
+/* ---- fork.c: forked copies of the host ------------------------------------------ */
+
+/* getpid(2), for less. */
+pid_t fp_own_pid(void);
+/* Is the caller a forked copy of the process that made it? The lock of a copy may be held for ever, by a thread that
+ * has not come along: it is not taken. */
+bool fp_supervisor_is_copy(const fp_supervisor *supervisor);
 
 /* From now on a forked copy of the host closes what this supervisor has open. */
 void fp_fork_enlist(fp_supervisor *supervisor);
@@ -603,10 +634,7 @@ void fp_birth_ends(fp_crew *crew, fp_birth_watch *birth);
 /* The last supervisor goes, and the watcher with it. */
 void fp_births_end(fp_crew *crew);
 
-/* ---- supervisor.c: one thread's loop ------------------------------------------ */
-
-/* What epoll tells us is a key, never a pointer: the place in the table, how often it was given away, and which descriptor. */
-enum { FP_KEY_PIDFD = 0, FP_KEY_OUT = 1, FP_KEY_ERR = 2, FP_KEY_IN = 3 };
+/* ---- supervisor.c: supervisors and crews ----------------------------------------- */
 
 typedef struct fp_place {
     fp_proc *proc;
@@ -665,10 +693,10 @@ struct fp_supervisor {
 };
 
 enum { FP_SCRATCH_BYTES = 256 << 10 };
-/* So long after its start, at the latest, the exit of a process is watched for. */
-#define FP_WATCH_LATER (2 * FP_NS_PER_MS)
+/* For `wakes_ns`: the loop turns. */
+#define FP_AWAKE INT64_MIN
 
-/* Take the lock as one who is not the loop: it is told when somebody has to wait, see give_way(). */
+/* Take the lock as one who is not the loop: it is told when somebody has to wait, see give_way() in loop.c. */
 static inline void fp_supervisor_lock(fp_supervisor *supervisor) {
     if (pthread_mutex_trylock(&supervisor->lock) == 0)
         return;
@@ -680,38 +708,113 @@ static inline void fp_supervisor_lock(fp_supervisor *supervisor) {
 
 fp_supervisor *fp_supervisor_ref(fp_supervisor *supervisor);
 void fp_supervisor_unref(fp_supervisor *supervisor);
-/* The same for the mailbox of a process. */
-void fp_mailbox_unref(fp_mailbox *mailbox);
-/* What a thread of ours blocks. */
-uint64_t fp_signals_of_the_host(void);
-/* getpid(2), for less. */
-pid_t fp_own_pid(void);
-/* In a copy, before anybody asks. */
-void fp_own_pid_forget(void);
-/* Is the caller a forked copy of the process that made it? The lock of a copy may be held for ever, by a thread that
- * has not come along: it is not taken. */
-bool fp_supervisor_is_copy(const fp_supervisor *supervisor);
-bool fp_batch_is_copy(const fp_batch *batch);
 
-/* With the lock held: */
+/*
+ * From here on all with the lock of the supervisor held.
+ */
+
+/* ---- places.c: what a supervisor keeps of each process ----------------------------- */
+
+/* What epoll tells us is a key, never a pointer: the place in the table, how often it was given away, and which descriptor. */
+enum { FP_KEY_PIDFD = 0, FP_KEY_OUT = 1, FP_KEY_ERR = 2, FP_KEY_IN = 3 };
+/* The one key that means no process: somebody has kicked the loop. */
+#define FP_KEY_KICK UINT64_MAX
+/* News of a batch are told after so long at the latest. */
+#define FP_UNHEARD_FOR (5 * FP_NS_PER_MS)
 
 /* Give `proc` a place, and make sure that its timer can be set. */
 int fp_supervisor_admit(fp_supervisor *supervisor, fp_proc *proc);
 void fp_supervisor_dismiss(fp_supervisor *supervisor, fp_proc *proc);
+/* The process that a key means, or NULL if it has gone meanwhile. */
+fp_proc *fp_supervisor_find(const fp_supervisor *supervisor, uint64_t key);
 /* Watch a descriptor of `proc`; -errno if epoll has no room. */
 int fp_supervisor_watch(fp_supervisor *supervisor, fp_proc *proc, int fd, int key, uint32_t events);
 void fp_supervisor_unwatch(fp_supervisor *supervisor, int fd);
 /* Look at `proc` at `when_ns`. */
 void fp_supervisor_set_timer(fp_supervisor *supervisor, fp_proc *proc, int64_t when_ns);
-/* Post news about `proc`, at once or, in a batch, soon. */
-void fp_supervisor_post(fp_supervisor *supervisor, fp_proc *proc, uint32_t what);
 /* See that the loop turns soon. */
 void fp_supervisor_kick(fp_supervisor *supervisor);
+/* Post news about `proc`, at once or, in a batch, soon. */
+void fp_supervisor_post(fp_supervisor *supervisor, fp_proc *proc, uint32_t what);
+/*
+ * While starts are queued, those who wait for the ends are woken for many of
+ * them at a time: each wake takes a CPU from the starts. See fp_mailbox_post_later().
+ * What comes after a silence is told at once: who waits for slow ones does not wait longer.
+ */
+void fp_supervisor_tell_unheard(fp_supervisor *supervisor);
+
+/* ---- ladder.c: a process on the stop ladder ------------------------------------------ */
+
+/* The first wait before another look at who is left; the later ones grow. */
+enum { FP_FIRST_GAP_US = 500 };
+
+/* One step; fp_proc_turn() must follow, or the timer be set. */
+void fp_proc_climb(fp_proc *proc, fp_stop_event event, int64_t now);
+/* The first step, with the grace that it has, because of `reason`. */
+void fp_proc_ask_to_stop(fp_proc *proc, int reason, int64_t now);
+
+/* ---- turn.c: what is due for a process ------------------------------------------------- */
+
+/* Its time has come, or something has happened: look at everything and set the next time. */
+void fp_proc_turn(fp_proc *proc, int64_t now);
+/* Collect the exit if it is there, and see to all that follows from it. True: it was, and fp_proc_turn() must follow. */
+bool fp_proc_try_exit(fp_supervisor *supervisor, fp_proc *proc, int64_t now);
+/* When the next turn is due by what is known now. */
+int64_t fp_proc_next_look(const fp_proc *proc, int64_t now);
+/* No event will tell of its exit: look by ourselves, soon and then less often. */
+void fp_proc_look_again(fp_proc *proc, int64_t now);
+/* Hear of the exit by epoll, or, where there is no pidfd or no room, by looking. */
+void fp_proc_watch_exit(fp_supervisor *supervisor, fp_proc *proc, int64_t now);
+void fp_proc_unwatch_exit(fp_supervisor *supervisor, fp_proc *proc);
+/* The same for a captured stream (0, 1), */
+void fp_proc_watch_stream(fp_supervisor *supervisor, fp_proc *proc, int which);
+/* and for the input: ready for writing is told at once if it is so already. */
+void fp_proc_watch_input(fp_supervisor *supervisor, fp_proc *proc);
+/* Its pidfd is readable. */
+void fp_proc_on_exit_event(fp_proc *proc, int64_t now);
+/* A captured stream (0, 1) or the input (2) is ready. */
+void fp_proc_on_stream_event(fp_proc *proc, int which, int64_t now);
+/* A census that `proc` waited for has been made. */
+void fp_proc_on_census(fp_proc *proc, int64_t now);
+/* Nobody lends the supervisor a thread: the waiter turns this process by itself, now and then. */
+void fp_proc_drive(fp_supervisor *supervisor, fp_proc *proc);
+
+/* ---- start.c: a process comes under its supervisor --------------------------------------- */
+
+/* So long after its start, at the latest, the exit of a process is watched for. */
+#define FP_WATCH_LATER (2 * FP_NS_PER_MS)
+
+/* Bring it into the world and under `supervisor`, whose lock is let go meanwhile. */
+int fp_proc_start(fp_supervisor *supervisor, fp_proc *proc, const fp_spec *spec, fp_failure *reterr_failure);
+/* It will never start. */
+void fp_proc_fail(fp_proc *proc, const fp_failure *failure);
+/*
+ * [supervisor thread] Most of a batch are short: by the time the next one runs the last one has ended, and was never
+ * put under watch. Reap it, or watch for its exit from now on.
+ */
+void fp_proc_look_at_young(fp_supervisor *supervisor, int64_t now);
+
+/* ---- batch.c: queued starts ----------------------------------------------------------------- */
+
+/* Without any lock: */
+void fp_batch_unref(fp_batch *batch);
+pthread_mutex_t *fp_batch_lock(fp_batch *batch);
+/* As fp_supervisor_is_copy(). */
+bool fp_batch_is_copy(const fp_batch *batch);
+
+/* Start what may be started, a few at a time. True if there is more. */
+bool fp_supervisor_run_queue(fp_supervisor *supervisor);
+/* Does anybody wait for his turn? Then there is work here that nobody who is told has to ask for. */
+bool fp_supervisor_has_queued(const fp_supervisor *supervisor);
+/* Take part in nothing any more, for ever: what nobody else would start has failed. */
+void fp_supervisor_drop_shares(fp_supervisor *supervisor);
 /* A process of this batch is done: its place is free for the next. */
 void fp_supervisor_batch_done(fp_supervisor *supervisor, fp_proc *proc);
 
-void fp_batch_unref(fp_batch *batch);
-pthread_mutex_t *fp_batch_lock(fp_batch *batch);
+/* ---- wait.c: threads that wait ----------------------------------------------------------------- */
+
+/* Its supervisor has no thread any more: who waits has to look for himself. */
+void fp_proc_rouse(fp_proc *proc);
 
 #pragma GCC visibility pop
 #endif

@@ -2,7 +2,7 @@
  * solo.c: a process that belongs to its caller alone: no supervisor watches
  * it, no thread, no table. Its start, its identity, its one reap, its signals.
  *
- * fp_solo_reap() is the one place that waits for such a process, as proc.c is
+ * fp_solo_reap() is the one place that waits for such a process, as reap.c is
  * for those of a supervisor. Several threads may be in it: one gets the status
  * from the kernel, the others are told ECHILD and have to find out whether it
  * was one of us or a stranger, who was faster.

@@ -283,7 +283,7 @@ static void plan_signals(struct birth *birth, bool cleared) {
 
 /*
  * Collect a child that has failed before execve(2). Returns the signal that
- * killed it, or 0. Beside proc.c the only place that waits for a child: nobody
+ * killed it, or 0. Beside reap.c the only place that waits for a child: nobody
  * has heard of this one.
  */
 static int reap_unborn(struct birth *birth) {

@@ -1,6 +1,6 @@
 /*
  * stop.c: the stop ladder as a table. (rung, event) gives the next rung and
- * what to do; no clock, no signal, no process. proc.c carries it out.
+ * what to do; no clock, no signal, no process. ladder.c carries it out.
  *
  *                ASK            NOW            TIME              CLEARED
  *   NONE         ask, ASKED     kill, KILLED   -                 EMPTY

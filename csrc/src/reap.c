@@ -1,0 +1,152 @@
+/*
+ * reap.c: the one reap, and what an exit means.
+ *
+ * fp_proc_reap() is the one place that waits for a child. Who comes first
+ * reaps, a thread in fp_proc_wait() or the supervisor, always under the lock of
+ * the process; all others are told. Nothing is made up: a status that somebody
+ * else has taken is asked for once more, and otherwise called unknown.
+ */
+#include <errno.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+
+#include "internal.h"
+#include "sys.h"
+
+enum { LOST_STATUS_LOOKS = 20 };
+
+/* Numbers are needed for the ladder, so the leader stays a zombie until the group is cleared. */
+static bool must_stay_zombie(const fp_proc *proc) {
+    return proc->rung != FP_RUNG_NONE && proc->rung != FP_RUNG_EMPTY && !proc->leaf && proc->lead != FP_LEAD_NOTHING &&
+           !fp_can(FP_CAP_PIDFD_GROUP) && fp_can(FP_CAP_PROCFS);
+}
+
+static void take_usage(fp_proc *proc, const struct rusage *usage) {
+    proc->usage = (fp_usage){
+        .user_us = usage->ru_utime.tv_sec * INT64_C(1000000) + usage->ru_utime.tv_usec,
+        .system_us = usage->ru_stime.tv_sec * INT64_C(1000000) + usage->ru_stime.tv_usec,
+        .max_rss_bytes = usage->ru_maxrss * INT64_C(1024),
+        .minor_faults = usage->ru_minflt,
+        .major_faults = usage->ru_majflt,
+        .blocks_in = usage->ru_inblock,
+        .blocks_out = usage->ru_oublock,
+        .voluntary_switches = usage->ru_nvcsw,
+        .involuntary_switches = usage->ru_nivcsw,
+    };
+}
+
+/* A status as wait(2) packs it. */
+static void take_packed_status(fp_proc *proc, int32_t status) {
+    if (WIFEXITED(status)) {
+        proc->code = (int16_t)WEXITSTATUS(status);
+    } else {
+        proc->signal = (int16_t)WTERMSIG(status);
+        if (WCOREDUMP(status))
+            proc->flags |= FP_EXIT_CORE_DUMPED;
+    }
+}
+
+/*
+ * Somebody else has reaped it, or the host ignores SIGCHLD. The kernel keeps
+ * the status with the pidfd (PIDFD_INFO_EXIT, Linux 6.15); it appears a moment
+ * after the pidfd has turned readable. Elsewhere the status is unknown, and is
+ * called so.
+ */
+static bool ask_for_lost_status(fp_proc *proc) {
+    proc->reaped = true;
+    proc->flags |= FP_EXIT_FOREIGN;
+    if (proc->pidfd >= 0 && fp_can(FP_CAP_PIDFD_INFO)) {
+        fp_pidfd_info info = {.mask = FP_PIDFD_INFO_EXIT};
+        int r = sys_ioctl(proc->pidfd, FP_PIDFD_GET_INFO, &info);
+        if (r >= 0 && (info.mask & FP_PIDFD_INFO_EXIT)) {
+            take_packed_status(proc, info.exit_code);
+            return true;
+        }
+        proc->lost = true;
+        if (proc->lost_looks++ < LOST_STATUS_LOOKS)
+            return false;
+    }
+    proc->end_reason = FP_REASON_UNKNOWN;
+    return true;
+}
+
+bool fp_proc_reap(fp_proc *proc) {
+    siginfo_t info;
+    struct rusage usage;
+    bool keep = must_stay_zombie(proc);
+    bool by_pidfd = proc->pidfd >= 0 && fp_can(FP_CAP_PIDFD_WAIT);
+
+    if (proc->lost)
+        return ask_for_lost_status(proc);
+    memset(&info, 0, sizeof info);
+    memset(&usage, 0, sizeof usage);
+    int options = WEXITED | WNOHANG | (keep ? WNOWAIT : 0);
+    int r = sys_waitid(by_pidfd ? FP_P_PIDFD : P_PID, by_pidfd ? proc->pidfd : proc->pid, &info, options, &usage);
+    /* The host has closed our descriptor: then by its number, which is good until it is reaped. */
+    if (r == -EBADF && by_pidfd)
+        r = sys_waitid(P_PID, proc->pid, &info, options, &usage);
+    if (r == -ECHILD)
+        return ask_for_lost_status(proc);
+    if (r < 0 || info.si_pid == 0)
+        return false;
+    proc->reaped = !keep;
+    take_usage(proc, &usage);
+    if (info.si_code == CLD_EXITED) {
+        proc->code = (int16_t)info.si_status;
+    } else {
+        proc->signal = (int16_t)info.si_status;
+        if (info.si_code == CLD_DUMPED)
+            proc->flags |= FP_EXIT_CORE_DUMPED;
+    }
+    return true;
+}
+
+void fp_proc_bury(fp_proc *proc) {
+    siginfo_t info;
+    if (proc->reaped || proc->pid <= 0)
+        return;
+    bool by_pidfd = proc->pidfd >= 0 && fp_can(FP_CAP_PIDFD_WAIT);
+    sys_waitid(by_pidfd ? FP_P_PIDFD : P_PID, by_pidfd ? proc->pidfd : proc->pid, &info, WEXITED | WNOHANG, NULL);
+    proc->reaped = true;
+}
+
+/* Reap an orphan that has come to us; it never was a process of ours. For orphans.c. */
+bool fp_orphan_collect(pid_t pid, fp_exit *ret_exit) {
+    fp_proc orphan = {.pid = pid, .pidfd = -1, .code = -1};
+    if (!fp_proc_reap(&orphan) || (orphan.flags & FP_EXIT_FOREIGN))
+        return false;
+    *ret_exit = (fp_exit){
+        .state = FP_STATE_DONE,
+        .reason = orphan.signal ? FP_REASON_SIGNALED : FP_REASON_EXITED,
+        .code = orphan.code,
+        .signal = orphan.signal,
+        .flags = orphan.flags,
+        .pid = pid,
+        .ended_ns = fp_now_ns(),
+        .usage = orphan.usage,
+    };
+    return true;
+}
+
+uint8_t fp_proc_why_it_ended(fp_proc *proc) {
+    int64_t cpu_us = proc->usage.user_us + proc->usage.system_us;
+    bool killed_by_us = proc->rung == FP_RUNG_KILLED || proc->rung == FP_RUNG_GIVEN_UP;
+
+    if (proc->end_reason == FP_REASON_UNKNOWN)
+        return proc->reason ? proc->reason : FP_REASON_UNKNOWN;
+    if (proc->reason)
+        return proc->reason;
+    if (proc->signal == SIGXCPU && proc->cpu_limited)
+        return FP_REASON_CPU_LIMIT;
+    /*
+     * At the hard limit the kernel sends SIGKILL, see getrlimit(2). It counts the ticks that hit the process, the
+     * usage is exact: with four busy processes a CPU it was killed at 0.72 of its limit (6.18).
+     */
+    if (proc->signal == SIGKILL && proc->cpu_limited && cpu_us >= proc->cpu_limit_s * 500000)
+        return FP_REASON_CPU_LIMIT;
+    if (proc->signal == SIGKILL && !killed_by_us && proc->leaf && fp_leaf_oom_kills(proc->leaf))
+        return FP_REASON_OOM;
+    return proc->signal ? FP_REASON_SIGNALED : FP_REASON_EXITED;
+}

@@ -1,0 +1,168 @@
+/*
+ * test_supervise_streams.c: what real processes are fed and what they say:
+ * followers, limits, the end of a stream.
+ */
+#include "supervise.h"
+
+static void input_goes_through(void) {
+    enum { SIZE = 500000 };
+    uint8_t *input = malloc(SIZE), *output = malloc(SIZE);
+    for (int i = 0; i < SIZE; i++)
+        input[i] = (uint8_t)(i * 31 >> 4);
+    fp_proc *proc = start(us.of[0], SHELL("exec cat", .stdio = {{FP_STDIO_PIPE}, {FP_STDIO_PIPE}}, .input = input,
+                                          .input_bytes = SIZE, .head_bytes = SIZE, .tail_bytes = 1));
+    CHECK_EQ(fp_proc_wait(proc, FP_STATE_DONE, LONG, NULL), 0);
+    CHECK_EQ(fp_proc_output_copy(proc, 1, output, SIZE), SIZE);
+    CHECK(memcmp(input, output, SIZE) == 0);
+    fp_output what;
+    CHECK_EQ(fp_proc_output(proc, 1, &what), 0);
+    CHECK(what.ended && what.complete);
+    CHECK_EQ(fp_proc_output(proc, 2, &what), -EINVAL);
+    CHECK_EQ(fp_proc_output(proc, 0, &what), -EINVAL);
+    CHECK_EQ(fp_proc_output_copy(proc, 2, output, SIZE), -EINVAL);
+    fp_proc_free(proc);
+    /* Nobody reads it. */
+    proc =
+        start(us.of[0], SHELL("exec <&-; exit 5", .stdio[0].kind = FP_STDIO_PIPE, .input = input, .input_bytes = SIZE));
+    CHECK_EQ(ended(proc).code, 5);
+    free(input);
+    free(output);
+}
+
+/* Followed from birth: nothing is lost to who comes late, and the end is told though somebody holds the pipe. */
+static void who_is_followed_from_birth_waits_for_us(void) {
+    enum { SIZE = 600000 };
+    fp_mailbox *mailbox;
+    uint64_t offset = 0, heard = 0;
+    char buffer[5000];
+    bool told = false;
+    CHECK_EQ(fp_mailbox_new(&mailbox), 0);
+    const fp_spec *spec =
+        SHELL("head -c 600000 /dev/zero | tr '\\0' x; sleep 100 & exit 0", CAPTURED, .mailbox = mailbox, .token = 77,
+              .head_bytes = 1000, .tail_bytes = 3000, .flags = FP_FOLLOW_STDOUT | FP_FOLLOW_STDERR | FP_KEEP_LEFTOVERS);
+    fp_proc *proc;
+    CHECK_EQ(fp_spawn_many(us.of, 2, &spec, 1, 0, &proc), 0);
+    CHECK_EQ(fp_procs_wait_started(&proc, 1, LONG), 0);
+    nap(50 * MS); /* for as much as it can write unread */
+    int64_t r;
+    while ((r = fp_proc_read(proc, 1, &offset, buffer, sizeof buffer, LONG)) > 0) {
+        heard += (uint64_t)r;
+        for (int64_t i = 0; i < r; i++)
+            CHECK_EQ(buffer[i], 'x');
+    }
+    CHECK_EQ(r, 0);
+    CHECK_EQ(heard, SIZE);
+    CHECK_EQ(offset, SIZE);
+    CHECK_EQ(fp_proc_wait(proc, FP_STATE_EXITED, LONG, NULL), 0);
+    /* The reader was told of the end before this: by a news that came with it or after the exit. */
+    for (int64_t until = now_ns() + LONG; !told && now_ns() < until;) {
+        fp_news news;
+        fp_output output;
+        if (fp_mailbox_take(mailbox, &news, 1, LONG) != 1)
+            continue;
+        CHECK_EQ(news.token, 77);
+        CHECK_EQ(fp_proc_output(proc, 1, &output), 0);
+        told = news.what & FP_NEWS_OUTPUT && output.ended && !output.complete;
+    }
+    CHECK(told);
+    CHECK_EQ(fp_proc_stop(proc, FP_REASON_TERMINATED, -1, 0), 0);
+    ended(proc);
+    mailbox = fp_mailbox_free(mailbox);
+}
+
+/* A reader who follows hears each byte, whatever is kept. */
+static void a_follower_hears_all_with(uint64_t head, uint64_t tail) {
+    enum { SIZE = 600000 };
+    uint64_t offset = 0, sum = 0, heard = 0;
+    char buffer[5000];
+    int gate[2];
+    CHECK_EQ(pipe2(gate, O_CLOEXEC), 0);
+    fp_fd_map map = {.source = gate[0], .target = 8};
+    fp_proc *proc =
+        start(us.of[0], SHELL("read x <&8; for i in 0 1 2 3 4 5; do head -c 100000 /dev/zero | tr '\\0' $i; done",
+                              CAPTURED, .head_bytes = head, .tail_bytes = tail, .fds = &map, .n_fds = 1));
+    CHECK_EQ(fp_proc_follow(proc, 1, 1), 0);
+    CHECK_EQ(write(gate[1], "\n", 1), 1);
+    close(gate[0]);
+    close(gate[1]);
+    CHECK_EQ(fp_proc_follow(proc, 2, 1), -EINVAL);
+    CHECK_EQ(fp_proc_read(proc, 2, &offset, buffer, 1, 0), -EINVAL);
+    int64_t r;
+    while ((r = fp_proc_read(proc, 1, &offset, buffer, sizeof buffer, LONG)) > 0) {
+        heard += (uint64_t)r;
+        for (int64_t i = 0; i < r; i++)
+            sum += (uint64_t)(buffer[i] - '0');
+        CHECK_EQ(offset, heard);
+    }
+    CHECK_EQ(r, 0);
+    CHECK_EQ(heard, SIZE);
+    CHECK_EQ(sum, 15 * 100000);
+    ended(proc);
+}
+
+static void a_follower_hears_all(void) {
+    a_follower_hears_all_with(0, 0);
+    a_follower_hears_all_with(1000, 3000);
+    a_follower_hears_all_with(0, 100);
+    a_follower_hears_all_with(20000, 0);
+}
+
+/* Who stops following lets go on what waited for him. */
+static void a_follower_may_lose_interest(void) {
+    fp_output output = {0};
+    fp_proc *proc =
+        start(us.of[0], SHELL("head -c 600000 /dev/zero; exit 7", CAPTURED, .head_bytes = 100, .tail_bytes = 1000));
+    CHECK_EQ(fp_proc_follow(proc, 1, 1), 0);
+    CHECK_EQ(fp_proc_wait(proc, FP_STATE_EXITED, 50 * MS, NULL), -ETIMEDOUT);
+    CHECK_EQ(fp_proc_follow(proc, 1, 0), 0);
+    CHECK_EQ(fp_proc_wait(proc, FP_STATE_DONE, LONG, NULL), 0);
+    CHECK_EQ(fp_proc_output(proc, 1, &output), 0);
+    CHECK_EQ(output.total_bytes, 600000);
+    CHECK_EQ(ended(proc).code, 7);
+}
+
+static void reading_has_an_end_in_time(void) {
+    char buffer[8];
+    uint64_t offset = 0;
+    fp_proc *proc = start(us.of[0], SHELL("exec sleep 100", CAPTURED));
+    CHECK_EQ(fp_proc_read(proc, 1, &offset, buffer, sizeof buffer, 0), -ETIMEDOUT);
+    CHECK_EQ(fp_proc_read(proc, 1, &offset, buffer, sizeof buffer, 10 * MS), -ETIMEDOUT);
+    CHECK_EQ(fp_proc_read(proc, 1, &offset, buffer, 0, 0), -EINVAL);
+    CHECK_EQ(fp_proc_stop(proc, FP_REASON_TERMINATED, 0, 0), 0);
+    CHECK_EQ(fp_proc_read(proc, 1, &offset, buffer, sizeof buffer, LONG), 0);
+    ended(proc);
+}
+
+static void who_says_too_much_is_stopped(void) {
+    fp_exit exit = ended(start(us.of[0], SHELL("while :; do echo hello; done", CAPTURED, .max_output_bytes = 100000,
+                                               .flags = FP_STOP_AT_MAX_OUTPUT)));
+    CHECK_EQ(exit.reason, FP_REASON_OUTPUT_LIMIT);
+    /* Without the flag it is only not kept. */
+    exit = ended(start(us.of[0], SHELL("head -c 300000 /dev/zero", CAPTURED, .max_output_bytes = 1000)));
+    CHECK_EQ(exit.reason, FP_REASON_EXITED);
+    CHECK_EQ(exit.code, 0);
+}
+
+static void much_output_is_counted(void) {
+    fp_output output;
+    fp_proc *proc = start(us.of[0], SHELL("head -c 20000000 /dev/zero", CAPTURED));
+    CHECK_EQ(fp_proc_wait(proc, FP_STATE_DONE, LONG, NULL), 0);
+    CHECK_EQ(fp_proc_output(proc, 1, &output), 0);
+    CHECK_EQ(output.total_bytes, 20000000);
+    CHECK_EQ(output.kept_bytes, 256 << 10);
+    fp_proc_free(proc);
+}
+
+static void all_tests(void) {
+    WATCHED(input_goes_through);
+    WATCHED(who_is_followed_from_birth_waits_for_us);
+    WATCHED(a_follower_hears_all);
+    WATCHED(a_follower_may_lose_interest);
+    WATCHED(reading_has_an_end_in_time);
+    WATCHED(who_says_too_much_is_stopped);
+    WATCHED(much_output_is_counted);
+}
+
+int main(void) {
+    return with_our_crew(all_tests);
+}
