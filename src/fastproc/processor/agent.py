@@ -10,6 +10,7 @@ already: they may say that it was a rate limit or the turns, and never that an e
 from __future__ import annotations
 
 import json
+import os
 import re
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -25,6 +26,7 @@ from .executor import (
     bounded_text,
     check_task_env,
     make_command,
+    names_in,
     plain_verdict,
     run_env,
 )
@@ -77,7 +79,7 @@ class AgentExecutor:
 
     def __init__(
         self,
-        command: Sequence[str] = CLAUDE_CODE,
+        command: Sequence[str | os.PathLike[str]] = CLAUDE_CODE,
         *,
         cwd: str | None = None,
         env: Mapping[str, str] | None = None,
@@ -89,16 +91,34 @@ class AgentExecutor:
         tag: str = "fastproc-{task_id}",
         prompt: Callable[[Task], str] | None = None,
     ) -> None:
-        if _is_text(command) or len(command) == 0:
+        if not _is_words(command) or not command:
             raise TypeError(f"command must be a list of words such as ['claude', '-p'], not {command!r}")
+        if isinstance(max_turns, bool) or not isinstance(max_turns, int):
+            raise TypeError(f"max_turns must be a whole number, not {max_turns!r}")
         if max_turns < 1:
             raise ValueError(f"max_turns must be a whole number above 0, not {max_turns!r}")
-        self._command = tuple(command)
+        # The text "no" would count as true, and let the agent do anything.
+        if not isinstance(skip_permissions, bool):
+            raise TypeError(f"skip_permissions must be True or False, not {skip_permissions!r}")
+        if idle_timeout is not None:
+            if isinstance(idle_timeout, bool) or not isinstance(idle_timeout, (int, float)):
+                raise TypeError(f"idle_timeout must be a number of seconds or None, not {idle_timeout!r}")
+            if not idle_timeout > 0:
+                raise ValueError(f"idle_timeout must be above 0 seconds, not {idle_timeout!r}")
+        if not isinstance(tag, str):
+            raise TypeError(f"tag must be a str, not {tag!r}")
+        if prompt is not None and not callable(prompt):
+            raise TypeError(f"prompt must be a function that makes the prompt of a task, not {prompt!r}")
+        self._command = tuple(os.fspath(word) for word in command)
         self._cwd = cwd
         self._env = dict(env or {})
-        self._inherit = tuple(inherit)
+        self._inherit = names_in("inherit", inherit)
         self._max_turns = max_turns
-        self._tools = allowed_tools if isinstance(allowed_tools, str) else ",".join(allowed_tools)
+        self._tools = (
+            allowed_tools
+            if isinstance(allowed_tools, str)
+            else ",".join(names_in("allowed_tools", allowed_tools))
+        )
         self._skip_permissions = skip_permissions
         self.idle_timeout = idle_timeout
         self._tag = tag
@@ -138,8 +158,13 @@ class AgentExecutor:
         return agent_verdict(end, time.time())
 
 
-def _is_text(value: object) -> bool:
-    return isinstance(value, (str, bytes))
+def _is_words(value: object) -> bool:
+    """Whether it is a list of text, and not one text."""
+    return (
+        isinstance(value, Sequence)
+        and not isinstance(value, (str, bytes))
+        and all(isinstance(word, (str, os.PathLike)) for word in value)
+    )
 
 
 def assemble_prompt(task: Task) -> str:

@@ -13,13 +13,14 @@ import datetime as dt
 import math
 import os
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final, NamedTuple
 
 from ..status import ExitStatus
-from .formats import BadTask
+from .formats import MAX_DEPTH, BadTask
 
 # No separator, no leading dot or dash, nothing that a shell, a terminal or a file system could misread.
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z")
@@ -294,6 +295,16 @@ def names_of(task_id: str) -> tuple[str, ...]:
 
 # ---- fields ----
 
+# Beyond it a whole number is no float any more, and cannot be compared with the time.
+_MOST: Final = sys.float_info.max
+
+
+def _shown(value: object) -> str:
+    """A wrong value for people. One of thousands of digits cannot even be printed, see sys.int_info."""
+    if isinstance(value, int) and not -_MOST <= value <= _MOST:
+        return "a number of hundreds of digits"
+    return f"{value!r:.80}"
+
 
 def _text(fields: Mapping[str, Any], name: str) -> str:
     value = fields.get(name)
@@ -370,8 +381,8 @@ def _seconds(fields: Mapping[str, Any], name: str) -> float | None:
     value = fields.get(name)
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
-        raise BadTask(f"{name} must be a number of seconds above 0, not {value!r:.80}")
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= _MOST:
+        raise BadTask(f"{name} must be a number of seconds above 0, not {_shown(value)}")
     return float(value)
 
 
@@ -397,7 +408,7 @@ def _moment(value: object) -> float:
     """
     if value is None:
         return 0.0
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and -_MOST <= value <= _MOST:
         return float(value)
     try:
         moment = dt.datetime.fromisoformat(str(value))
@@ -406,24 +417,29 @@ def _moment(value: object) -> float:
         return moment.timestamp()
     except (ValueError, OverflowError):
         raise BadTask(
-            f"not_before must be seconds since 1970 or like 2030-01-31T12:00:00Z, not {value!r:.80}"
+            f"not_before must be seconds since 1970 or like 2030-01-31T12:00:00Z, not {_shown(value)}"
         ) from None
 
 
 def plain_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
     """What submit() was given, as values that JSON can say."""
-    return {str(name): _plain(name, value) for name, value in fields.items() if value is not None}
+    return {str(name): _plain(name, value, 1) for name, value in fields.items() if value is not None}
 
 
-def _plain(name: str, value: object) -> Any:
+def _plain(name: str, value: object, depth: int) -> Any:
+    # What formats.py would refuse in a file is refused here: nobody is told that such a task is queued.
     if isinstance(value, (bool, int, float, str)) or value is None:
+        if isinstance(value, float) and not math.isfinite(value):
+            raise BadTask(f"{name} has a number that is not finite: {value}")
         return str(value) if isinstance(value, StrEnum) else value
     if isinstance(value, (bytes, os.PathLike)):
         return os.fsdecode(value)
     if isinstance(value, (dt.datetime, dt.date)):
         return value.isoformat()
+    if depth >= MAX_DEPTH:
+        raise BadTask(f"{name} is nested deeper than {MAX_DEPTH}")
     if isinstance(value, Mapping):
-        return {str(key): _plain(name, item) for key, item in value.items()}
+        return {str(key): _plain(name, item, depth + 1) for key, item in value.items()}
     if isinstance(value, (Sequence, set, frozenset)):
-        return [_plain(name, item) for item in value]
+        return [_plain(name, item, depth + 1) for item in value]
     raise BadTask(f"{name} has a value that a task file cannot hold: {value!r:.80}")

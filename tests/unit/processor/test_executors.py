@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import signal
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -308,3 +309,51 @@ def test_broken_structure_is_only_words(junk: str) -> None:
 
 def test_an_execution_result_is_plain_values() -> None:
     assert json.loads(json.dumps(dataclasses.asdict(verdict(end(1, "x")))))["success"] is False
+
+
+# ---- what they are told ----
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"skip_permissions": "no"},
+        {"skip_permissions": None},
+        {"inherit": "HOME"},
+        {"inherit": [5]},
+        {"max_turns": 1.5},
+        {"max_turns": True},
+        {"max_turns": 0},
+        {"idle_timeout": -1},
+        {"idle_timeout": "60"},
+        {"allowed_tools": 5},
+        {"allowed_tools": ["Read", 5]},
+        {"command": "claude -p"},
+        {"command": ["claude", 5]},
+        {"command": []},
+        {"tag": 5},
+        {"prompt": "Mend it."},
+    ],
+    ids=str,
+)
+def test_an_agent_is_not_told_what_makes_no_sense(said: dict[str, Any]) -> None:
+    """Least of all that the text "no" means yes."""
+    with pytest.raises((TypeError, ValueError), match=next(iter(said))):
+        AgentExecutor(**said)
+
+
+@pytest.mark.parametrize("option", ["inherit", "allow", "allowed_programs"])
+@pytest.mark.parametrize("value", ["PATH", b"PATH", 5, ["PATH", 5]], ids=repr)
+def test_one_name_is_no_list_of_its_letters(option: str, value: Any) -> None:
+    with pytest.raises(TypeError, match=option):
+        CommandExecutor(**{option: value})
+
+
+def test_a_limit_that_is_not_known_is_named_with_those_that_are() -> None:
+    with pytest.raises(Refused, match=r"limits has no 'memry', only .*memory"):
+        CommandExecutor().prepare(task(args=["true"], limits={"memry": 1}), RUN)
+
+
+def test_an_agent_may_be_named_by_a_path() -> None:
+    command = AgentExecutor([Path("/opt/agent"), "-p"]).prepare(task(prompt="x"), RUN)
+    assert list(command.args) == ["/opt/agent", "-p"]
