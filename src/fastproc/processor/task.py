@@ -137,9 +137,11 @@ class Task:
             BadTask: a ValueError that names the field and what is wrong with it.
         """
         check_id(task_id)
-        said = fields.get("id", task_id)
-        if said != task_id:
-            raise BadTask(f"id is {said!r:.140}, but the file is named for {task_id!r}")
+        said = fields.get("id")
+        # Unquoted digits are a number in YAML.
+        if said is not None and said != task_id and (isinstance(said, bool) or str(said) != task_id):
+            hint = "" if isinstance(said, str) else "; an id that looks like a number needs quotes"
+            raise BadTask(f"id is {said!r:.140}, but the file is named for {task_id!r}{hint}")
         args = fields.get("args", fields.get("command"))
         return cls(
             id=task_id,
