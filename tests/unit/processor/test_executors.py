@@ -10,7 +10,16 @@ from typing import Any
 
 import pytest
 
-from fastproc.processor import AgentExecutor, CommandExecutor, End, ExecutionResult, Refused, Run, Task
+from fastproc.processor import (
+    AgentExecutor,
+    CommandExecutor,
+    End,
+    ExecutionResult,
+    RateLimit,
+    Refused,
+    Run,
+    Task,
+)
 from fastproc.processor.agent import agent_verdict, assemble_prompt
 from fastproc.processor.executor import bounded_text
 from fastproc.status import ExitReason, ExitStatus
@@ -272,6 +281,55 @@ def test_a_limit_that_was_overcome_is_none() -> None:
 def test_words_of_a_failed_run_may_tell_of_a_rate_limit(words: str, seconds: float | None) -> None:
     found = verdict(end(1, words))
     assert (found.rate_limited, found.retry_after) == (True, seconds)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        'File "client.py", line 429, in ask\nKeyError: 429',
+        "1429 tests, 1 failed",
+        '{"MAX_TURNS": "60", "ALLOWED_TOOLS": "Read"}',
+        "+ claude -p --max-turns 60\nerror: unknown option '--max-turns'",
+        "MAX_TURNS=60\nTraceback",
+    ],
+)
+def test_a_number_or_an_option_that_is_only_named_is_neither(words: str) -> None:
+    """The one would pause the whole queue, the other give the task up at once."""
+    found = verdict(end(1, words))
+    assert (found.success, found.rate_limited, found.max_turns_exceeded) == (False, False, False)
+    assert not found.permanent
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "Reached max turns (30)",
+        "Error: max turns reached",
+        "Maximum number of turns exceeded",
+        "error_max_turns",
+    ],
+)
+def test_turns_that_are_used_up_are_told_in_several_ways(words: str) -> None:
+    assert verdict(end(1, words)).max_turns_exceeded
+
+
+@pytest.mark.parametrize(
+    "words", ["HTTP/1.1 429", "status: 429", "status_code=429", "error 429", "429: retry later"]
+)
+def test_a_status_of_429_is_told_in_several_ways(words: str) -> None:
+    assert verdict(end(1, words)).rate_limited
+
+
+@pytest.mark.parametrize("name", ["retry_after", "resetsAt"])
+def test_a_wait_beyond_all_floats_is_no_number(name: str) -> None:
+    found = verdict(end(1, json.dumps({"rate_limited": True, name: 10**400})))
+    assert found.rate_limited
+    assert RateLimit().pause(found.retry_after) == RateLimit().usual
+
+
+def test_a_subtype_that_is_no_text_is_not_an_error_by_its_name() -> None:
+    said = {"type": "result", "subtype": None, "is_error": True}
+    assert verdict(end(0, json.dumps(said))).error == "The agent reports an error."
 
 
 def test_words_of_a_failed_run_may_tell_of_turns() -> None:
