@@ -9,6 +9,8 @@ import weakref
 from collections.abc import Callable
 
 _DEADLINE = "deadline"
+_MOST = 9.2e9
+"""Seconds that the clock can still hold; more is for ever, as for a command."""
 
 
 class CancelToken:
@@ -29,7 +31,7 @@ class CancelToken:
         if timeout is not None:
             if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
                 raise TypeError(f"timeout must be a number of seconds or None, not {timeout!r}")
-            if math.isnan(timeout) or timeout < 0:
+            if not timeout >= 0:
                 raise ValueError(f"timeout must be 0 or more seconds, not {timeout}")
         if parent is not None and not isinstance(parent, CancelToken):
             raise TypeError(f"parent must be a CancelToken, not {parent!r}")
@@ -41,7 +43,7 @@ class CancelToken:
         # Weak: a long-lived parent shall not keep every token that was ever made from it.
         self._children: weakref.WeakSet[CancelToken] = weakref.WeakSet()
         self._parent = parent
-        self._deadline: float = math.inf if timeout is None else time.monotonic() + timeout
+        self._deadline: float = math.inf if timeout is None or timeout > _MOST else time.monotonic() + timeout
         if parent is not None:
             self._deadline = min(self._deadline, parent._deadline)
             with parent._lock:

@@ -394,7 +394,7 @@ def _args(args: object) -> tuple[Arg, ...]:
         raise TypeError(f"args must be a list of str, bytes or PathLike, not {type(args).__name__}")
     if not strings:
         raise ValueError("args is empty: it must name a program")
-    if not strings[0]:
+    if not strings[0] and isinstance(strings[0], (str, bytes)):
         raise ValueError("args[0] is empty: it must name a program")
     return strings
 
@@ -503,7 +503,7 @@ def _stream(name: str, value: object) -> object:
     if isinstance(value, int):
         if value == STDOUT:
             raise ValueError(f"STDOUT is for stderr only, not for {name}")
-        if value < 0 and value not in (PIPE, DEVNULL):
+        if not -1 < value < 2**31 and value not in (PIPE, DEVNULL):
             raise ValueError(f"{name}: {value} is not a descriptor")
         return int(value)
     if not callable(getattr(value, "fileno", None)):
@@ -532,8 +532,9 @@ _FOREVER = 9.2e9
 def _seconds(name: str, value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{name} must be a number of seconds, not {value!r}")
-    if math.isnan(value) or value < 0:
+    if not value >= 0:
         raise ValueError(f"{name} must be 0 or more seconds, not {value}")
+    # A whole number may be too large for a float.
     return float(value) if value < _FOREVER else math.inf
 
 

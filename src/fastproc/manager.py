@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import itertools
-import math
 import os
+import sys
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -74,6 +74,11 @@ class ProcessManager:
             raise ValueError(f"containment must be one of {', '.join(_CONTAINMENTS)}, not {containment!r}")
         if on_event is not None and not callable(on_event):
             raise TypeError(f"on_event must be callable, not {on_event!r}")
+        for option, flag in (("die_with_parent", die_with_parent), ("reap_orphans", reap_orphans)):
+            if not isinstance(flag, bool):
+                raise TypeError(f"{option} must be True or False, not {flag!r}")
+        if name is not None and not isinstance(name, str):
+            raise TypeError(f"name must be a str, not {name!r}")
         self._roster = Roster(
             name=name if name is not None else f"manager-{next(_numbers)}",
             max_processes=max_processes,
@@ -359,6 +364,7 @@ class ProcessManager:
         """
         from .health import HealthWatch
 
+        stuck_after = _seconds("stuck_after", stuck_after)
         processes = self.active()
         with self._roster.lock:
             if self._health is None:
@@ -435,6 +441,7 @@ def _process(
 def _seconds(name: str, value: float) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{name} must be a number of seconds, not {value!r}")
-    if math.isnan(value) or value < 0:
+    if not value >= 0:
         raise ValueError(f"{name} must be 0 or more seconds, not {value}")
-    return float(value)
+    # A whole number may be too large for a float.
+    return float(min(value, sys.float_info.max)) if isinstance(value, int) else value

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Generator
+from operator import index
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from ._engine.child import HEARD, Child
@@ -170,7 +171,7 @@ class Process(Child):
         Never hits another process that got the same pid: it is named by its pidfd, see pidfd_send_signal(2).
         """
         self._roster.check_usable()
-        return self.error is None and self._handle.signal(int(sig), group=group)
+        return self.error is None and self._handle.signal(index(sig), group=group)
 
     def terminate(self, timeout: float | None = None) -> StopResult:
         """Ask it and all it has started to end, kill what has not after `timeout` seconds, and report.
@@ -178,6 +179,8 @@ class Process(Child):
         `timeout` None is the grace of its command. More than one may call this at the same time: it is asked
         once. One that has ended by itself keeps its true status.
         """
+        if timeout is not None and not timeout >= 0:
+            raise ValueError(f"timeout must be 0 or more seconds, not {timeout}")
         self._roster.check_usable()
         return stop_one(self._roster, self, timeout)
 

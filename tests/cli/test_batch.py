@@ -187,6 +187,24 @@ def test_what_is_done_is_not_done_again(cli: Cli, tmp_path: Path) -> None:
     assert counts == [1, 2, 1]
 
 
+def test_a_log_that_can_hold_no_more_ends_the_batch_in_words(tmp_path: Path, programs: Programs) -> None:
+    """As on a full disk: files may have 512 bytes. What is not in the log would be done again."""
+    work = listed(tmp_path, " ".join(programs.ready_then_sleep()), *["true"] * 50)
+    ended = subprocess.run(
+        ["sh", "-c", f'ulimit -f 1; exec "{sys.executable}" -m fastproc batch -j2 --joblog log "{work}"'],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=PATIENCE,
+    )
+    assert ended.returncode == 125
+    assert ended.stderr.endswith(
+        "Error: the job log 'log' cannot be written: File too large; what still ran has been stopped\n"
+    ), ended.stderr
+    assert programs.running() == []
+
+
 def test_an_interrupted_list_is_taken_up_where_it_was(cli: Cli, tmp_path: Path, programs: Programs) -> None:
     log = tmp_path / "log"
     work = listed(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -115,4 +116,17 @@ def test_another_file_is_not_taken_for_a_log(tmp_path: Path) -> None:
 
 def test_two_batches_do_not_write_one_log(tmp_path: Path) -> None:
     with JobLog(tmp_path / "log"), pytest.raises(JobLogError, match="another batch"):
+        JobLog(tmp_path / "log")
+
+
+def test_a_log_that_cannot_be_written_says_so() -> None:
+    """Also one that could be opened: its disk is full."""
+    with pytest.raises(JobLogError, match="'/dev/full' cannot be written: No space left on device"):
+        JobLog("/dev/full")
+
+
+def test_a_fifo_is_no_log(tmp_path: Path) -> None:
+    """Its reader, who need not come, would hold up the batch."""
+    os.mkfifo(tmp_path / "log")
+    with pytest.raises(JobLogError, match="is a FIFO"):
         JobLog(tmp_path / "log")

@@ -226,6 +226,24 @@ def test_a_place_that_is_no_queue_is_left_alone(cli: Cli, ask: Ask, tmp_path: Pa
     assert cli("queue", "run", "-q", "empty", "--until-empty").code == 0
 
 
+def test_of_a_disk_that_is_read_only_the_queue_is_named_and_no_file_within(
+    cli: Cli, ask: Ask, tmp_path: Path
+) -> None:
+    (tmp_path / "disk").mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m,mode=700", "tmpfs", str(tmp_path / "disk")]
+    if subprocess.run(mount, capture_output=True, check=False).returncode != 0:
+        pytest.skip("cannot mount a tmpfs")
+    try:
+        ask("queue", "add", "--queue", "disk/q", "--id", "a", "--", "true")
+        subprocess.run(["mount", "-o", "remount,ro", str(tmp_path / "disk")], check=True)
+        for words in (["add", "--", "true"], ["cancel", "a"], ["resume"]):
+            ended = cli("queue", words[0], "--queue", "disk/q", *words[1:])
+            assert (ended.code, ended.err) == (125, "Error: disk/q: Read-only file system\n")
+        assert cli("queue", "status", "--queue", "disk/q").code == 0
+    finally:
+        subprocess.run(["umount", "-l", str(tmp_path / "disk")], check=True)
+
+
 def test_a_queue_that_others_can_write_to_is_refused_unless_meant(cli: Cli, ask: Ask, tmp_path: Path) -> None:
     ask("queue", "add", "--id=a", "true")
     (tmp_path / "queue").chmod(0o777)
@@ -561,6 +579,13 @@ def test_logs_of_all_attempts_or_one_and_the_last_lines(cli: Cli, ask: Ask) -> N
     assert len(ask("queue", "logs", "-n2", "a").out.splitlines()) == 2
     assert ask("queue", "logs", "-n0", "a").out == ""
     assert "'x' is no count of lines" in ask("queue", "logs", "-nx", "a").err
+
+
+def test_no_count_of_lines_is_too_large(cli: Cli, ask: Ask) -> None:
+    ask("queue", "add", "--id=a", "--", "echo", "out")
+    cli("queue", "run", "--until-empty")
+    ended = ask("queue", "logs", "a", "-n", "9" * 50)
+    assert (ended.code, ended.out.splitlines()[1]) == (0, "out")
 
 
 def test_a_reader_that_goes_away_ends_logs_quietly(cli: Cli, ask: Ask, tmp_path: Path) -> None:

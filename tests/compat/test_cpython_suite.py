@@ -36,3 +36,36 @@ def test_the_tests_of_the_standard_module_pass() -> None:
     assert surprises == {}
     assert found["ran"] > 290
     assert set(EXPECTED_TO_FAIL) - set(failed) == set()
+
+
+BUILT_UPON_IT = ("test.test_popen", "test.test_asyncio.test_subprocess")
+UNDER_INSTALL = """
+import test.support.script_helper, sys, unittest
+import fastproc
+fastproc.install()
+import subprocess
+assert subprocess.Popen is fastproc.Popen
+tests = unittest.defaultTestLoader.loadTestsFromNames(sys.argv[1:])
+result = unittest.TextTestRunner().run(tests)
+sys.exit(not result.wasSuccessful() or result.testsRun < 50)
+"""
+
+
+@pytest.mark.timeout(240)
+def test_the_tests_of_what_is_built_upon_the_standard_module_pass_too() -> None:
+    """os.popen and asyncio start by it: unchanged, under fastproc.install()."""
+    if (
+        importlib.util.find_spec("test") is None
+        or importlib.util.find_spec("test.test_asyncio.test_subprocess") is None
+    ):
+        pytest.skip("this interpreter was installed without its tests")
+
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", UNDER_INSTALL, *BUILT_UPON_IT],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=200,
+    )
+
+    assert done.returncode == 0, done.stderr

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tarfile
 import xml.etree.ElementTree as ET
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,8 +75,10 @@ def fetch(library: Library, where: Path) -> tuple[Path, Path]:
     return source, installed
 
 
-def outcomes(library: Library, source: Path, installed: Path, *, ours: bool) -> dict[str, str]:
-    """What became of each test."""
+def outcomes(
+    library: Library, source: Path, installed: Path, *, ours: bool, only: Collection[str] = ()
+) -> dict[str, str]:
+    """What became of each test, or of those alone whose names are given, and their namesakes."""
     report = installed / f"report-{ours}.xml"
     note = installed / "note"
     path = [str(installed), str(PLUGIN), str(SOURCES)]
@@ -83,6 +86,10 @@ def outcomes(library: Library, source: Path, installed: Path, *, ours: bool) -> 
     options = ["-q", "-p", "no:cacheprovider", "-W", "ignore", "-o", "addopts=", f"--junitxml={report}"]
     if ours:
         options += ["-p", "runs_on_fastproc"]
+    if only:
+        options += ["-k", " or ".join(sorted({name.rpartition("::")[2].partition("[")[0] for name in only}))]
+    report.unlink(missing_ok=True)
+    note.unlink(missing_ok=True)
     done = subprocess.run(
         [sys.executable, "-m", "pytest", *options, *library.tests],
         cwd=source,
@@ -101,6 +108,25 @@ def outcomes(library: Library, source: Path, installed: Path, *, ours: bool) -> 
     return found
 
 
+def one_sided(
+    names: Collection[str], library: Library, source: Path, installed: Path, with_standard: Mapping[str, str]
+) -> dict[str, tuple[list[str | None], set[str | None]]]:
+    """Which tests really differ: those of `names` are run again, five times on each.
+
+    Some wait half a second for what a machine with other work does in a whole one, and fail on either module.
+    Ours has to do each time what the standard module has done at least once.
+    """
+    standard = {name: {with_standard.get(name)} for name in names}
+    ours: dict[str, list[str | None]] = {name: [] for name in names}
+    for _round in range(5 if names else 0):
+        again = outcomes(library, source, installed, ours=False, only=names)
+        ours_again = outcomes(library, source, installed, ours=True, only=names)
+        for name in names:
+            standard[name].add(again.get(name))
+            ours[name].append(ours_again.get(name))
+    return {name: (ours[name], standard[name]) for name in names if not standard[name].issuperset(ours[name])}
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("library", LIBRARIES, ids=lambda library: library.name)
@@ -113,8 +139,8 @@ def test_a_library_passes_its_own_tests_as_before(library: Library, tmp_path: Pa
 
     assert list(with_standard.values()).count("passed") >= library.at_least
     differing = {
-        name: (with_standard.get(name), with_ours.get(name))
+        name
         for name in with_standard.keys() | with_ours.keys()
         if with_standard.get(name) != with_ours.get(name)
     }
-    assert differing == {}
+    assert one_sided(differing, library, source, installed, with_standard) == {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+import math
 import os
 import signal
 import subprocess
@@ -250,6 +251,27 @@ def test_a_string_is_not_a_command(manager: ProcessManager) -> None:
     with pytest.raises(TypeError, match="timeout"):
         manager.start_process("x", ["true"], timout=5)  # type: ignore[call-arg]
     assert manager.active_count() == 0
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("die_with_parent", "no"), ("reap_orphans", None), ("name", 5), ("grace", "5"), ("kill_timeout", True)],
+)
+def test_a_manager_is_not_told_what_makes_no_sense(option: str, value: object) -> None:
+    with pytest.raises(TypeError, match=option):
+        ProcessManager(**{option: value})  # type: ignore[arg-type]
+
+
+def test_a_length_of_time_is_a_number_from_nought(manager: ProcessManager, programs: Programs) -> None:
+    process = manager.start_process("x", programs.ready_then_sleep())
+    for wrong in (math.nan, -1):
+        for call in (process.terminate, manager.terminate_all, lambda it: manager.health(stuck_after=it)):
+            with pytest.raises(ValueError, match="0 or more seconds"):
+                call(wrong)
+    with pytest.raises(TypeError):
+        process.send_signal(1.5)  # type: ignore[arg-type]
+    assert process.running
+    assert manager.terminate_process("x", timeout=10**400).stopped
 
 
 # ---- stopping ----

@@ -46,6 +46,27 @@ def fill(path: Path) -> Path:
     return ballast
 
 
+def test_one_that_came_when_the_disk_was_full_is_seen_and_not_called_healthy(
+    make: MakeProcessor, small_disk: Path
+) -> None:
+    """What it cannot write of itself its name tells: which process it is."""
+    processor, looks = (make(queue_dir=small_disk / "q") for _ in range(2))
+    processor.submit(["true"], id="a")
+    ballast = fill(small_disk)
+    processor.start()
+
+    assert eventually(lambda: looks.queue_status().health == "degraded", 10)
+    (seen,) = looks.processors()
+    assert seen.pid == os.getpid()
+    assert seen.host == looks._store.presence.machine.host
+    assert 0 <= time.time() - seen.started_at < 60
+    assert "disk" in seen.causes[0]
+
+    ballast.unlink()
+    assert eventually(lambda: looks.queue_status().health == "ok", 20)
+    assert looks.processors()[0].slots > 0
+
+
 def test_on_a_full_disk_what_ends_is_kept_in_memory_and_filed_when_there_is_room(
     make: MakeProcessor, small_disk: Path, events: list[QueueEvent]
 ) -> None:

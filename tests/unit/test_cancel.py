@@ -203,6 +203,10 @@ def test_a_wrong_timeout_is_refused(timeout: object, error: type[Exception]) -> 
         CancelToken(timeout=timeout)  # type: ignore[arg-type]
 
 
+def test_a_time_beyond_all_floats_is_for_ever() -> None:
+    assert CancelToken(timeout=10**400).deadline is None
+
+
 def test_repr_tells_the_state() -> None:
     token = CancelToken(timeout=60)
     assert "s left" in repr(token)

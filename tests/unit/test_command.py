@@ -106,6 +106,15 @@ def test_an_argument_of_another_type_is_refused_and_its_place_named() -> None:
         Command(["sleep", 5])  # type: ignore[list-item]
 
 
+def test_what_is_nothing_is_not_called_empty() -> None:
+    with pytest.raises(TypeError, match=r"args\[0\] must be str, bytes or PathLike, not NoneType"):
+        Command([None])  # type: ignore[list-item]
+
+
+def test_a_time_beyond_all_floats_is_for_ever() -> None:
+    assert Command(["true"], timeout=10**400).timeout is None
+
+
 def test_bytes_and_paths_and_surrogates_pass_unchanged() -> None:
     command = Command([Path("/bin/echo"), b"\xff\xfe", "caf\udce9", "é"])
 
@@ -233,6 +242,7 @@ def test_input_makes_standard_input_a_pipe() -> None:
         ({"stdin": LogFile("x")}, TypeError, "LogFile"),
         ({"stdout": True}, TypeError, "stdout"),
         ({"stderr": -7}, ValueError, "not a descriptor"),
+        ({"stdin": 10**20}, ValueError, "not a descriptor"),
         ({"stdout": 1.5}, TypeError, "stdout"),
         ({"stdout": io.BytesIO()}, ValueError, "use PIPE"),
         ({"stdout": ""}, ValueError, "empty path"),

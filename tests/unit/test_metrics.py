@@ -4,13 +4,25 @@ from __future__ import annotations
 
 import json
 import signal
+import sys
 import threading
 from typing import Any
+
+import pytest
 
 from fastproc._native.library import ffi, lib
 from fastproc._native.owners import PROC_OWNER, new_proc_owner
 from fastproc._native.tally import Tally
-from fastproc.metrics import RUN_BOUNDS, SPAWN_BOUNDS, Histogram, Metrics, Sums, metrics_of
+from fastproc.metrics import (
+    RUN_BOUNDS,
+    SPAWN_BOUNDS,
+    Histogram,
+    Metrics,
+    PrometheusCollector,
+    Sums,
+    metrics_of,
+    prometheus_text,
+)
 from fastproc.status import ExitReason
 
 _REASONS = dict(zip(ExitReason, range(1, len(ExitReason) + 1), strict=True))
@@ -151,3 +163,78 @@ def test_threads_lose_no_count() -> None:
 
     metrics = metrics_of(tally.read())
     assert metrics.started == metrics.exited == metrics.spawn_seconds.count == 8000
+
+
+# ---- for Prometheus ----
+
+
+class Measured:
+    """As a manager is measured."""
+
+    def __init__(self, name: str, sums: Sums, *, active: int = 0) -> None:
+        self.name = name
+        self._metrics = metrics_of(sums, active=active)
+
+    def metrics(self) -> Metrics:
+        return self._metrics
+
+
+FIRST = Measured(
+    'a "name"\\\n',
+    Sums(
+        started=3,
+        exited=2,
+        cpu_user_seconds=0.5,
+        reasons={ExitReason.EXITED: 2},
+        run_seconds=7.5,
+        run_counts=(1, 0, 1, *[0] * (len(RUN_BOUNDS) - 2)),
+    ),
+    active=1,
+)
+SECOND = Measured("b", Sums(started=1))
+
+
+def test_the_text_for_prometheus_names_each_number_once_for_each_manager() -> None:
+    lines = prometheus_text(FIRST, SECOND).splitlines()
+
+    label = 'manager="a \\"name\\"\\\\\\n"'
+    assert f"fastproc_started_total{{{label}}} 3" in lines
+    assert 'fastproc_started_total{manager="b"} 1' in lines
+    assert lines.count("# TYPE fastproc_started_total counter") == 1
+    assert "# TYPE fastproc_active gauge" in lines
+    assert f"fastproc_active{{{label}}} 1" in lines
+    assert f"fastproc_cpu_user_seconds_total{{{label}}} 0.5" in lines
+    assert f'fastproc_reasons_total{{{label},reason="exited"}} 2' in lines
+    assert f'fastproc_run_seconds_bucket{{{label},le="0.001"}} 1' in lines
+    assert f'fastproc_run_seconds_bucket{{{label},le="0.01"}} 2' in lines
+    assert f'fastproc_run_seconds_bucket{{{label},le="+Inf"}} 2' in lines
+    assert f"fastproc_run_seconds_sum{{{label}}} 7.5" in lines
+    assert f"fastproc_run_seconds_count{{{label}}} 2" in lines
+    names = {name for name in Metrics.__slots__ if f"fastproc_{name}" not in "\n".join(lines)}
+    assert names == set(), "a number that Prometheus does not see"
+
+
+def test_prometheus_client_reads_the_text_and_collects_the_same() -> None:
+    client = pytest.importorskip("prometheus_client")
+    from prometheus_client.parser import text_string_to_metric_families
+
+    registry = client.CollectorRegistry(auto_describe=True)
+    registry.register(PrometheusCollector(FIRST, SECOND))
+
+    def samples(text: str) -> set[tuple[str, frozenset[tuple[str, str]], float]]:
+        return {
+            (sample.name, frozenset(sample.labels.items()), sample.value)
+            for family in text_string_to_metric_families(text)
+            for sample in family.samples
+        }
+
+    collected = samples(client.generate_latest(registry).decode())
+    assert collected == samples(prometheus_text(FIRST, SECOND))
+    assert len(collected) > 80
+
+
+def test_without_prometheus_client_it_is_said_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "prometheus_client", None)
+    monkeypatch.setitem(sys.modules, "prometheus_client.core", None)
+    with pytest.raises(ImportError, match=r"pip install 'fastproc\[prometheus\]'"):
+        PrometheusCollector(FIRST)

@@ -127,7 +127,12 @@ def batch(
         stack.enter_context(Interrupts(inbox))
         manager = stack.enter_context(ProcessManager(name="batch", die_with_parent=True, on_event=observe))
         runner = Runner(manager, feed, inbox, display, policy, log=log, done=done)
-        summary = runner.run()
+        try:
+            summary = runner.run()
+        except JobLogError as error:
+            # What has ended without a line in it would be done again by --resume.
+            manager.close(timeout=policy.grace)
+            raise click.ClickException(f"{error}; what still ran has been stopped") from None
         summary.survivors = list(manager.close(timeout=policy.grace).survivors)
         for line in summary.lines():
             display.say(line)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import stat
 from collections import Counter
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -69,9 +70,10 @@ class JobLog:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
+        self._path = os.fspath(path)
         self._fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
-            self._prepare(os.fspath(path))
+            self._prepare(self._path)
         except BaseException:
             os.close(self._fd)
             raise
@@ -81,20 +83,35 @@ class JobLog:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise JobLogError(f"another batch is writing the job log {path!r}") from None
-        end = os.fstat(self._fd).st_size
+        found = os.fstat(self._fd)
+        if stat.S_ISFIFO(found.st_mode):
+            raise JobLogError(f"{path!r} is a FIFO, which cannot be read again; choose a file")
+        end = found.st_size
         if end == 0:
-            os.write(self._fd, f"{HEADER}\n".encode())
+            self._append(f"{HEADER}\n".encode())
             return
         if os.pread(self._fd, len(HEADER) + 1, 0) != f"{HEADER}\n".encode():
             raise JobLogError(
                 f"{path!r} is something else than a job log of this program; choose another file"
             )
         if os.pread(self._fd, 1, end - 1) != b"\n":
-            os.write(self._fd, b"\n")  # the torn last line of a crash: keep it apart from the next
+            self._append(b"\n")  # the torn last line of a crash: keep it apart from the next
 
     def add(self, entry: Entry) -> None:
-        """Append a line; it is with the kernel when this returns."""
-        os.write(self._fd, f"{entry.line()}\n".encode(errors="surrogateescape"))
+        """Append a line; it is with the kernel when this returns.
+
+        Raises:
+            JobLogError: it cannot be written, as on a full disk.
+        """
+        self._append(f"{entry.line()}\n".encode(errors="surrogateescape"))
+
+    def _append(self, content: bytes) -> None:
+        left = memoryview(content)
+        try:
+            while left:
+                left = left[os.write(self._fd, left) :]
+        except OSError as error:
+            raise JobLogError(f"the job log {self._path!r} cannot be written: {error.strerror}") from None
 
     def close(self) -> None:
         os.close(self._fd)

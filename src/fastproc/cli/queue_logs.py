@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -58,7 +59,7 @@ def logs(
         entries = _entries(processor, task_id, 0)
         if lines is not None:
             # The last one is kept also if none is wanted: to know from where to go on.
-            entries = iter(deque(entries, maxlen=max(lines, 1)))
+            entries = iter(deque(entries, maxlen=min(max(lines, 1), sys.maxsize)))
         after = 0
         for entry in entries:
             after = entry.sequence if lines == 0 else _print(entry, attempt, as_json=as_json)

@@ -81,7 +81,9 @@ def errors_in_words(queue_dir: Path) -> Iterator[None]:
         raise
     except OSError as error:
         words = (error.strerror or str(error)).replace("pass open_to_others=True", "use --open-to-others")
-        raise click.ClickException(f"{error.filename or queue_dir}: {words}") from None
+        # A name without a directory is one within the queue, and says nothing to people.
+        named = error.filename if os.path.isabs(error.filename or "") else queue_dir
+        raise click.ClickException(f"{named}: {words}") from None
 
 
 def _check(queue_dir: Path, *, make: bool) -> None:

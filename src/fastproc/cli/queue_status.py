@@ -161,7 +161,8 @@ def _show(
     console.print(head, soft_wrap=True)
     console.print(counts(found), soft_wrap=True)
     if workers:
-        use = f"{found.in_progress} of {counted(found.slots, 'slot')} in use"
+        # None is what one has that is to start nothing, or could not say how many.
+        use = f"{found.in_progress} of {counted(found.slots, 'slot')} in use" if found.slots else "no slots"
         console.print(Text(f"{use}, {'healthy' if found.health == 'ok' else found.health}"), soft_wrap=True)
     for cause in found.causes:
         console.print(Text(f"  {printable(cause)}", style=STYLES["failed"]), soft_wrap=True)

@@ -10,6 +10,8 @@ already: they may say that it was a rate limit or the turns, and never that an e
 from __future__ import annotations
 
 import json
+import math
+import os
 import re
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -25,6 +27,7 @@ from .executor import (
     bounded_text,
     check_task_env,
     make_command,
+    names_in,
     plain_verdict,
     run_env,
 )
@@ -45,11 +48,21 @@ CLAUDE_CODE = (
 """The command line of Claude Code without a terminal. A word that is one placeholder and comes out empty is
 left out, together with the option before it."""
 
+# The number alone may be that of a line in a traceback, which would pause the whole queue.
 _RATE_LIMIT = re.compile(
-    r"rate[ _-]?limit|usage limit reached|too many requests|\b429\b|quota exceeded|overloaded_error",
+    r"rate[ _-]?limit|usage limit reached|too many requests|quota exceeded|overloaded_error"
+    r"|\b(?:http(?:/[\d.]+)?|status(?:_?code)?|error|code)\W{0,12}429\b"
+    r"|^\W{0,4}429\b|\b429\W{1,4}(?:retry|try again)",
+    re.IGNORECASE | re.MULTILINE,
+)
+_TURNS = r"max(?:imum)?[ _-]?(?:number of )?turns\b"
+_SUBTYPE_MAX_TURNS = re.compile(_TURNS, re.IGNORECASE)
+# Not the name alone: an agent that has failed otherwise may have printed its options, or MAX_TURNS=60.
+_MAX_TURNS = re.compile(
+    rf"\b(?:reached|exceeded|hit|used(?: up)?)\W+(?:\w+\W+){{0,2}}{_TURNS}"
+    rf"|{_TURNS}\W+(?:\w+\W+){{0,2}}(?:reached|exceeded|hit|used)\b|\berror_max_turns\b",
     re.IGNORECASE,
 )
-_MAX_TURNS = re.compile(r"(?:max(?:imum)?[ _-]?(?:number of )?turns)\b", re.IGNORECASE)
 _RETRY_AFTER = re.compile(
     r"(?:retry[ _-]?after|try again in|wait)\W{0,4}(\d{1,9}(?:\.\d+)?)\s*"
     r"(h|m|s|hours?|min(?:ute)?s?|sec(?:ond)?s?)?\b",
@@ -77,7 +90,7 @@ class AgentExecutor:
 
     def __init__(
         self,
-        command: Sequence[str] = CLAUDE_CODE,
+        command: Sequence[str | os.PathLike[str]] = CLAUDE_CODE,
         *,
         cwd: str | None = None,
         env: Mapping[str, str] | None = None,
@@ -89,16 +102,34 @@ class AgentExecutor:
         tag: str = "fastproc-{task_id}",
         prompt: Callable[[Task], str] | None = None,
     ) -> None:
-        if _is_text(command) or len(command) == 0:
+        if not _is_words(command) or not command:
             raise TypeError(f"command must be a list of words such as ['claude', '-p'], not {command!r}")
+        if isinstance(max_turns, bool) or not isinstance(max_turns, int):
+            raise TypeError(f"max_turns must be a whole number, not {max_turns!r}")
         if max_turns < 1:
             raise ValueError(f"max_turns must be a whole number above 0, not {max_turns!r}")
-        self._command = tuple(command)
+        # The text "no" would count as true, and let the agent do anything.
+        if not isinstance(skip_permissions, bool):
+            raise TypeError(f"skip_permissions must be True or False, not {skip_permissions!r}")
+        if idle_timeout is not None:
+            if isinstance(idle_timeout, bool) or not isinstance(idle_timeout, (int, float)):
+                raise TypeError(f"idle_timeout must be a number of seconds or None, not {idle_timeout!r}")
+            if not idle_timeout > 0:
+                raise ValueError(f"idle_timeout must be above 0 seconds, not {idle_timeout!r}")
+        if not isinstance(tag, str):
+            raise TypeError(f"tag must be a str, not {tag!r}")
+        if prompt is not None and not callable(prompt):
+            raise TypeError(f"prompt must be a function that makes the prompt of a task, not {prompt!r}")
+        self._command = tuple(os.fspath(word) for word in command)
         self._cwd = cwd
         self._env = dict(env or {})
-        self._inherit = tuple(inherit)
+        self._inherit = names_in("inherit", inherit)
         self._max_turns = max_turns
-        self._tools = allowed_tools if isinstance(allowed_tools, str) else ",".join(allowed_tools)
+        self._tools = (
+            allowed_tools
+            if isinstance(allowed_tools, str)
+            else ",".join(names_in("allowed_tools", allowed_tools))
+        )
         self._skip_permissions = skip_permissions
         self.idle_timeout = idle_timeout
         self._tag = tag
@@ -138,8 +169,13 @@ class AgentExecutor:
         return agent_verdict(end, time.time())
 
 
-def _is_text(value: object) -> bool:
-    return isinstance(value, (str, bytes))
+def _is_words(value: object) -> bool:
+    """Whether it is a list of text, and not one text."""
+    return (
+        isinstance(value, Sequence)
+        and not isinstance(value, (str, bytes))
+        and all(isinstance(word, (str, os.PathLike)) for word in value)
+    )
 
 
 def assemble_prompt(task: Task) -> str:
@@ -191,11 +227,11 @@ def agent_verdict(end: End, now: float) -> ExecutionResult:
     if stopped:
         return plain
     if final is not None:
-        subtype = str(final.get("subtype", ""))
+        subtype = found if isinstance(found := final.get("subtype"), str) else ""
         failed = bool(final.get("is_error")) or subtype.startswith("error")
         if not failed and end.status.ok:
             return _result(plain, success=True, message=said or "The agent has finished.")
-        if _MAX_TURNS.search(subtype):
+        if _SUBTYPE_MAX_TURNS.search(subtype):
             return _result(plain, error=f"The agent has used all its turns. {said}".strip(), max_turns=True)
         if failed and (limit is not None or _RATE_LIMIT.search(said)):
             return _limited(plain, said, limit, now)
@@ -272,16 +308,24 @@ def _retry_after(words: str, limit: Mapping[str, Any] | None, now: float) -> flo
     for name in ("retry_after", "retryAfter"):
         value = (limit or {}).get(name)
         if isinstance(value, (int, float)) and not isinstance(value, bool):
-            return float(value)
+            return _as_float(value)
     for name in ("resetsAt", "resets_at", "reset_at"):
         value = (limit or {}).get(name)
         if isinstance(value, (int, float)) and not isinstance(value, bool):
-            return max(0.0, float(value) - now)
+            return max(0.0, _as_float(value) - now)
     if (reset := _RESET_AT.search(words)) is not None:
         return max(0.0, float(reset[1]) - now)
     if (wait := _RETRY_AFTER.search(words)) is not None:
         return float(wait[1]) * _UNITS[(wait[2] or "s")[0].lower()]
     return None
+
+
+def _as_float(value: float) -> float:
+    """A whole number of hundreds of digits is a number, too, for whoever writes JSON."""
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
 
 
 def _result(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ..command import Arg
@@ -34,8 +34,10 @@ def make_task(
             f"a task must be a list such as ['sort', 'names.txt'] or a mapping of fields, not the text "
             f"{task!r:.80}; a prompt is passed as prompt="
         )
-    else:
+    elif isinstance(task, Iterable):
         fields = {"args": [_word(word) for word in task]}
+    else:
+        raise TypeError(f"a task must be a list of words or a mapping of fields, not {task!r:.80}")
     fields |= plain_fields(given)
     if not fields.keys() & _SUBSTANCE:
         raise BadTask("a task needs args, or a prompt, or at least a title, a type or a target")
@@ -65,13 +67,18 @@ def check_count(name: str, value: object, *, least: int) -> None:
         raise ValueError(f"{name} must be at least {least}, not {value}")
 
 
-def check_seconds(name: str, value: object, *, optional: bool = False, zero: bool = False) -> None:
+def check_seconds(
+    name: str, value: object, *, optional: bool = False, zero: bool = False, past: bool = False
+) -> None:
+    """Whether it is a length of time; with `past` also one that is over already."""
     if value is None and optional:
         return
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{name} must be a number of seconds, not {value!r}")
+    if past and value < 0:
+        return
     if not (value >= 0 if zero else value > 0):
-        raise ValueError(f"{name} must be above 0 seconds, not {value}")
+        raise ValueError(f"{name} must be {'0 seconds or more' if zero else 'above 0 seconds'}, not {value}")
 
 
 def check_rate(name: str, value: object) -> None:
@@ -86,3 +93,17 @@ def check_rate(name: str, value: object) -> None:
 def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise ValueError(f"{name} must be {' or '.join(map(repr, choices))}, not {value!r}")
+
+
+def check_kind(name: str, value: object, kind: type) -> None:
+    if value is not None and not isinstance(value, kind):
+        raise TypeError(f"{name} must be a {kind.__name__}, not {value!r:.80}")
+
+
+def check_methods(name: str, value: object, *methods: str) -> None:
+    """Whether it can be what a Protocol asks for, before the first task finds out."""
+    if value is None:
+        return
+    for method in methods:
+        if isinstance(value, type) or not callable(getattr(value, method, None)):
+            raise TypeError(f"{name} must be an object with {method}(), not {value!r:.80}")

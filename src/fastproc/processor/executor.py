@@ -10,7 +10,7 @@ be judged by the next Processor.
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -117,9 +117,11 @@ class CommandExecutor:
         allowed_programs: Collection[str] | None = None,
     ) -> None:
         self._env = dict(env or {})
-        self._inherit = tuple(inherit)
-        self._allow = frozenset(allow)
-        self._allowed_programs = None if allowed_programs is None else frozenset(allowed_programs)
+        self._inherit = names_in("inherit", inherit)
+        self._allow = frozenset(names_in("allow", allow))
+        self._allowed_programs = (
+            None if allowed_programs is None else frozenset(names_in("allowed_programs", allowed_programs))
+        )
 
     def prepare(self, task: Task, run: Run) -> Command:
         """See Executor."""
@@ -145,6 +147,17 @@ class CommandExecutor:
 # ---- for executors ----
 
 
+def names_in(option: str, value: object) -> tuple[str, ...]:
+    """A list of names; a single one would be taken for the list of its letters."""
+    if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
+        raise TypeError(f"{option} must be a list of names, not {value!r:.80}")
+    names = tuple(value)
+    for name in names:
+        if not isinstance(name, str):
+            raise TypeError(f"{option} must be a list of names, but has {name!r:.80}")
+    return names
+
+
 def make_command(
     args: list[str],
     *,
@@ -161,6 +174,9 @@ def make_command(
         if text is not None:
             given["input"] = text.encode("utf-8", "surrogateescape")
         if limits:
+            unknown = limits.keys() - Limits.__slots__
+            if unknown:
+                raise Refused(f"limits has no {min(unknown)!r}, only {', '.join(Limits.__slots__)}")
             given["limits"] = Limits(**limits)  # type: ignore[arg-type]
         return Command.coerce(args, given)
     except (TypeError, ValueError) as error:

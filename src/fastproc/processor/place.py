@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..errors import ManagerClosed
 from .disk import Disk
 from .store import Durability
 from .task import TaskState
@@ -24,6 +25,16 @@ _BESIDE = ("attempts", "results", "logs")
 _HIDDEN = (".processors", ".requests", ".new")
 MOST_OPEN = 100
 """So many files are open at once while many are made."""
+
+
+_CLOSED = "the Processor is closed, and nothing can be asked of it any more"
+
+
+class _Closed(dict[str, int]):
+    """The descriptors of a closed directory."""
+
+    def __missing__(self, _name: str) -> int:
+        raise ManagerClosed(_CLOSED)
 
 
 class Place:
@@ -45,7 +56,7 @@ class Place:
         self._spares = 0
         self._lock = threading.Lock()
         self._make_root()
-        self.root = self.disk.open_dir(str(self.path))
+        self._root = self.disk.open_dir(str(self.path))
         try:
             _check_mode(self.path, self.disk.fstat(self.root), open_to_others)
             made = [self._open_or_make(name) for name in (*STATES, *_BESIDE, *_HIDDEN)]
@@ -57,11 +68,22 @@ class Place:
 
     def close(self) -> None:
         """Give back the descriptors."""
-        for fd in (*self.fds.values(), self.root):
+        for fd in (*self.fds.values(), *((self._root,) if self._root >= 0 else ())):
             with contextlib.suppress(OSError):
                 self.disk.close(fd)
-        self.fds.clear()
-        self.root = -1
+        self.fds = _Closed()
+        self._root = -1
+
+    @property
+    def root(self) -> int:
+        """The directory itself.
+
+        Raises:
+            ManagerClosed: the Processor has been closed; what is in `fds` answers the same.
+        """
+        if self._root < 0:
+            raise ManagerClosed(_CLOSED)
+        return self._root
 
     def _make_root(self) -> None:
         """Make the directory, and those it lies in, so that a power loss leaves them."""

@@ -22,6 +22,8 @@ from .machine import Machine
 from .place import Place
 
 _PATIENCE = 5.0
+_TIME_TO_SPEAK = 1.0
+"""Seconds until a Processor that others see must have said something of itself."""
 
 
 class Presence:
@@ -188,7 +190,17 @@ class Presence:
 
     def processors(self) -> list[dict[str, Any]]:
         """What the living Processors of this directory say of themselves, other than this one."""
-        return [said for _name, alive, said in self._people() if alive]
+        return [said or self._unsaid(name) for name, alive, said in self._people() if alive]
+
+    def _unsaid(self, name: str) -> dict[str, Any]:
+        """What is known of one that has said nothing: its name, and whether it has had the time."""
+        host, _, pid = name.rpartition("-")[0].rpartition("-")
+        said: dict[str, Any] = {"host": host, "pid": int(pid) if pid.isdecimal() else None}
+        with contextlib.suppress(OSError):
+            said["started"] = self._place.disk.stat(name, self._place.fds[".processors"]).st_ctime
+            if time.time() - said["started"] > _TIME_TO_SPEAK:
+                said["causes"] = ["it cannot write how it is doing: the disk may be full or read-only"]
+        return said
 
     def is_alive(self, instance: str) -> bool:
         """Whether a Processor lives."""

@@ -23,7 +23,15 @@ from ..errors import NoSuchTask, NotActive
 from ..ports import Clock, Launcher
 from ..status import ExitStatus, StopReport, StopResult
 from . import core, look
-from .arguments import check_choice, check_count, check_rate, check_seconds, make_task
+from .arguments import (
+    check_choice,
+    check_count,
+    check_kind,
+    check_methods,
+    check_rate,
+    check_seconds,
+    make_task,
+)
 from .disk import Disk
 from .events import QueueEvent
 from .executor import CommandExecutor, Executor
@@ -116,8 +124,19 @@ class Processor:
         check_rate("starts_per_second", starts_per_second)
         check_choice("durability", durability, ("full", "batch", "none"))
         check_choice("recovery", recovery, ("end", "adopt"))
+        if max_log_bytes is not None:
+            check_count("max_log_bytes", max_log_bytes, least=1)
+        check_methods("executor", executor, "prepare", "judge")
+        check_methods("manager", manager, "start_process", "terminate_process")
+        check_kind("backoff", backoff, Backoff)
+        check_kind("rate_limit", rate_limit, RateLimit)
+        for name, flag in (("shared", shared), ("open_to_others", open_to_others)):
+            if not isinstance(flag, bool):
+                raise TypeError(f"{name} must be True or False, not {flag!r}")
         if on_event is not None and not callable(on_event):
             raise TypeError(f"on_event must be callable, not {on_event!r}")
+        if not os.fspath(queue_dir):
+            raise ValueError("queue_dir is empty; for the present directory write '.'")
         self._given = manager
         self._settings = Settings(
             executor=executor if executor is not None else CommandExecutor(),
@@ -234,6 +253,7 @@ class Processor:
         queues itself again. If start() has not been called this thread does the work, and what runs at a
         timeout runs on until stop().
         """
+        check_seconds("timeout", timeout, optional=True, zero=True, past=True)
         began = time.monotonic()
         until = None if timeout is None else began + timeout
         with self._turn:
@@ -326,7 +346,9 @@ class Processor:
         self.stop()
 
     def close(self) -> None:
-        """stop(), and give back the descriptors of the directory; nothing can be asked of it any more."""
+        """stop(), and give back the descriptors of the directory; nothing can be asked of it any more: what
+        is asked then raises ManagerClosed.
+        """
         self.stop()
         self._store.close()
 
@@ -643,6 +665,8 @@ class Processor:
             NoSuchTask: there is none of that id.
         """
         check_id(task_id)
+        check_count("after", after, least=0)
+        check_count("limit", limit, least=0)
         entries = self._logs.read(task_id, after, limit)
         if not entries and self._store.where(task_id) is None:
             raise NoSuchTask(task_id)

@@ -13,6 +13,7 @@ import datetime as dt
 import math
 import os
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -20,7 +21,7 @@ from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 from ..status import ExitStatus
-from .formats import BadTask
+from .formats import MAX_DEPTH, BadTask
 
 # No separator, no leading dot or dash, nothing that a shell, a terminal or a file system could misread.
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z")
@@ -137,16 +138,18 @@ class Task:
             BadTask: a ValueError that names the field and what is wrong with it.
         """
         check_id(task_id)
-        said = fields.get("id", task_id)
-        if said != task_id:
-            raise BadTask(f"id is {said!r:.140}, but the file is named for {task_id!r}")
+        said = fields.get("id")
+        # Unquoted digits are a number in YAML.
+        if said is not None and said != task_id and (isinstance(said, bool) or str(said) != task_id):
+            hint = "" if isinstance(said, str) else "; an id that looks like a number needs quotes"
+            raise BadTask(f"id is {said!r:.140}, but the file is named for {task_id!r}{hint}")
         # Only what it says is read: of all that it may say, most tasks say very little.
-        said = {}
+        values = {}
         for name in fields:
             known = _FIELDS.get(name)
             if known is not None:
-                said[known[0]] = known[1](fields, name)
-        return cls(id=task_id, fields=dict(fields), **said)
+                values[known[0]] = known[1](fields, name)
+        return cls(id=task_id, fields=dict(fields), **values)
 
     def ticket(self, name: str, since: float, not_before: float = 0.0) -> Ticket:
         """What the queue keeps of it."""
@@ -277,6 +280,16 @@ def names_of(task_id: str) -> tuple[str, ...]:
 
 # ---- fields ----
 
+# Beyond it a whole number is no float any more, and cannot be compared with the time.
+_MOST: Final = sys.float_info.max
+
+
+def _shown(value: object) -> str:
+    """A wrong value for people. One of thousands of digits cannot even be printed, see sys.int_info."""
+    if isinstance(value, int) and not -_MOST <= value <= _MOST:
+        return "a number of hundreds of digits"
+    return f"{value!r:.80}"
+
 
 def _text(fields: Mapping[str, Any], name: str) -> str:
     value = fields.get(name)
@@ -353,8 +366,8 @@ def _seconds(fields: Mapping[str, Any], name: str) -> float | None:
     value = fields.get(name)
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
-        raise BadTask(f"{name} must be a number of seconds above 0, not {value!r:.80}")
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= _MOST:
+        raise BadTask(f"{name} must be a number of seconds above 0, not {_shown(value)}")
     return float(value)
 
 
@@ -380,7 +393,7 @@ def _moment(value: object) -> float:
     """
     if value is None:
         return 0.0
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and -_MOST <= value <= _MOST:
         return float(value)
     try:
         moment = dt.datetime.fromisoformat(str(value))
@@ -389,7 +402,7 @@ def _moment(value: object) -> float:
         return moment.timestamp()
     except (ValueError, OverflowError):
         raise BadTask(
-            f"not_before must be seconds since 1970 or like 2030-01-31T12:00:00Z, not {value!r:.80}"
+            f"not_before must be seconds since 1970 or like 2030-01-31T12:00:00Z, not {_shown(value)}"
         ) from None
 
 
@@ -436,18 +449,23 @@ _FIELDS: Final[dict[str, tuple[str, Callable[[Mapping[str, Any], str], Any]]]] =
 
 def plain_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
     """What submit() was given, as values that JSON can say."""
-    return {str(name): _plain(name, value) for name, value in fields.items() if value is not None}
+    return {str(name): _plain(name, value, 1) for name, value in fields.items() if value is not None}
 
 
-def _plain(name: str, value: object) -> Any:
+def _plain(name: str, value: object, depth: int) -> Any:
+    # What formats.py would refuse in a file is refused here: nobody is told that such a task is queued.
     if isinstance(value, (bool, int, float, str)) or value is None:
+        if isinstance(value, float) and not math.isfinite(value):
+            raise BadTask(f"{name} has a number that is not finite: {value}")
         return str(value) if isinstance(value, StrEnum) else value
     if isinstance(value, (bytes, os.PathLike)):
         return os.fsdecode(value)
     if isinstance(value, (dt.datetime, dt.date)):
         return value.isoformat()
+    if depth >= MAX_DEPTH:
+        raise BadTask(f"{name} is nested deeper than {MAX_DEPTH}")
     if isinstance(value, Mapping):
-        return {str(key): _plain(name, item) for key, item in value.items()}
+        return {str(key): _plain(name, item, depth + 1) for key, item in value.items()}
     if isinstance(value, (Sequence, set, frozenset)):
-        return [_plain(name, item) for item in value]
+        return [_plain(name, item, depth + 1) for item in value]
     raise BadTask(f"{name} has a value that a task file cannot hold: {value!r:.80}")

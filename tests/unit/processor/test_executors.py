@@ -5,11 +5,21 @@ from __future__ import annotations
 import dataclasses
 import json
 import signal
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from fastproc.processor import AgentExecutor, CommandExecutor, End, ExecutionResult, Refused, Run, Task
+from fastproc.processor import (
+    AgentExecutor,
+    CommandExecutor,
+    End,
+    ExecutionResult,
+    RateLimit,
+    Refused,
+    Run,
+    Task,
+)
 from fastproc.processor.agent import agent_verdict, assemble_prompt
 from fastproc.processor.executor import bounded_text
 from fastproc.status import ExitReason, ExitStatus
@@ -273,6 +283,55 @@ def test_words_of_a_failed_run_may_tell_of_a_rate_limit(words: str, seconds: flo
     assert (found.rate_limited, found.retry_after) == (True, seconds)
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        'File "client.py", line 429, in ask\nKeyError: 429',
+        "1429 tests, 1 failed",
+        '{"MAX_TURNS": "60", "ALLOWED_TOOLS": "Read"}',
+        "+ claude -p --max-turns 60\nerror: unknown option '--max-turns'",
+        "MAX_TURNS=60\nTraceback",
+    ],
+)
+def test_a_number_or_an_option_that_is_only_named_is_neither(words: str) -> None:
+    """The one would pause the whole queue, the other give the task up at once."""
+    found = verdict(end(1, words))
+    assert (found.success, found.rate_limited, found.max_turns_exceeded) == (False, False, False)
+    assert not found.permanent
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "Reached max turns (30)",
+        "Error: max turns reached",
+        "Maximum number of turns exceeded",
+        "error_max_turns",
+    ],
+)
+def test_turns_that_are_used_up_are_told_in_several_ways(words: str) -> None:
+    assert verdict(end(1, words)).max_turns_exceeded
+
+
+@pytest.mark.parametrize(
+    "words", ["HTTP/1.1 429", "status: 429", "status_code=429", "error 429", "429: retry later"]
+)
+def test_a_status_of_429_is_told_in_several_ways(words: str) -> None:
+    assert verdict(end(1, words)).rate_limited
+
+
+@pytest.mark.parametrize("name", ["retry_after", "resetsAt"])
+def test_a_wait_beyond_all_floats_is_no_number(name: str) -> None:
+    found = verdict(end(1, json.dumps({"rate_limited": True, name: 10**400})))
+    assert found.rate_limited
+    assert RateLimit().pause(found.retry_after) == RateLimit().usual
+
+
+def test_a_subtype_that_is_no_text_is_not_an_error_by_its_name() -> None:
+    said = {"type": "result", "subtype": None, "is_error": True}
+    assert verdict(end(0, json.dumps(said))).error == "The agent reports an error."
+
+
 def test_words_of_a_failed_run_may_tell_of_turns() -> None:
     found = verdict(end(1, "Reached max turns (30)"))
     assert (found.max_turns_exceeded, found.rate_limited) == (True, False)
@@ -308,3 +367,51 @@ def test_broken_structure_is_only_words(junk: str) -> None:
 
 def test_an_execution_result_is_plain_values() -> None:
     assert json.loads(json.dumps(dataclasses.asdict(verdict(end(1, "x")))))["success"] is False
+
+
+# ---- what they are told ----
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"skip_permissions": "no"},
+        {"skip_permissions": None},
+        {"inherit": "HOME"},
+        {"inherit": [5]},
+        {"max_turns": 1.5},
+        {"max_turns": True},
+        {"max_turns": 0},
+        {"idle_timeout": -1},
+        {"idle_timeout": "60"},
+        {"allowed_tools": 5},
+        {"allowed_tools": ["Read", 5]},
+        {"command": "claude -p"},
+        {"command": ["claude", 5]},
+        {"command": []},
+        {"tag": 5},
+        {"prompt": "Mend it."},
+    ],
+    ids=str,
+)
+def test_an_agent_is_not_told_what_makes_no_sense(said: dict[str, Any]) -> None:
+    """Least of all that the text "no" means yes."""
+    with pytest.raises((TypeError, ValueError), match=next(iter(said))):
+        AgentExecutor(**said)
+
+
+@pytest.mark.parametrize("option", ["inherit", "allow", "allowed_programs"])
+@pytest.mark.parametrize("value", ["PATH", b"PATH", 5, ["PATH", 5]], ids=repr)
+def test_one_name_is_no_list_of_its_letters(option: str, value: Any) -> None:
+    with pytest.raises(TypeError, match=option):
+        CommandExecutor(**{option: value})
+
+
+def test_a_limit_that_is_not_known_is_named_with_those_that_are() -> None:
+    with pytest.raises(Refused, match=r"limits has no 'memry', only .*memory"):
+        CommandExecutor().prepare(task(args=["true"], limits={"memry": 1}), RUN)
+
+
+def test_an_agent_may_be_named_by_a_path() -> None:
+    command = AgentExecutor([Path("/opt/agent"), "-p"]).prepare(task(prompt="x"), RUN)
+    assert list(command.args) == ["/opt/agent", "-p"]

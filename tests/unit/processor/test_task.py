@@ -114,6 +114,20 @@ def test_other_names_are_no_tasks(name: str) -> None:
     assert split_name(name) is None
 
 
+@pytest.mark.parametrize(
+    ("task_id", "said"), [("5", 5), ("1.5", 1.5), ("a", None), ("2024-01-02", "2024-01-02")]
+)
+def test_an_id_may_be_written_as_a_number(task_id: str, said: object) -> None:
+    """In YAML `id: 5` is one."""
+    assert Task.read(task_id, {"id": said}).id == task_id
+
+
+@pytest.mark.parametrize(("task_id", "said"), [("007", 7), ("True", True), ("a", 5), ("a", ["a"])])
+def test_an_id_that_is_another_is_refused_with_a_hint(task_id: str, said: object) -> None:
+    with pytest.raises(BadTask, match=r"named for .* needs quotes"):
+        Task.read(task_id, {"id": said})
+
+
 def test_a_date_is_seconds_or_text() -> None:
     assert Task.read("a", {"not_before": 12}).not_before == 12.0
     assert Task.read("a", {"not_before": "1970-01-01T00:01:00Z"}).not_before == 60.0
