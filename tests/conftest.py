@@ -29,6 +29,12 @@ def pytest_configure() -> None:
     signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 
 
+def pytest_collection_finish() -> None:
+    """What is there before the first test need not be looked at by the collection of garbage after each."""
+    gc.collect()
+    gc.freeze()
+
+
 def children_of_ours() -> set[int]:
     """The children of this process, zombies included."""
     children: set[int] = set()

@@ -29,7 +29,7 @@ CAPABILITIES = (
     "procfs",
 )
 HIDDEN = (*CAPABILITIES, "all")
-# Two ways that no single one of them opens: fork, and closing one descriptor after the other.
+# Two ways that no single one of them opens: fork, and closing every descriptor that there may be.
 PAIRS = ("clone3,clone", "close_range,procfs")
 
 # One or two of each kind, and quick ones, as they are run two dozen times.

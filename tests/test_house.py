@@ -48,9 +48,8 @@ def files_of_the_tree() -> Iterator[Path]:
         written = path.suffix in SOURCE_FILES or path.name in {"Makefile", "run"}
         own_headers = inside.parts[:2] == ("csrc", "include")
         # `make test-python` has an environment of its own for each interpreter.
-        if inside.parts[0].startswith(".venv"):
-            continue
-        if written and path.is_file() and (own_headers or not BUILT & set(inside.parts)):
+        built = bool(BUILT & set(inside.parts)) or inside.parts[0].startswith(".venv-")
+        if written and path.is_file() and (own_headers or not built):
             yield path
 
 

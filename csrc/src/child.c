@@ -78,15 +78,59 @@ static bool close_gaps_by_proc(const fp_child_plan *plan) {
     return got == 0;
 }
 
-static void close_gaps_one_by_one(const fp_child_plan *plan) {
+static void close_gaps_below(const fp_child_plan *plan, unsigned end) {
+    for (size_t i = 0; i < plan->n_gaps; i++)
+        for (unsigned fd = plan->gaps[i].first; fd <= plan->gaps[i].last && fd < end; fd++)
+            sys_close((int)fd);
+}
+
+static bool starts_with(const char *text, const char *word) {
+    while (*word && *text == *word) {
+        text++;
+        word++;
+    }
+    return !*word;
+}
+
+/* For how many descriptors our table has room, see proc_pid_status(5); 0: not to be had. */
+static unsigned table_size(void) {
+    char status[1024]; /* the line is one of the first dozen; a newline in our name is escaped */
+    int number = -1;
+
+    int fd = sys_openat(AT_FDCWD, "/proc/self/status", O_RDONLY | O_CLOEXEC, 0);
+    if (fd < 0)
+        return 0;
+    ssize_t got = sys_read(fd, status, sizeof status - 1);
+    sys_close(fd);
+    status[got > 0 ? got : 0] = '\0';
+    for (const char *at = status; *at && number < 0; at++)
+        if (starts_with(at, "\nFDSize:\t"))
+            number = number_of(at + sizeof "\nFDSize:\t" - 1);
+    return number > 0 ? (unsigned)number : 0;
+}
+
+static unsigned descriptor_limit(void) {
     enum { MOST = 1 << 20 };
     uint64_t limit[2] = {MOST, MOST};
 
     sys_prlimit(0, RLIMIT_NOFILE, NULL, limit);
-    unsigned end = limit[0] < MOST ? (unsigned)limit[0] : MOST;
-    for (size_t i = 0; i < plan->n_gaps; i++)
-        for (unsigned fd = plan->gaps[i].first; fd <= plan->gaps[i].last && fd < end; fd++)
-            sys_close((int)fd);
+    return limit[0] < MOST ? (unsigned)limit[0] : MOST;
+}
+
+/*
+ * Without close_range(2). What /proc lists costs microseconds for each that is
+ * open, and as much again when we are reaped; an attempt to close what may not
+ * be open costs a twentieth of that. So a table is walked only if it is large:
+ * a few descriptors of high numbers may be all that it holds.
+ */
+static void close_gaps_without_range(const fp_child_plan *plan) {
+    enum { LARGE = 1 << 14 };
+    unsigned size = plan->has_proc ? table_size() : 0;
+
+    if (size && size <= LARGE)
+        close_gaps_below(plan, size);
+    else if (!plan->has_proc || !close_gaps_by_proc(plan))
+        close_gaps_below(plan, descriptor_limit());
 }
 
 static void close_gaps(const fp_child_plan *plan) {
@@ -95,8 +139,8 @@ static void close_gaps(const fp_child_plan *plan) {
     if (plan->has_close_range)
         while (closed < plan->n_gaps && sys_close_range(plan->gaps[closed].first, plan->gaps[closed].last, 0) >= 0)
             closed++;
-    if (closed < plan->n_gaps && !close_gaps_by_proc(plan))
-        close_gaps_one_by_one(plan);
+    if (closed < plan->n_gaps)
+        close_gaps_without_range(plan);
 }
 
 /*

@@ -64,6 +64,7 @@ typedef struct fp_child_plan {
     size_t n_opens;
     bool error_follows_output; /* 2 becomes a copy of 1, which we have opened */
     bool has_close_range;
+    bool has_proc;
     bool bare_above_2; /* with a table cut at 3 there is nothing in the gaps */
     fp_fd_range *gaps;
     size_t n_gaps;

@@ -323,6 +323,7 @@ void fp_plan_make(fp_child_plan *plan, void *memory, const fp_spec *spec, const 
         .cgroup_fd = -1,
         .spare_fd = -1,
         .has_close_range = fp_can(FP_CAP_CLOSE_RANGE),
+        .has_proc = fp_can(FP_CAP_PROCFS),
         .affinity = spec->affinity,
         .affinity_bytes = spec->n_affinity * sizeof *spec->affinity,
         .cwd = spec->cwd,

@@ -258,6 +258,27 @@ static void born_into_no_cgroup(void) {
     CHECK(has_no_child());
 }
 
+/* How often something is listed by a start that is not to inherit `fd`. */
+static int listings_with(int fd) {
+    char script[64];
+    snprintf(script, sizeof script, "[ -e /proc/$$/fd/%d ] || exit 7", fd);
+    fault_n = 1 << 30;
+    CHECK_EQ(dup2(0, fd), fd);
+    with_fresh_slots(SHELL(script), -1, 7);
+    close(fd);
+    return fault->listings;
+}
+
+/* The list in /proc costs microseconds for each that is open: only a large table, perhaps an empty one, is worth it. */
+static void what_is_open_is_not_listed(void) {
+    enum { LARGE = 1 << 14 };
+    struct rlimit files;
+    CHECK_EQ(listings_with(150), 0);
+    getrlimit(RLIMIT_NOFILE, &files);
+    if (files.rlim_cur > LARGE)
+        CHECK_EQ(listings_with(LARGE) > 0, !fp_probe(FP_CAP_CLOSE_RANGE) && fp_probe(FP_CAP_PROCFS));
+}
+
 /* ---- the probes --------------------------------------------------------------------------- */
 
 /* Each in a process of its own, as what is found is remembered. */
@@ -311,6 +332,7 @@ static void all_scenarios(void) {
     FAULTS(a_copy_of_a_spec);
     WATCHED(killed_before_exec);
     WATCHED(born_into_no_cgroup);
+    WATCHED(what_is_open_is_not_listed);
     for (int i = 0; i < FP_SLOT_COUNT + 2; i++)
         close(high_fd + i);
 }
@@ -335,7 +357,8 @@ static void by_way(const char *disable) {
 }
 
 static void every_way(void) {
-    static const char *const ways[] = {"", "clone3", "clone3,clone", "close_range", "into_cgroup", "pidfd_wait", "all"};
+    static const char *const ways[] = {
+        "", "clone3", "clone3,clone", "close_range", "close_range,procfs", "into_cgroup", "pidfd_wait", "all"};
     if (getenv("FASTPROC_DISABLE")) {
         by_way("");
         return;

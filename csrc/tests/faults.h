@@ -83,6 +83,7 @@ typedef struct fault_state {
     int fired;       /* the error it failed with */
     char call[24];   /* which it was */
     int before_exec; /* a signal that the child sends to itself when it calls setsid(2) */
+    int listings;    /* calls of getdents64(2) */
 } fault_state;
 
 static fault_state *fault;
@@ -110,6 +111,8 @@ NOT_INSTRUMENTED int fp_fault(const char *call) {
         return 0;
     if (f->before_exec && call[0] == 's' && call[3] == 's')
         sys_call(SYS_kill, sys_call(SYS_getpid, 0, 0, 0, 0, 0, 0), f->before_exec, 0, 0, 0, 0);
+    if (call[0] == 'g' && call[3] == 'd')
+        __atomic_add_fetch(&f->listings, 1, __ATOMIC_RELAXED);
     const fault_errors *errors = fault_find(call);
     if (!errors || __atomic_add_fetch(&f->count, 1, __ATOMIC_RELAXED) != f->nth)
         return 0;

@@ -344,8 +344,10 @@ def test_a_forked_copy_that_exits_stops_nothing_of_the_original(scene: Scene) ->
     script.write_text(
         textwrap.dedent(
             """
-            import os, sys
+            import os, sys, warnings
             from fastproc.processor import Processor
+            # CPython 3.12 and later warn of a fork beside threads, which is what this is about.
+            warnings.simplefilter("ignore", DeprecationWarning)
             with Processor(sys.argv[1], slots=1) as processor:
                 processor.submit(sys.argv[2:], id="one")
                 processor.start()

@@ -24,7 +24,7 @@ ADVICE = {
     "pidfd_wait": "reaping goes by number; needs Linux 5.4",
     "pidfd_group": "groups are signalled by number while their leader is unreaped; needs Linux 6.9",
     "pidfd_info": "if other code of the program reaps our children, their status is lost; needs Linux 6.15",
-    "close_range": "closing what a child must not inherit takes a walk through /proc; needs Linux 5.9",
+    "close_range": "what a child must not inherit is closed one by one; needs Linux 5.9",
     "cgroup": "no limits of memory, pids and cpus, and a job that leaves its session may survive; needs a "
     "writable cgroup v2 directory: `systemd-run --user --scope -p Delegate=yes`, or mount cgroup2 writable",
     "into_cgroup": "children enter their cgroup by a write of their own; needs Linux 5.7",
