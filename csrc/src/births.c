@@ -25,7 +25,8 @@ enum { WATCHER_STACK_BYTES = 128 << 10 };
 
 /*
  * All signals are blocked in the child but SIGSTOP. It is not reaped before
- * the birth is over, so its number is good. A frozen leaf is thawed, as it is
+ * the birth is over, so its number is good. One that has passed execve(2) may
+ * have stopped itself, and only our thread is late. A frozen leaf is thawed, as it is
  * ours; and where there was one, others that wait for jobs may be frozen too.
  */
 static void see_to(fp_crew *crew, fp_birth_watch *birth) {
@@ -34,7 +35,8 @@ static void see_to(fp_crew *crew, fp_birth_watch *birth) {
 
     if (birth->leaf_fd >= 0 && fp_leaf_thaw(birth->leaf_fd))
         atomic_fetch_add_explicit(&crew->freezes, 1, memory_order_release);
-    if (pid > 1 && fp_person_read(pid, &person) == 0 && person.state == 'T' && person.parent == sys_getpid())
+    if (pid > 1 && fp_person_read(pid, &person) == 0 && person.state == 'T' && !person.executed &&
+        person.parent == sys_getpid())
         sys_kill(pid, SIGCONT);
 }
 

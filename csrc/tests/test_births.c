@@ -121,6 +121,32 @@ static void a_forked_copy_does_not_wait_for_the_watcher(void) {
     crew_end(&us);
 }
 
+/* Our thread may be late to see that a birth is over, and the program may have stopped by then. */
+static void a_program_that_has_stopped_itself_is_not_set_going(void) {
+    crew us;
+    int status = -1;
+    if (!fp_probe(FP_CAP_PROCFS))
+        SKIP("who is stopped is read in /proc");
+    crew_begin(&us, 1);
+    pid_t pid = fork();
+    if (pid == 0) {
+        execl("/bin/sh", "sh", "-c", "kill -STOP $$; exit 3", (char *)NULL);
+        _exit(127);
+    }
+    CHECK_EQ(waitpid(pid, &status, WUNTRACED), pid);
+    CHECK(WIFSTOPPED(status));
+
+    fp_birth_watch birth = {.pid = pid, .leaf_fd = -1};
+    fp_birth_begins(us.of[0]->crew, &birth);
+    nap(700 * MS);
+    fp_birth_ends(us.of[0]->crew, &birth);
+
+    CHECK_EQ(waitpid(pid, &status, WNOHANG | WCONTINUED), 0);
+    kill(pid, SIGKILL);
+    CHECK_EQ(waitpid(pid, &status, 0), pid);
+    crew_end(&us);
+}
+
 /* ---- frozen leaves ---------------------------------------------------------------------- */
 
 /* Write `text` to cgroup.freeze of all leaves, unless NULL. Returns how many are frozen then. */
@@ -228,6 +254,7 @@ int main(void) {
     int before = open_descriptors();
     WATCHED(there_is_a_watcher_from_the_first_birth_to_the_end_of_the_crew);
     WATCHED(while_nobody_is_born_the_watcher_sleeps);
+    WATCHED(a_program_that_has_stopped_itself_is_not_set_going);
     WATCHED(a_forked_copy_does_not_wait_for_the_watcher);
     WATCHED(all_may_be_born_into_frozen_leaves_at_once);
     WATCHED(a_crew_that_is_stopped_still_sees_to_its_births);
