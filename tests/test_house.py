@@ -48,7 +48,7 @@ def files_of_the_tree() -> Iterator[Path]:
         written = path.suffix in SOURCE_FILES or path.name in {"Makefile", "run"}
         own_headers = inside.parts[:2] == ("csrc", "include")
         # `make test-python` has an environment of its own for each interpreter.
-        built = bool(BUILT & set(inside.parts)) or inside.parts[0].startswith(".venv-")
+        built = bool(BUILT & set(inside.parts)) or inside.parts[0].startswith(".venv")
         if written and path.is_file() and (own_headers or not built):
             yield path
 

@@ -56,7 +56,12 @@ def test_the_scheduler_carries_out_a_thousand_commands(scheduler: str) -> None:
 
 def test_the_scheduler_stops_what_runs_when_it_is_interrupted(scheduler: str) -> None:
     """It says so, starts nothing more, and leaves with the code of a failure."""
-    with subprocess.Popen([scheduler, "100000", "8"], stdout=subprocess.PIPE, text=True) as process:
+    # On a busy machine all that run may end by themselves before they are told to.
+    assert any("terminated" in counts(_interrupted(scheduler)) for _ in range(5))
+
+
+def _interrupted(scheduler: str) -> str:
+    with subprocess.Popen([scheduler, "100000", "64"], stdout=subprocess.PIPE, text=True) as process:
         try:
             # Its threads block all signals, its main thread has blocked SIGINT before it has made them.
             assert eventually(lambda: threads_of(process.pid) >= 3)
@@ -64,7 +69,6 @@ def test_the_scheduler_stops_what_runs_when_it_is_interrupted(scheduler: str) ->
             said, _ = process.communicate(timeout=30)
         finally:
             process.kill()
-
     assert process.returncode == 1
     assert "interrupted: stopping" in said
-    assert "terminated" in counts(said)
+    return said
