@@ -114,7 +114,13 @@ def no_leftovers(request: pytest.FixtureRequest) -> Iterator[None]:
     yield
     # What was forgotten in a reference cycle is closed when that is collected.
     gc.collect()
-    eventually(lambda: threads_of_ours() <= threads and children_of_ours() <= children)
+    eventually(
+        lambda: (
+            threads_of_ours() <= threads
+            and children_of_ours() <= children
+            and open_descriptors().keys() <= descriptors.keys()
+        )
+    )
     assert children_of_ours() - children == set(), "children are left, zombies perhaps"
     assert threads_of_ours() - threads == set(), "threads are left"
     assert open_descriptors().keys() - descriptors.keys() == set(), "descriptors are left open"
