@@ -31,6 +31,9 @@ def pytest_configure() -> None:
 
 def pytest_collection_finish() -> None:
     """What is there before the first test need not be looked at by the collection of garbage after each."""
+    # Its plugins, that of trio for one, ask who holds an object: what is frozen is not found then.
+    import hypothesis  # noqa: F401
+
     gc.collect()
     gc.freeze()
 
