@@ -36,6 +36,8 @@ static void who_is_followed_from_birth_waits_for_us(void) {
     uint64_t offset = 0, heard = 0;
     char buffer[5000];
     bool told = false;
+    if (!can_look() && !fp_probe(FP_CAP_PIDFD_GROUP))
+        SKIP("a reaped leader's group can be reached by pidfd or /proc only");
     CHECK_EQ(fp_mailbox_new(&mailbox), 0);
     const fp_spec *spec =
         SHELL("head -c 600000 /dev/zero | tr '\\0' x; sleep 100 & exit 0", CAPTURED, .mailbox = mailbox, .token = 77,
