@@ -182,8 +182,8 @@ static int read_at(int dir_fd, const char *name, char *ret_text, size_t size) {
  * For each birth into a cgroup the kernel checks who may write to its
  * cgroup.procs, and to that of the cgroup it has in common with the parent:
  * cgroup_css_set_fork() in kernel/cgroup/cgroup.c, 6.18. For that it makes an
- * inode and drops it again, 3 % of a start, unless it keeps one because the
- * file has been looked up.
+ * inode and drops it again, unless it keeps one because the file has been
+ * looked up: one to two percent of a start of benchmarks/bench_spawn.py.
  */
 static void let_keep_inode(int dir_fd) {
     sys_faccessat(dir_fd, "cgroup.procs", F_OK);
