@@ -556,6 +556,9 @@ bool fp_proc_reap(fp_proc *proc);
 void fp_proc_bury(fp_proc *proc);
 /* The reason of an end that was reaped just now. */
 uint8_t fp_proc_why_it_ended(fp_proc *proc);
+struct rusage;
+/* What wait(2) says of what a child has used. */
+fp_usage fp_usage_of(const struct rusage *usage);
 /* Reap a child that is no process of ours; see orphans.c. False: it is not dead, or not to be had. */
 bool fp_orphan_collect(pid_t pid, fp_exit *ret_exit);
 

@@ -23,8 +23,8 @@ static bool must_stay_zombie(const fp_proc *proc) {
            !fp_can(FP_CAP_PIDFD_GROUP) && fp_can(FP_CAP_PROCFS);
 }
 
-static void take_usage(fp_proc *proc, const struct rusage *usage) {
-    proc->usage = (fp_usage){
+fp_usage fp_usage_of(const struct rusage *usage) {
+    return (fp_usage){
         .user_us = usage->ru_utime.tv_sec * INT64_C(1000000) + usage->ru_utime.tv_usec,
         .system_us = usage->ru_stime.tv_sec * INT64_C(1000000) + usage->ru_stime.tv_usec,
         .max_rss_bytes = usage->ru_maxrss * INT64_C(1024),
@@ -92,7 +92,7 @@ bool fp_proc_reap(fp_proc *proc) {
     if (r < 0 || info.si_pid == 0)
         return false;
     proc->reaped = !keep;
-    take_usage(proc, &usage);
+    proc->usage = fp_usage_of(&usage);
     if (info.si_code == CLD_EXITED) {
         proc->code = (int16_t)info.si_status;
     } else {

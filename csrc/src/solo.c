@@ -51,20 +51,6 @@ static bool is_copy(const fp_solo *solo) {
 
 /* ---- the reap ------------------------------------------------------------------- */
 
-static void take_usage(fp_usage *ret_usage, const struct rusage *usage) {
-    *ret_usage = (fp_usage){
-        .user_us = usage->ru_utime.tv_sec * INT64_C(1000000) + usage->ru_utime.tv_usec,
-        .system_us = usage->ru_stime.tv_sec * INT64_C(1000000) + usage->ru_stime.tv_usec,
-        .max_rss_bytes = usage->ru_maxrss * INT64_C(1024),
-        .minor_faults = usage->ru_minflt,
-        .major_faults = usage->ru_majflt,
-        .blocks_in = usage->ru_inblock,
-        .blocks_out = usage->ru_oublock,
-        .voluntary_switches = usage->ru_nvcsw,
-        .involuntary_switches = usage->ru_nivcsw,
-    };
-}
-
 static void settle(fp_solo *solo) {
     solo->ended_ns = fp_now_ns();
     atomic_store_explicit(&solo->state, FP_STATE_EXITED, memory_order_release);
@@ -122,7 +108,7 @@ static int ask_kernel(fp_solo *solo, bool block) {
         return r == -EINTR ? r : -ECHILD;
     if (info.si_pid == 0)
         return 0;
-    take_usage(&solo->usage, &usage);
+    solo->usage = fp_usage_of(&usage);
     if (info.si_code == CLD_EXITED) {
         solo->code = (int16_t)info.si_status;
     } else {
