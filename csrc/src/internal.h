@@ -368,6 +368,7 @@ typedef struct fp_stream {
     bool paused;   /* not read until the followers have caught up */
     bool in_epoll;
     bool enlarged;
+    bool unskippable; /* splice(2) has refused once */
     uint64_t total;
     uint64_t read_to;
     fp_reader *readers;
@@ -402,8 +403,16 @@ int fp_flow_new(const fp_spec *spec, fp_flow **ret_flow);
 /* Our ends of the pipes, which are taken. */
 void fp_flow_attach(fp_flow *flow, const fp_birth *birth);
 fp_flow *fp_flow_free(fp_flow *flow);
-/* Read once. Bytes read, 0 at the end, -EAGAIN when there is nothing, or the follower lags (paused); else -errno. */
-int64_t fp_stream_pump(fp_flow *flow, fp_stream *stream, uint8_t *scratch, size_t scratch_bytes, int64_t now);
+/* What reading lends to all streams. */
+typedef struct fp_intake {
+    uint8_t *scratch;
+    size_t scratch_bytes;
+    int null_fd; /* where bytes go that nobody will see; -1: they are read like the others */
+} fp_intake;
+
+int fp_intake_init(fp_intake *intake, int null_fd);
+/* Read once. Bytes taken, 0 at the end, -EAGAIN when there is nothing, or the follower lags (paused); else -errno. */
+int64_t fp_stream_pump(fp_flow *flow, fp_stream *stream, const fp_intake *intake, int64_t now);
 void fp_stream_close(fp_flow *flow, fp_stream *stream, bool complete);
 /* Does anybody want to lose nothing of it? */
 bool fp_stream_is_followed(const fp_stream *stream);
@@ -684,7 +693,7 @@ struct fp_supervisor {
     bool has_slots;
     fp_census census;
     bool census_wanted;
-    uint8_t *scratch;
+    fp_intake intake;
 
     fp_crew *crew;
     fp_supervisor *crew_next;
@@ -695,7 +704,6 @@ struct fp_supervisor {
     int64_t orphans_ns;
 };
 
-enum { FP_SCRATCH_BYTES = 256 << 10 };
 /* For `wakes_ns`: the loop turns. */
 #define FP_AWAKE INT64_MIN
 

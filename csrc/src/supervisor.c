@@ -36,7 +36,7 @@ void fp_supervisor_unref(fp_supervisor *supervisor) {
     if (atomic_fetch_sub_explicit(&supervisor->refs, 1, memory_order_acq_rel) != 1)
         return;
     fp_census_done(&supervisor->census);
-    free(supervisor->scratch);
+    free(supervisor->intake.scratch);
     free(supervisor->places);
     fp_timers_done(&supervisor->timers);
     crew_unref(supervisor->crew);
@@ -138,8 +138,9 @@ int fp_supervisor_new(const fp_supervisor_options *options, fp_supervisor **ret_
     if (r >= 0)
         r = sys_epoll_ctl(supervisor->epoll_fd, EPOLL_CTL_ADD, supervisor->event_fd, &kick);
     if (r >= 0) {
-        supervisor->scratch = malloc(FP_SCRATCH_BYTES);
-        r = supervisor->scratch ? join_crew(supervisor, options->sibling) : -ENOMEM;
+        r = fp_intake_init(&supervisor->intake, supervisor->has_slots ? supervisor->slots.placeholder_fd : -1);
+        if (r >= 0)
+            r = join_crew(supervisor, options->sibling);
     }
     if (r < 0) {
         fp_supervisor_free(supervisor);

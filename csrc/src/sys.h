@@ -27,6 +27,7 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/types.h>
+#include <sys/uio.h>
 #include <sys/wait.h>
 #include <time.h>
 
@@ -467,6 +468,17 @@ static inline int sys_close(int fd) {
 static inline ssize_t sys_read(int fd, void *buffer, size_t bytes) {
     FP_FAULT("read");
     return SYS_CALL_3(SYS_read, fd, buffer, bytes);
+}
+
+static inline ssize_t sys_readv(int fd, const struct iovec *parts, int n) {
+    FP_FAULT("readv");
+    return SYS_CALL_3(SYS_readv, fd, parts, n);
+}
+
+/* From a pipe, and from or to where its descriptor stands. */
+static inline ssize_t sys_splice(int from_fd, int to_fd, size_t bytes, unsigned flags) {
+    FP_FAULT("splice");
+    return SYS_CALL_6(SYS_splice, from_fd, 0, to_fd, 0, bytes, flags);
 }
 
 static inline ssize_t sys_write(int fd, const void *buffer, size_t bytes) {

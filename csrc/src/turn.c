@@ -82,7 +82,7 @@ static bool pump(fp_supervisor *supervisor, fp_proc *proc, int which, int64_t no
 
     if (stream->fd < 0)
         return false;
-    int64_t n = fp_stream_pump(flow, stream, supervisor->scratch, FP_SCRATCH_BYTES, now);
+    int64_t n = fp_stream_pump(flow, stream, &supervisor->intake, now);
     bool ended = n <= 0 && n != -EAGAIN;
     if (ended || stream->paused)
         unwatch_stream(supervisor, stream);

@@ -153,6 +153,24 @@ static void pipes_and_input(void) {
     close_down();
 }
 
+/* So much that a part of it is skipped, should the writer be ahead. */
+static void a_long_stream(void) {
+    prepare();
+    if (open_up()) {
+        fp_proc *proc = try_start(JOB("head -c 3000000 /dev/zero; exit 3", CAPTURED));
+        if (proc) {
+            fp_output output;
+            fp_exit exit = outlast(fp_proc_ref(proc));
+            CHECK(exit.code == 3 || fault->fired);
+            CHECK_EQ(fp_proc_output(proc, 1, &output), 0);
+            CHECK(output.ended && output.total_bytes <= 3000000);
+            CHECK(output.total_bytes == 3000000 || fault->fired);
+            fp_proc_free(proc);
+        }
+    }
+    close_down();
+}
+
 static void a_stream_that_is_followed(void) {
     prepare();
     if (open_up()) {
@@ -485,6 +503,7 @@ static void every_scenario(void) {
     FAULTS(a_plain_job);
     FAULTS(a_job_asked_after_again_and_again);
     FAULTS(pipes_and_input);
+    FAULTS(a_long_stream);
     FAULTS(a_stream_that_is_followed);
     FAULTS(a_stop_on_request);
     FAULTS(a_deadline);

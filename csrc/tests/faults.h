@@ -59,6 +59,8 @@ static const fault_errors fault_table[] = {
     {"unlinkat", {EBUSY, EIO}},
     {"getdents64", {EINTR, ENOMEM, EIO}},
     {"ioctl", {ENOSYS, EIO}},
+    {"splice", {ENOSYS, EPERM, EINTR}},
+    {"readv", {EINTR, EIO}},
     {"fcntl", {EMFILE, EPERM}},
     {"dup3", {EMFILE, EINTR}},
     {"pipe2", {EMFILE, ENOMEM}},
@@ -131,6 +133,7 @@ NOT_INSTRUMENTED int fp_fault(const char *call) {
 extern void *__libc_malloc(size_t bytes);
 extern void *__libc_calloc(size_t n, size_t bytes);
 extern void *__libc_realloc(void *memory, size_t bytes);
+extern void *__libc_memalign(size_t alignment, size_t bytes);
 
 void *malloc(size_t bytes) {
     if (fp_fault("malloc") == 0)
@@ -151,6 +154,14 @@ void *realloc(void *memory, size_t bytes) {
         return __libc_realloc(memory, bytes);
     errno = ENOMEM;
     return NULL;
+}
+
+int posix_memalign(void **ret_memory, size_t alignment, size_t bytes) {
+    void *memory = fp_fault("malloc") == 0 ? __libc_memalign(alignment, bytes) : NULL;
+    if (!memory)
+        return ENOMEM;
+    *ret_memory = memory;
+    return 0;
 }
 #endif
 

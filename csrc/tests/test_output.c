@@ -11,7 +11,7 @@
 #include "check.h"
 #include "internal.h"
 
-enum { MOST = 40000 };
+enum { MOST = 40000, LONG = 4 << 20 };
 #define MS FP_NS_PER_MS
 
 static uint32_t seed = 2024;
@@ -26,6 +26,7 @@ typedef struct rig {
     fp_flow *flow;
     fp_stream *out;
     int writer;
+    int null_fd;
     uint8_t scratch[8192];
 } rig;
 
@@ -41,6 +42,7 @@ static void rig_begin(rig *r, uint64_t head, uint64_t tail) {
     fp_flow_attach(r->flow, &birth);
     r->out = &r->flow->streams[0];
     r->writer = ends[1];
+    r->null_fd = -1;
 }
 
 static void rig_end(rig *r) {
@@ -49,8 +51,13 @@ static void rig_end(rig *r) {
     r->flow = fp_flow_free(r->flow);
 }
 
+static int64_t pump_at(rig *r, size_t most, int64_t now) {
+    const fp_intake intake = {.scratch = r->scratch, .scratch_bytes = most, .null_fd = r->null_fd};
+    return fp_stream_pump(r->flow, r->out, &intake, now);
+}
+
 static int64_t pump(rig *r, size_t most) {
-    return fp_stream_pump(r->flow, r->out, r->scratch, most, 2000);
+    return pump_at(r, most, 2000);
 }
 
 /* The bytes that are to be kept of `total`: the first `head`, then the last `tail` of the rest. */
@@ -64,7 +71,7 @@ static size_t model_kept(const uint8_t *all, size_t total, size_t head, size_t t
 }
 
 static void check_copies(rig *r, const uint8_t *all, size_t total, size_t head, size_t tail) {
-    static uint8_t expected[MOST], got[MOST];
+    static uint8_t expected[LONG], got[LONG];
     size_t kept = model_kept(all, total, head, tail, expected);
     size_t n_head = total < head ? total : head;
     size_t oldest = total - (kept - n_head);
@@ -74,7 +81,7 @@ static void check_copies(rig *r, const uint8_t *all, size_t total, size_t head, 
     CHECK_EQ(output.total_bytes, total);
     CHECK_EQ(output.kept_bytes, kept);
     CHECK_EQ(output.head_bytes, n_head);
-    CHECK_EQ(fp_stream_copy_all(r->out, got, MOST), kept);
+    CHECK_EQ(fp_stream_copy_all(r->out, got, LONG), kept);
     CHECK(memcmp(got, expected, kept) == 0);
     size_t part = random_below((uint32_t)kept + 1);
     CHECK_EQ(fp_stream_copy_all(r->out, got, part), part);
@@ -119,6 +126,73 @@ static void random_chunks_leave_what_the_model_keeps(void) {
             rig_end(&r);
         }
     }
+}
+
+/*
+ * A writer who is ahead of us: what nobody will see goes to the null device
+ * where there is one, and all the same is kept.
+ */
+static void a_long_stream_keeps_its_ends_with(size_t head, size_t tail, int null_fd, bool skips) {
+    static uint8_t all[LONG];
+    size_t total = 0;
+    int64_t most = 0;
+    rig r;
+
+    for (size_t i = 0; i < LONG; i += 4)
+        memcpy(all + i, &(uint32_t){random_below(UINT32_MAX)}, 4);
+    rig_begin(&r, head, tail);
+    r.null_fd = null_fd;
+    while (total < LONG) {
+        /* Up to as much as a large pipe holds, in pieces that fill no page. */
+        for (size_t ahead = 0; ahead < 900000 && total < LONG;) {
+            size_t n = 1 + random_below(90000);
+            if (n > LONG - total)
+                n = LONG - total;
+            ssize_t written = write(r.writer, all + total, n);
+            if (written < 0)
+                break;
+            ahead += (size_t)written;
+            total += (size_t)written;
+        }
+        for (int64_t n; (n = pump(&r, 8192)) > 0;)
+            most = n > most ? n : most;
+        check_copies(&r, all, total, head, tail);
+        if (check_failures)
+            return;
+    }
+    CHECK(r.out->enlarged);
+    CHECK_EQ(most > (int64_t)tail, skips);
+    rig_end(&r);
+}
+
+static void a_long_stream_keeps_its_ends(void) {
+    static const size_t sizes[][2] = {{100, 65536}, {0, 200001}, {65536, 192 << 10}};
+    int null_fd = open("/dev/null", O_RDWR | O_CLOEXEC), unwritable_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
+
+    for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++) {
+        a_long_stream_keeps_its_ends_with(sizes[s][0], sizes[s][1], null_fd, true);
+        a_long_stream_keeps_its_ends_with(sizes[s][0], sizes[s][1], unwritable_fd, false);
+        a_long_stream_keeps_its_ends_with(sizes[s][0], sizes[s][1], -1, false);
+    }
+    /* A ring as large as the pipe leaves nothing to skip. */
+    a_long_stream_keeps_its_ends_with(10, 2 << 20, null_fd, false);
+    close(null_fd);
+    close(unwritable_fd);
+}
+
+/* See new_room(): a few bytes further than a page begins, and a copy takes three times as long. */
+static void room_for_many_bytes_begins_with_a_page(void) {
+    fp_intake intake;
+    rig r;
+
+    CHECK_EQ(fp_intake_init(&intake, -1), 0);
+    CHECK_EQ((uintptr_t)intake.scratch % 4096, 0);
+    free(intake.scratch);
+    rig_begin(&r, 0, 0);
+    for (int i = 0; i < 20; i++)
+        CHECK(write(r.writer, r.scratch, 8192) == 8192 && pump(&r, 8192) == 8192);
+    CHECK(r.out->tail && (uintptr_t)r.out->tail % 4096 == 0);
+    rig_end(&r);
 }
 
 static void without_sizes_the_defaults_hold(void) {
@@ -166,22 +240,22 @@ static void the_end_of_file_is_told_from_an_end_of_ours(void) {
 
 /* A follower of random speed hears every byte, and the writer is held up for him. */
 static void a_follower_loses_nothing(void) {
-    static const size_t sizes[][2] = {{100, 300}, {0, 64}, {1, 1}, {4096, 16}};
-    enum { TOTAL = 20000 };
+    static const size_t sizes[][3] = {
+        {100, 300, 20000}, {0, 64, 20000}, {1, 1, 20000}, {4096, 16, 20000}, {5, 65536, 200000}};
     uint8_t buffer[512];
 
     for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++) {
-        uint32_t written = 0, heard = 0;
+        uint32_t total = (uint32_t)sizes[s][2], written = 0, heard = 0;
         uint64_t offset = 0;
         int held_up = 0;
         rig r;
         rig_begin(&r, sizes[s][0], sizes[s][1]);
         r.out->followed = true;
-        for (int idle = 0; heard < TOTAL && idle < 100000; idle++) {
+        for (int idle = 0; heard < total && idle < 100000; idle++) {
             uint8_t chunk[700];
             uint32_t n = 1 + random_below(sizeof chunk);
-            if (n > TOTAL - written)
-                n = TOTAL - written;
+            if (n > total - written)
+                n = total - written;
             for (uint32_t i = 0; i < n; i++)
                 chunk[i] = (uint8_t)((written + i) * 7 >> 3);
             ssize_t w = n ? write(r.writer, chunk, n) : 0;
@@ -200,7 +274,7 @@ static void a_follower_loses_nothing(void) {
             if (check_failures)
                 return;
         }
-        CHECK_EQ(heard, TOTAL);
+        CHECK_EQ(heard, total);
         CHECK(held_up > 0);
         rig_end(&r);
     }
@@ -233,7 +307,7 @@ static void a_drain_ends_by_silence_or_in_the_end(void) {
     /* Each byte prolongs it, but not for ever. */
     for (int64_t at = exit_at; at < exit_at + 5000 * MS; at += 50 * MS) {
         CHECK_EQ(write(r.writer, "x", 1), 1);
-        CHECK_EQ(fp_stream_pump(r.flow, r.out, r.scratch, 1, at), 1);
+        CHECK_EQ(pump_at(&r, 1, at), 1);
         int64_t until = fp_flow_drain_until(r.flow, at, false);
         CHECK(until <= at + silence && until <= exit_at + 2000 * MS);
         CHECK(until == at + silence || until == exit_at + 2000 * MS);
@@ -319,6 +393,8 @@ static void the_limit_counts_both_streams(void) {
 
 int main(void) {
     RUN(random_chunks_leave_what_the_model_keeps);
+    RUN(a_long_stream_keeps_its_ends);
+    RUN(room_for_many_bytes_begins_with_a_page);
     RUN(without_sizes_the_defaults_hold);
     RUN(a_flow_is_made_only_for_pipes);
     RUN(the_end_of_file_is_told_from_an_end_of_ours);
