@@ -186,8 +186,13 @@ int fp_birth_make(const fp_spec *spec, const fp_birthplace *place, fp_birth *ret
 
 /* ---- timer.c: when each process next needs a look ------------------------ */
 
+typedef struct fp_timer {
+    int64_t when_ns;
+    fp_proc *proc;
+} fp_timer;
+
 typedef struct fp_timers {
-    fp_proc **heap;
+    fp_timer *heap;
     uint32_t count;
     uint32_t capacity;
 } fp_timers;
@@ -197,8 +202,10 @@ int fp_timers_reserve(fp_timers *timers, uint32_t count);
 void fp_timers_done(fp_timers *timers);
 /* Look at `proc` at `when_ns`, instead of what was set before; FP_NEVER clears. */
 void fp_timers_set(fp_timers *timers, fp_proc *proc, int64_t when_ns);
-/* The process whose time comes first, or NULL. */
-fp_proc *fp_timers_first(const fp_timers *timers);
+/* When `proc` is to be looked at; FP_NEVER: nothing is set. */
+int64_t fp_timers_when(const fp_timers *timers, const fp_proc *proc);
+/* The one whose time comes first; NULL and FP_NEVER: there is none. */
+fp_timer fp_timers_first(const fp_timers *timers);
 
 /* ---- stop.c: the stop ladder -------------------------------------------- */
 
@@ -516,7 +523,6 @@ struct fp_proc {
     int64_t step_ns;   /* end of the present rung */
     int64_t check_ns;  /* next look at emptiness, or for the exit when polling */
     int64_t census_ns; /* a census begun after this is wanted; 0: none */
-    int64_t when_ns;
     int64_t grace_ns;
     int64_t kill_timeout_ns;
     int64_t cpu_limit_s;
@@ -681,7 +687,8 @@ struct fp_supervisor {
     fp_proc *young; /* the last start of a batch, not watched yet, see fp_proc_look_at_young(); referenced, or NULL */
 
     fp_place *places;
-    uint32_t n_places;
+    uint32_t n_places; /* ever given away; there is room for more */
+    uint32_t places_room;
     uint32_t first_free;
     uint32_t active;
 

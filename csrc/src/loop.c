@@ -31,8 +31,9 @@ enum {
 
 static void look_at_due(fp_supervisor *supervisor, int64_t now) {
     for (int i = 0; i < TURNS_AT_ONCE; i++) {
-        fp_proc *proc = fp_timers_first(&supervisor->timers);
-        if (!proc || proc->when_ns > now)
+        fp_timer first = fp_timers_first(&supervisor->timers);
+        fp_proc *proc = first.proc;
+        if (!proc || first.when_ns > now)
             break;
         fp_timers_set(&supervisor->timers, proc, FP_NEVER);
         fp_proc_ref(proc);
@@ -89,8 +90,7 @@ static void look_after_orphans(fp_supervisor *supervisor, int64_t now) {
 
 /* When the loop must turn again by itself. */
 static int64_t next_turn(const fp_supervisor *supervisor, int64_t now, bool more) {
-    const fp_proc *first = fp_timers_first(&supervisor->timers);
-    int64_t when = first ? first->when_ns : FP_NEVER;
+    int64_t when = fp_timers_first(&supervisor->timers).when_ns;
 
     if (more || supervisor->census_wanted || supervisor->stopping)
         return now;

@@ -30,22 +30,28 @@ fp_proc *fp_supervisor_find(const fp_supervisor *supervisor, uint64_t key) {
     return supervisor->places[slot].proc;
 }
 
-int fp_supervisor_admit(fp_supervisor *supervisor, fp_proc *proc) {
-    if (supervisor->first_free == FP_NO_INDEX) {
-        uint32_t n = supervisor->n_places ? 2 * supervisor->n_places : 64;
-        fp_place *places = realloc(supervisor->places, n * sizeof *places);
+/* Room for one more place than were ever given away at a time, and for its timer. */
+static int reserve_place(fp_supervisor *supervisor) {
+    if (supervisor->n_places == supervisor->places_room) {
+        uint32_t room = supervisor->places_room ? 2 * supervisor->places_room : 64;
+        fp_place *places = realloc(supervisor->places, room * sizeof *places);
         if (!places)
             return -ENOMEM;
         supervisor->places = places;
-        for (uint32_t i = n; i-- > supervisor->n_places;) {
-            places[i] = (fp_place){.next_free = supervisor->first_free};
-            supervisor->first_free = i;
-        }
-        supervisor->n_places = n;
+        supervisor->places_room = room;
     }
-    int r = fp_timers_reserve(&supervisor->timers, supervisor->n_places);
-    if (r < 0)
-        return r;
+    return fp_timers_reserve(&supervisor->timers, supervisor->n_places + 1);
+}
+
+int fp_supervisor_admit(fp_supervisor *supervisor, fp_proc *proc) {
+    /* A new place is touched when it is needed: room for more is not yet memory. */
+    if (supervisor->first_free == FP_NO_INDEX) {
+        int r = reserve_place(supervisor);
+        if (r < 0)
+            return r;
+        supervisor->first_free = supervisor->n_places++;
+        supervisor->places[supervisor->first_free] = (fp_place){.next_free = FP_NO_INDEX};
+    }
     proc->slot = supervisor->first_free;
     fp_place *place = &supervisor->places[proc->slot];
     supervisor->first_free = place->next_free;

@@ -53,7 +53,7 @@ fp_proc *fp_proc_new(const fp_spec *spec) {
         proc->cpu_limited = true;
         proc->cpu_limit_s = hard < INT32_MAX ? (int64_t)hard : INT32_MAX;
     }
-    proc->when_ns = proc->deadline_ns = proc->step_ns = proc->check_ns = proc->watch_ns = FP_NEVER;
+    proc->deadline_ns = proc->step_ns = proc->check_ns = proc->watch_ns = FP_NEVER;
     return proc;
 }
 

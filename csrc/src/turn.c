@@ -49,7 +49,7 @@ void fp_proc_watch_stream(fp_supervisor *supervisor, fp_proc *proc, int which) {
     if (stream->fd < 0 || stream->in_epoll)
         return;
     stream->in_epoll = fp_supervisor_watch(supervisor, proc, stream->fd, FP_KEY_OUT + which, EPOLLIN) == 0;
-    if (!stream->in_epoll && proc->when_ns > fp_now_ns() + UNWATCHED_GAP)
+    if (!stream->in_epoll && fp_timers_when(&supervisor->timers, proc) > fp_now_ns() + UNWATCHED_GAP)
         fp_supervisor_set_timer(supervisor, proc, fp_now_ns() + UNWATCHED_GAP);
 }
 

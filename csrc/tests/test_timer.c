@@ -18,10 +18,8 @@ static uint32_t random_below(uint32_t n) {
 /* A process as far as timers look at it. */
 static void set_up(fp_proc *procs, int n) {
     memset(procs, 0, (size_t)n * sizeof *procs);
-    for (int i = 0; i < n; i++) {
-        procs[i].when_ns = FP_NEVER;
+    for (int i = 0; i < n; i++)
         procs[i].heap_index = FP_NO_INDEX;
-    }
 }
 
 static int64_t earliest_of(const int64_t *times, int n) {
@@ -35,23 +33,24 @@ static int64_t earliest_of(const int64_t *times, int n) {
 static void check_heap(const fp_timers *timers, const fp_proc *procs, const int64_t *times, int n) {
     uint32_t count = 0;
     for (int i = 0; i < n; i++) {
-        CHECK_EQ(procs[i].when_ns, times[i]);
+        CHECK_EQ(fp_timers_when(timers, &procs[i]), times[i]);
         CHECK_EQ(procs[i].heap_index != FP_NO_INDEX, times[i] != FP_NEVER);
         if (times[i] == FP_NEVER)
             continue;
         count++;
-        CHECK(timers->heap[procs[i].heap_index] == &procs[i]);
+        CHECK(timers->heap[procs[i].heap_index].proc == &procs[i]);
     }
     CHECK_EQ(timers->count, count);
     for (uint32_t i = 1; i < timers->count; i++)
-        CHECK(timers->heap[(i - 1) / 2]->when_ns <= timers->heap[i]->when_ns);
+        CHECK(timers->heap[(i - 1) / 2].when_ns <= timers->heap[i].when_ns);
 }
 
 static void an_empty_heap_has_no_first(void) {
     fp_timers timers = {0};
-    CHECK(!fp_timers_first(&timers));
+    CHECK(!fp_timers_first(&timers).proc);
     CHECK_EQ(fp_timers_reserve(&timers, 1), 0);
-    CHECK(!fp_timers_first(&timers));
+    CHECK(!fp_timers_first(&timers).proc);
+    CHECK_EQ(fp_timers_first(&timers).when_ns, FP_NEVER);
     fp_timers_done(&timers);
     CHECK_EQ(timers.capacity, 0);
 }
@@ -72,8 +71,7 @@ static void the_first_is_the_earliest_whatever_happens(void) {
         int64_t when = leave ? FP_NEVER : (int64_t)random_below(64) - 4;
         times[who] = when;
         fp_timers_set(&timers, &procs[who], when);
-        const fp_proc *first = fp_timers_first(&timers);
-        CHECK_EQ(first ? first->when_ns : FP_NEVER, earliest_of(times, PEOPLE));
+        CHECK_EQ(fp_timers_first(&timers).when_ns, earliest_of(times, PEOPLE));
         if (step % 500 == 0)
             check_heap(&timers, procs, times, PEOPLE);
         if (check_failures)
@@ -92,12 +90,12 @@ static void they_come_out_in_order(void) {
         fp_timers_set(&timers, &procs[i], random_below(1000));
     int64_t before = -1;
     for (int i = 0; i < PEOPLE; i++) {
-        fp_proc *first = fp_timers_first(&timers);
-        CHECK(first->when_ns >= before);
-        before = first->when_ns;
-        fp_timers_set(&timers, first, FP_NEVER);
+        fp_timer first = fp_timers_first(&timers);
+        CHECK(first.when_ns >= before);
+        before = first.when_ns;
+        fp_timers_set(&timers, first.proc, FP_NEVER);
     }
-    CHECK(!fp_timers_first(&timers));
+    CHECK(!fp_timers_first(&timers).proc);
     fp_timers_done(&timers);
 }
 
@@ -111,7 +109,7 @@ static void room_grows_and_keeps_what_is_there(void) {
         CHECK_EQ(fp_timers_reserve(&timers, (uint32_t)i + 1), 0);
         CHECK(timers.capacity >= (uint32_t)i + 1);
         fp_timers_set(&timers, &procs[i], MANY - i);
-        CHECK(fp_timers_first(&timers) == &procs[i]);
+        CHECK(fp_timers_first(&timers).proc == &procs[i]);
     }
     CHECK_EQ(timers.count, MANY);
     fp_timers_done(&timers);
@@ -133,7 +131,7 @@ static void setting_the_same_time_again_changes_nothing(void) {
     fp_timers_set(&timers, &procs[0], FP_NEVER);
     fp_timers_set(&timers, &procs[0], FP_NEVER);
     CHECK_EQ(timers.count, 1);
-    CHECK(fp_timers_first(&timers) == &procs[1]);
+    CHECK(fp_timers_first(&timers).proc == &procs[1]);
     fp_timers_done(&timers);
 }
 
