@@ -278,7 +278,8 @@ enum fp_exit_flag {
     FP_EXIT_UNKILLABLE = 1 << 3, /* it has outlived SIGKILL by `kill_timeout_ns` */
     FP_EXIT_LEFTOVERS = 1 << 4,  /* descendants outlived the child */
     FP_EXIT_STOPPED = 1 << 5,    /* the stop ladder was climbed for it or its leftovers */
-    FP_EXIT_LEFTOVERS_ESCALATED = 1 << 6 /* SIGKILL was needed for descendants after the child had ended */
+    FP_EXIT_LEFTOVERS_ESCALATED = 1 << 6, /* SIGKILL was needed for descendants after the child had ended */
+    FP_EXIT_USAGE_LOST = 1 << 7           /* there was no memory to keep what it used; the usage is zeros */
 };
 
 /*

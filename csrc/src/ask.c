@@ -27,7 +27,7 @@ int fp_proc_failure(fp_proc *proc, fp_failure *ret_failure) {
         return r;
     fp_supervisor *supervisor = fp_proc_lock(proc);
     if (fp_proc_state(proc) == FP_STATE_FAILED) {
-        *ret_failure = proc->failure;
+        *ret_failure = *fp_proc_failed(proc);
         r = 0;
     }
     fp_proc_unlock(proc, supervisor);

@@ -48,10 +48,10 @@ static fp_proc *batch_pop(fp_batch *batch, fp_supervisor *supervisor) {
     pthread_mutex_lock(&batch->lock);
     fp_proc *proc = batch->first;
     if (proc) {
-        batch->first = proc->queue_next;
+        batch->first = fp_proc_queued(proc)->next;
         if (!batch->first)
             batch->last = &batch->first;
-        proc->queue_next = NULL;
+        fp_proc_queued(proc)->next = NULL;
         atomic_store_explicit(&proc->supervisor, fp_supervisor_ref(supervisor), memory_order_release);
     }
     pthread_mutex_unlock(&batch->lock);
@@ -112,10 +112,10 @@ void fp_supervisor_batch_done(fp_supervisor *supervisor, fp_proc *proc) {
 
 static void start_queued(fp_supervisor *supervisor, fp_share *share, fp_proc *proc) {
     fp_failure failure;
-    fp_spec *spec = proc->spec;
+    fp_spec *spec = fp_proc_queued(proc)->spec;
 
     share->running++;
-    proc->spec = NULL;
+    fp_proc_queued(proc)->spec = NULL;
     int r = fp_proc_start(supervisor, proc, spec, &failure);
     if (r < 0) {
         share = share_of(supervisor, proc->batch);
@@ -182,13 +182,13 @@ int fp_proc_withdraw(fp_proc *proc) {
         r = -EOWNERDEAD;
     else if (!supervisor && fp_proc_state(proc) == FP_STATE_QUEUED) {
         fp_batch *batch = proc->batch;
-        for (fp_proc **at = &batch->first; *at; at = &(*at)->queue_next) {
+        for (fp_proc **at = &batch->first; *at; at = &fp_proc_queued(*at)->next) {
             if (*at != proc)
                 continue;
-            *at = proc->queue_next;
-            if (batch->last == &proc->queue_next)
+            *at = fp_proc_queued(proc)->next;
+            if (batch->last == &fp_proc_queued(proc)->next)
                 batch->last = at;
-            proc->queue_next = NULL;
+            fp_proc_queued(proc)->next = NULL;
             fp_proc_fail(proc, &withdrawn);
             r = 0;
             break;
@@ -312,8 +312,8 @@ int fp_spawn_many(fp_supervisor *const *crew, size_t n_crew, const fp_spec *cons
             goto out;
         ret_procs[made] = proc;
         proc->batch = batch_ref(batch);
-        proc->spec = fp_spec_copy(specs[made]);
-        if (!proc->spec) {
+        fp_proc_queued(proc)->spec = fp_spec_copy(specs[made]);
+        if (!fp_proc_queued(proc)->spec) {
             made++;
             goto out;
         }
@@ -321,7 +321,7 @@ int fp_spawn_many(fp_supervisor *const *crew, size_t n_crew, const fp_spec *cons
     pthread_mutex_lock(&batch->lock);
     for (size_t i = 0; i < n; i++) {
         *batch->last = fp_proc_ref(ret_procs[i]);
-        batch->last = &ret_procs[i]->queue_next;
+        batch->last = &fp_proc_queued(ret_procs[i])->next;
     }
     pthread_mutex_unlock(&batch->lock);
     for (size_t i = 0; i < takers; i++)

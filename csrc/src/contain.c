@@ -280,8 +280,10 @@ static belief believe(fp_proc *proc, const fp_census *census) {
     /* Reaped: the number stays taken only while the group or the session lives. */
     b.group = group_by_pidfd(proc) && signal_group(proc, 0) != -ESRCH;
     const fp_person *recycled = fp_census_find(census, proc->pid);
+    /* Not if somebody else has reaped it, and its status is still to come. */
+    bool has_ended = fp_proc_state(proc) > FP_STATE_RUNNING;
     if (!b.group)
-        b.until = recycled ? 0 : ticks_of(proc->ended_ns);
+        b.until = recycled || !has_ended ? 0 : ticks_of(fp_proc_ended(proc)->ended_ns);
     return b;
 }
 

@@ -49,6 +49,7 @@
 #ifndef FASTPROC_INTERNAL_H
 #define FASTPROC_INTERNAL_H
 
+#include <assert.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdbool.h>
@@ -464,9 +465,28 @@ typedef struct fp_tracked {
     uint64_t start;
 } fp_tracked;
 
+/* What a process has besides while it is QUEUED, */
+typedef struct fp_queued {
+    fp_spec *spec; /* a copy, until the start; NULL: it is being born, or waits in no queue */
+    fp_proc *next; /* in the queue */
+} fp_queued;
+
+/* while it is RUNNING, */
+typedef struct fp_running {
+    int64_t deadline_ns;
+    int64_t watch_ns; /* its exit is to be watched for from then on */
+} fp_running;
+
+/* and from EXITED on. */
+typedef struct fp_ended {
+    fp_usage *usage; /* owned; NULL: not known */
+    int64_t ended_ns;
+} fp_ended;
+
 /*
- * There may be many thousands: what is small lies together, and what no process
- * has at the same time shares its place.
+ * There may be many thousands, and most of them just run: what is small lies
+ * together, what no process has at the same time shares its place, and what
+ * only some have, or all only after their end, is kept elsewhere.
  */
 struct fp_proc {
     _Atomic uint32_t refs;
@@ -510,16 +530,17 @@ struct fp_proc {
     int16_t signal;
     uint32_t flags; /* fp_exit_flag */
     int32_t check_gap_us;
-    union {
-        fp_usage usage;
-        fp_failure failure; /* why it was never born */
-    };
     int64_t started_ns;
-    int64_t ended_ns;
 
-    /* When to look again: the earliest of these is its timer. */
-    int64_t deadline_ns;
-    int64_t watch_ns;  /* its exit is to be watched for from then on */
+    /* One place for what different times of its life need. Never named but by the four functions below. */
+    union {
+        fp_queued queued;
+        fp_failure failure;
+        fp_running running;
+        fp_ended ended;
+    } now;
+
+    /* When to look again: the earliest of these, and of what a running one has besides, is its timer. */
     int64_t step_ns;   /* end of the present rung */
     int64_t check_ns;  /* next look at emptiness, or for the exit when polling */
     int64_t census_ns; /* a census begun after this is wanted; 0: none */
@@ -538,10 +559,7 @@ struct fp_proc {
     fp_proc *mail_next;
     fp_proc *mail_prev;
 
-    /* Queued starts. */
-    fp_spec *spec;   /* a copy, until the start */
-    fp_batch *batch; /* referenced */
-    fp_proc *queue_next;
+    fp_batch *batch; /* of queued starts; referenced */
 };
 
 /* One reference less; frees with the last. */
@@ -556,21 +574,42 @@ static inline int fp_proc_state(const fp_proc *proc) {
 
 /* With its lock held: */
 
+/* The state says what there is: who asks for something of another time is stopped at once. */
+static inline fp_queued *fp_proc_queued(fp_proc *proc) {
+    assert(fp_proc_state(proc) == FP_STATE_QUEUED);
+    return &proc->now.queued;
+}
+static inline fp_failure *fp_proc_failed(fp_proc *proc) {
+    assert(fp_proc_state(proc) == FP_STATE_FAILED);
+    return &proc->now.failure;
+}
+static inline fp_running *fp_proc_running(fp_proc *proc) {
+    assert(fp_proc_state(proc) == FP_STATE_RUNNING);
+    return &proc->now.running;
+}
+static inline fp_ended *fp_proc_ended(fp_proc *proc) {
+    assert(fp_proc_state(proc) == FP_STATE_EXITED || fp_proc_state(proc) == FP_STATE_DONE);
+    return &proc->now.ended;
+}
+
 /* Is the caller a forked copy of the process that made it? `supervisor` is its own, or NULL. */
 bool fp_proc_is_copy(const fp_proc *proc, const fp_supervisor *supervisor);
 /* Change the state and what else the futex word says; wake who waits for it. */
 void fp_proc_tell(fp_proc *proc, int state, uint32_t flags);
-void fp_proc_describe(const fp_proc *proc, fp_exit *ret_exit);
+void fp_proc_describe(fp_proc *proc, fp_exit *ret_exit);
 void fp_proc_close_pidfd(fp_proc *proc);
 
 /* ---- reap.c: the one reap, and what an exit means ------------------------------ */
 
-/* Collect the exit if there is one. True: the status is known, as far as it ever will be. For fp_proc_try_exit(). */
-bool fp_proc_reap(fp_proc *proc);
+/*
+ * Collect the exit if there is one. True: the status is known, as far as it ever will be, and so is what it has used,
+ * all zeros if it is not. For fp_proc_try_exit().
+ */
+bool fp_proc_reap(fp_proc *proc, fp_usage *ret_usage);
 /* The zombie that was kept for its number is needed no more. */
 void fp_proc_bury(fp_proc *proc);
 /* The reason of an end that was reaped just now. */
-uint8_t fp_proc_why_it_ended(fp_proc *proc);
+uint8_t fp_proc_why_it_ended(fp_proc *proc, const fp_usage *usage);
 struct rusage;
 /* What wait(2) says of what a child has used. */
 fp_usage fp_usage_of(const struct rusage *usage);
@@ -778,7 +817,7 @@ void fp_proc_turn(fp_proc *proc, int64_t now);
 /* Collect the exit if it is there, and see to all that follows from it. True: it was, and fp_proc_turn() must follow. */
 bool fp_proc_try_exit(fp_supervisor *supervisor, fp_proc *proc, int64_t now);
 /* When the next turn is due by what is known now. */
-int64_t fp_proc_next_look(const fp_proc *proc, int64_t now);
+int64_t fp_proc_next_look(fp_proc *proc, int64_t now);
 /* No event will tell of its exit: look by ourselves, soon and then less often. */
 void fp_proc_look_again(fp_proc *proc, int64_t now);
 /* Hear of the exit by epoll, or, where there is no pidfd or no room, by looking. */

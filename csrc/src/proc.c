@@ -24,6 +24,11 @@
 #define DEFAULT_GRACE (5 * FP_NS_PER_S)
 #define DEFAULT_KILL_TIMEOUT (5 * FP_NS_PER_S)
 
+static bool has_ended(const fp_proc *proc) {
+    int state = fp_proc_state(proc);
+    return state == FP_STATE_EXITED || state == FP_STATE_DONE;
+}
+
 /* ---- birth and death of the handle --------------------------------------------- */
 
 fp_proc *fp_proc_new(const fp_spec *spec) {
@@ -53,7 +58,7 @@ fp_proc *fp_proc_new(const fp_spec *spec) {
         proc->cpu_limited = true;
         proc->cpu_limit_s = hard < INT32_MAX ? (int64_t)hard : INT32_MAX;
     }
-    proc->deadline_ns = proc->step_ns = proc->check_ns = proc->watch_ns = FP_NEVER;
+    proc->step_ns = proc->check_ns = FP_NEVER;
     return proc;
 }
 
@@ -71,7 +76,10 @@ void fp_proc_unref(fp_proc *proc) {
     fp_contain_forget(proc);
     fp_leaf_drop(proc->leaf);
     fp_flow_free(proc->flow);
-    fp_spec_free_copy(proc->spec);
+    if (fp_proc_state(proc) == FP_STATE_QUEUED)
+        fp_spec_free_copy(fp_proc_queued(proc)->spec);
+    else if (has_ended(proc))
+        free(fp_proc_ended(proc)->usage);
     fp_mailbox_unref(proc->mailbox);
     if (proc->batch)
         fp_batch_unref(proc->batch);
@@ -129,19 +137,18 @@ void fp_proc_close_pidfd(fp_proc *proc) {
     proc->pidfd = -1;
 }
 
-void fp_proc_describe(const fp_proc *proc, fp_exit *ret_exit) {
-    int state = fp_proc_state(proc);
-    bool ended = state == FP_STATE_EXITED || state == FP_STATE_DONE;
+void fp_proc_describe(fp_proc *proc, fp_exit *ret_exit) {
+    fp_ended *ended = has_ended(proc) ? fp_proc_ended(proc) : NULL;
 
     *ret_exit = (fp_exit){
-        .state = state,
+        .state = fp_proc_state(proc),
         .reason = ended ? proc->end_reason : FP_REASON_NONE,
         .code = ended ? proc->code : -1,
         .signal = ended ? proc->signal : 0,
         .flags = proc->flags,
         .pid = proc->pid,
         .started_ns = proc->started_ns,
-        .ended_ns = proc->ended_ns,
-        .usage = ended ? proc->usage : (fp_usage){0},
+        .ended_ns = ended ? ended->ended_ns : 0,
+        .usage = ended && ended->usage ? *ended->usage : (fp_usage){0},
     };
 }

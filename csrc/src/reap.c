@@ -72,12 +72,13 @@ static bool ask_for_lost_status(fp_proc *proc) {
     return true;
 }
 
-bool fp_proc_reap(fp_proc *proc) {
+bool fp_proc_reap(fp_proc *proc, fp_usage *ret_usage) {
     siginfo_t info;
     struct rusage usage;
     bool keep = must_stay_zombie(proc);
     bool by_pidfd = proc->pidfd >= 0 && fp_can(FP_CAP_PIDFD_WAIT);
 
+    *ret_usage = (fp_usage){0};
     if (proc->lost)
         return ask_for_lost_status(proc);
     memset(&info, 0, sizeof info);
@@ -92,7 +93,7 @@ bool fp_proc_reap(fp_proc *proc) {
     if (r < 0 || info.si_pid == 0)
         return false;
     proc->reaped = !keep;
-    proc->usage = fp_usage_of(&usage);
+    *ret_usage = fp_usage_of(&usage);
     if (info.si_code == CLD_EXITED) {
         proc->code = (int16_t)info.si_status;
     } else {
@@ -115,7 +116,8 @@ void fp_proc_bury(fp_proc *proc) {
 /* Reap an orphan that has come to us; it never was a process of ours. For orphans.c. */
 bool fp_orphan_collect(pid_t pid, fp_exit *ret_exit) {
     fp_proc orphan = {.pid = pid, .pidfd = -1, .code = -1};
-    if (!fp_proc_reap(&orphan) || (orphan.flags & FP_EXIT_FOREIGN))
+    fp_usage usage;
+    if (!fp_proc_reap(&orphan, &usage) || (orphan.flags & FP_EXIT_FOREIGN))
         return false;
     *ret_exit = (fp_exit){
         .state = FP_STATE_DONE,
@@ -125,13 +127,13 @@ bool fp_orphan_collect(pid_t pid, fp_exit *ret_exit) {
         .flags = orphan.flags,
         .pid = pid,
         .ended_ns = fp_now_ns(),
-        .usage = orphan.usage,
+        .usage = usage,
     };
     return true;
 }
 
-uint8_t fp_proc_why_it_ended(fp_proc *proc) {
-    int64_t cpu_us = proc->usage.user_us + proc->usage.system_us;
+uint8_t fp_proc_why_it_ended(fp_proc *proc, const fp_usage *usage) {
+    int64_t cpu_us = usage->user_us + usage->system_us;
     bool killed_by_us = proc->rung == FP_RUNG_KILLED || proc->rung == FP_RUNG_GIVEN_UP;
 
     if (proc->end_reason == FP_REASON_UNKNOWN)

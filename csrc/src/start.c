@@ -3,9 +3,9 @@
  * the birth itself, and who watches for its exit from then on.
  *
  * The place is taken first, so that nothing after the birth can fail for lack
- * of memory. The lock is let go while the child is being made, and the crew
- * sees for how long, see births.c. A start that fails has given everything
- * back.
+ * of memory; only what the child has used may be forgotten then. The lock is
+ * let go while the child is being made, and the crew sees for how long, see
+ * births.c. A start that fails has given everything back.
  */
 #include <errno.h>
 
@@ -47,8 +47,8 @@ static bool is_started_by_loop(const fp_supervisor *supervisor, const fp_proc *p
 
 static void watch_all(fp_supervisor *supervisor, fp_proc *proc) {
     if (may_watch_later(supervisor, proc)) {
-        proc->watch_ns = proc->started_ns + FP_WATCH_LATER;
-        supervisor->late_watch_ns = proc->watch_ns;
+        supervisor->late_watch_ns = proc->started_ns + FP_WATCH_LATER;
+        fp_proc_running(proc)->watch_ns = supervisor->late_watch_ns;
     } else if (is_started_by_loop(supervisor, proc)) {
         fp_proc_look_at_young(supervisor, fp_now_ns());
         supervisor->young = fp_proc_ref(proc);
@@ -113,13 +113,13 @@ static void adopt(fp_supervisor *supervisor, fp_proc *proc, const fp_spec *spec,
     proc->pidfd = birth->pidfd;
     proc->started_ns = birth->started_ns;
     proc->containment = proc->leaf ? FP_CONTAIN_CGROUP : FP_CONTAIN_SESSION;
-    proc->deadline_ns = fp_earliest(by_timeout, by_deadline);
     proc->deadline_reason = FP_REASON_TIMEOUT;
     if (by_deadline < by_timeout && spec->deadline_reason)
         proc->deadline_reason = (uint8_t)spec->deadline_reason;
     if (proc->flow)
         take_pipes(proc, birth, pipes);
     fp_proc_tell(proc, FP_STATE_RUNNING, 0);
+    *fp_proc_running(proc) = (fp_running){.deadline_ns = fp_earliest(by_timeout, by_deadline), .watch_ns = FP_NEVER};
     watch_all(supervisor, proc);
     int64_t now = birth->started_ns;
     if (proc->stop_early)
@@ -174,8 +174,9 @@ out:
 }
 
 void fp_proc_fail(fp_proc *proc, const fp_failure *failure) {
-    proc->failure = *failure;
+    fp_spec_free_copy(fp_proc_queued(proc)->spec);
     fp_proc_tell(proc, FP_STATE_FAILED, 0);
+    *fp_proc_failed(proc) = *failure;
     fp_mailbox_post(proc->mailbox, proc, FP_NEWS_FAILED);
 }
 

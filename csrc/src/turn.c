@@ -11,6 +11,7 @@
  */
 #include <errno.h>
 #include <signal.h>
+#include <stdlib.h>
 #include <sys/epoll.h>
 
 #include "internal.h"
@@ -147,15 +148,16 @@ static bool is_unwatched(const fp_flow *flow) {
     return flow->in_fd >= 0 && !flow->in_epoll;
 }
 
-int64_t fp_proc_next_look(const fp_proc *proc, int64_t now) {
-    int64_t when = fp_earliest(proc->step_ns, proc->deadline_ns);
+int64_t fp_proc_next_look(fp_proc *proc, int64_t now) {
+    int64_t when = proc->step_ns;
 
     if (proc->census_ns)
         when = fp_earliest(when, proc->census_ns);
     if (proc->flow && is_unwatched(proc->flow))
         when = fp_earliest(when, now + UNWATCHED_GAP);
     if (fp_proc_state(proc) == FP_STATE_RUNNING) {
-        when = fp_earliest(when, proc->watch_ns);
+        const fp_running *running = fp_proc_running(proc);
+        when = fp_earliest(when, fp_earliest(running->deadline_ns, running->watch_ns));
         if (proc->by_polling)
             when = fp_earliest(when, proc->check_ns);
         if (proc->flow && fp_flow_open(proc->flow) && proc->rung == FP_RUNG_NONE)
@@ -240,13 +242,25 @@ static bool settle(fp_supervisor *supervisor, fp_proc *proc, int64_t now) {
     return true;
 }
 
+/* What a process has besides while it runs gives way to what is known of its end. */
+static void note_end(fp_proc *proc, const fp_usage *usage, int64_t now) {
+    bool known = !(proc->flags & FP_EXIT_FOREIGN);
+    fp_usage *kept = known ? malloc(sizeof *kept) : NULL;
+
+    if (kept)
+        *kept = *usage;
+    *fp_proc_ended(proc) = (fp_ended){.usage = kept, .ended_ns = now};
+    if (known && !kept)
+        proc->flags |= FP_EXIT_USAGE_LOST;
+}
+
 bool fp_proc_try_exit(fp_supervisor *supervisor, fp_proc *proc, int64_t now) {
-    if (!fp_proc_reap(proc))
+    fp_usage usage;
+
+    if (!fp_proc_reap(proc, &usage))
         return false;
-    proc->ended_ns = now;
-    proc->deadline_ns = FP_NEVER;
     fp_proc_unwatch_exit(supervisor, proc);
-    proc->end_reason = fp_proc_why_it_ended(proc);
+    proc->end_reason = fp_proc_why_it_ended(proc, &usage);
     if (proc->flow) {
         /* What the child has written is in the pipes: take it before anybody hears of the end. */
         for (int which = 0; which < 2; which++) {
@@ -260,6 +274,7 @@ bool fp_proc_try_exit(fp_supervisor *supervisor, fp_proc *proc, int64_t now) {
     proc->check_gap_us = FP_FIRST_GAP_US;
     /* Told by fp_proc_turn(), which every caller runs next: mostly it is the end of all, and one piece of news. */
     atomic_fetch_add_explicit(&proc->word, FP_STATE_EXITED - FP_STATE_RUNNING, memory_order_acq_rel);
+    note_end(proc, &usage, now);
     proc->news = FP_NEWS_EXITED;
     return true;
 }
@@ -267,8 +282,8 @@ bool fp_proc_try_exit(fp_supervisor *supervisor, fp_proc *proc, int64_t now) {
 /* ---- the turn ------------------------------------------------------------------ */
 
 /* Which limit of time a running process has passed; FP_REASON_NONE: none. */
-static int what_is_overdue(const fp_proc *proc, int64_t now) {
-    if (now >= proc->deadline_ns)
+static int what_is_overdue(fp_proc *proc, int64_t now) {
+    if (now >= fp_proc_running(proc)->deadline_ns)
         return proc->deadline_reason;
     if (proc->rung == FP_RUNG_NONE && proc->flow && fp_flow_open(proc->flow) && now >= fp_flow_idle_at(proc->flow, now))
         return FP_REASON_IDLE_TIMEOUT;
@@ -310,13 +325,13 @@ void fp_proc_turn(fp_proc *proc, int64_t now) {
     /* Its time is up: unless it has ended meanwhile, and only the news of it are still to come. */
     int overdue = fp_proc_state(proc) == FP_STATE_RUNNING ? what_is_overdue(proc, now) : FP_REASON_NONE;
     if (overdue && !fp_proc_try_exit(supervisor, proc, now)) {
-        proc->deadline_ns = FP_NEVER;
+        fp_proc_running(proc)->deadline_ns = FP_NEVER;
         fp_proc_ask_to_stop(proc, overdue, now);
     }
     if (fp_proc_state(proc) == FP_STATE_RUNNING && now >= proc->step_ns)
         fp_proc_climb(proc, FP_STOP_TIME, now);
-    if (fp_proc_state(proc) == FP_STATE_RUNNING && now >= proc->watch_ns) {
-        proc->watch_ns = FP_NEVER;
+    if (fp_proc_state(proc) == FP_STATE_RUNNING && now >= fp_proc_running(proc)->watch_ns) {
+        fp_proc_running(proc)->watch_ns = FP_NEVER;
         if (!proc->claimed && !proc->in_epoll && !proc->by_polling)
             fp_proc_watch_exit(supervisor, proc, now);
     }

@@ -23,8 +23,8 @@ static bool reached(uint32_t word, int wanted, bool or_unkillable) {
 }
 
 /* Is its exit the only thing that can happen to it? If not, a waiter without a supervisor's thread has to drive. */
-static bool exit_is_all(const fp_proc *proc) {
-    return !proc->flow && proc->deadline_ns == FP_NEVER && proc->step_ns == FP_NEVER;
+static bool exit_is_all(fp_proc *proc) {
+    return !proc->flow && fp_proc_running(proc)->deadline_ns == FP_NEVER && proc->step_ns == FP_NEVER;
 }
 
 /* Do children of a supervisor's thread end while somebody waits for this one? Then not each of them is to wake him. */
@@ -40,7 +40,7 @@ static int wait_by_pidfd(fp_supervisor *supervisor, fp_proc *proc, int64_t left)
     struct pollfd wait = {.fd = proc->pidfd, .events = POLLIN};
 
     proc->claimed = true;
-    proc->watch_ns = FP_NEVER;
+    fp_proc_running(proc)->watch_ns = FP_NEVER;
     fp_proc_unwatch_exit(supervisor, proc);
     pthread_mutex_unlock(&supervisor->lock);
     uint64_t mask;

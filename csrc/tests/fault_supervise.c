@@ -87,6 +87,9 @@ static fp_exit outlast(fp_proc *proc) {
         r = fp_proc_wait(proc, FP_STATE_DONE, 20000 * MS, &exit);
     while (r == -EINTR);
     CHECK_EQ(r, 0);
+    /* What it has used is known, or said to be lost. */
+    bool lost = exit.flags & FP_EXIT_USAGE_LOST;
+    CHECK_EQ(exit.usage.max_rss_bytes == 0, lost || (exit.flags & FP_EXIT_FOREIGN));
     fp_proc_free(proc);
     return exit;
 }
@@ -454,6 +457,29 @@ static void a_child_killed_before_exec(void) {
 
 /* ---- famine ----------------------------------------------------------------------------------- */
 
+/* What is known of an end needs no memory, but for what the child has used. */
+static void an_end_without_memory(void) {
+    int go[2];
+
+    if (!MALLOC_FAILS)
+        SKIP("malloc(3) is the sanitizer's");
+    CHECK_EQ(pipe2(go, O_CLOEXEC), 0);
+    prepare();
+    fault_n = 1 << 30;
+    CHECK(open_up());
+    fp_proc *proc = try_start(JOB("read go; exit 3", .stdio = {{.kind = FP_STDIO_FD, .fd = go[0]}}));
+    fault->no_memory = 1;
+    CHECK_EQ(write(go[1], "\n", 1), 1);
+    fp_exit exit = outlast(proc);
+    fault->no_memory = 0;
+    check_code(&exit, 3);
+    CHECK(exit.flags & FP_EXIT_USAGE_LOST);
+    CHECK(exit.ended_ns >= exit.started_ns);
+    close_down();
+    close(go[0]);
+    close(go[1]);
+}
+
 /*
  * No descriptor is free while the ladder is climbed: nobody is taken for gone because he could not be looked at.
  * In a session only members of the group can be reached then.
@@ -517,6 +543,7 @@ static void every_scenario(void) {
         FAULTS(nobody_lends_a_thread);
         FAULTS(adopted_orphans);
         FAULTS(adoption_from_the_start);
+        WATCHED(an_end_without_memory);
         WATCHED(a_stop_without_descriptors);
         WATCHED(a_child_stopped_before_exec);
         WATCHED(a_queued_child_stopped_before_exec);

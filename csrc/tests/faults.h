@@ -86,6 +86,7 @@ typedef struct fault_state {
     char call[24];   /* which it was */
     int before_exec; /* a signal that the child sends to itself when it calls setsid(2) */
     int listings;    /* calls of getdents64(2) */
+    int no_memory;   /* all of malloc(3) fails */
 } fault_state;
 
 static fault_state *fault;
@@ -115,6 +116,8 @@ NOT_INSTRUMENTED int fp_fault(const char *call) {
         sys_call(SYS_kill, sys_call(SYS_getpid, 0, 0, 0, 0, 0, 0), f->before_exec, 0, 0, 0, 0);
     if (call[0] == 'g' && call[3] == 'd')
         __atomic_add_fetch(&f->listings, 1, __ATOMIC_RELAXED);
+    if (f->no_memory && call[0] == 'm' && call[1] == 'a')
+        return -ENOMEM;
     const fault_errors *errors = fault_find(call);
     if (!errors || __atomic_add_fetch(&f->count, 1, __ATOMIC_RELAXED) != f->nth)
         return 0;
@@ -130,6 +133,7 @@ NOT_INSTRUMENTED int fp_fault(const char *call) {
 }
 
 #if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__) && defined(__GLIBC__)
+#define MALLOC_FAILS true
 extern void *__libc_malloc(size_t bytes);
 extern void *__libc_calloc(size_t n, size_t bytes);
 extern void *__libc_realloc(void *memory, size_t bytes);
@@ -163,6 +167,8 @@ int posix_memalign(void **ret_memory, size_t alignment, size_t bytes) {
     *ret_memory = memory;
     return 0;
 }
+#else
+#define MALLOC_FAILS false
 #endif
 
 static inline void faults_begin(void) {

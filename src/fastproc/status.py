@@ -95,7 +95,7 @@ class ExitStatus(_Late):
         foreign: somebody else reaped it; its resource usage is lost.
         leftovers: descendants outlived it.
         started, ended: seconds on the monotonic clock.
-        rusage: what it used.
+        rusage: what it used; zeros if that is lost, or if there was no memory to keep it.
     """
 
     reason: ExitReason
