@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import signal
 import subprocess
 import sys
@@ -23,6 +24,15 @@ def can(*names: str) -> bool:
     """Whether this kernel has these capabilities, and FASTPROC_DISABLE does not hide one of them."""
     found = capabilities()
     return all(bool(found[name]) for name in names)
+
+
+def opens_pidfds() -> bool:
+    """Whether a process that came without a pidfd can be given one, see pidfd_open(2)."""
+    try:
+        os.close(os.pidfd_open(os.getpid()))
+    except OSError:
+        return False
+    return True
 
 
 def state_of(pid: int) -> str:

@@ -9,7 +9,7 @@ from contextlib import suppress
 
 import pytest
 from tests.programs import Programs
-from tests.watch import alive, first_line, nobody_left, pids_until
+from tests.watch import alive, first_line, lines_until, nobody_left, pids_until
 
 from fastproc import DEVNULL, PIPE, CancelToken, Command, ExitReason, Process, ProcessManager, SpawnError
 from fastproc.command import Containment
@@ -98,7 +98,7 @@ def test_many_are_cancelled_at_once(manager: ProcessManager, programs: Programs)
     """Fifty under one token, cancelled by two threads: each is asked once."""
     token = CancelToken()
     processes = [
-        manager.start_process(number, programs.reports_signals(), stdout=PIPE, grace=0.3, cancel=token)
+        manager.start_process(number, programs.reports_signals(), stdout=PIPE, grace=60, cancel=token)
         for number in range(50)
     ]
     for process in processes:
@@ -109,6 +109,11 @@ def test_many_are_cancelled_at_once(manager: ProcessManager, programs: Programs)
         thread.start()
     for thread in threads:
         thread.join(20)
+    # On a busy machine it takes its time until each has got it.
+    for process in processes:
+        lines_until(process, "got 15")
+    for process in processes:
+        process.kill()
 
     statuses = manager.wait_all(20)
     assert {status.reason for status in statuses} == {ExitReason.CANCELLED}

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from tests.conftest import eventually
+from tests.watch import can
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -25,6 +26,8 @@ def scheduler() -> str:
     made = subprocess.run(
         ["make", "-s", "-C", str(ROOT / "csrc"), "examples"], capture_output=True, text=True, check=False
     )
+    if "Operation not permitted" in made.stderr and not can("clone3"):
+        pytest.skip("a filter refuses clone3, by which make starts what it needs")
     assert made.returncode == 0, made.stdout + made.stderr
     return str(ROOT / "csrc" / "build" / "examples" / "scheduler")
 

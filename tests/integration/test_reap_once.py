@@ -191,7 +191,8 @@ def test_a_program_whose_first_thread_ends_is_still_running(
 ) -> None:
     """/proc shows a zombie, but the end is that of the last thread; nobody turns in circles until then."""
     process = manager.start_process("threads", programs.leader_thread_exits(0.6, 5), stdout=PIPE)
-    first_line(process)
+    if next(process.lines(), None) is None and process.wait(10).code == 111 and not can("clone3"):
+        pytest.skip("a filter refuses clone3, by which the C library makes threads")
     used = time.process_time()
 
     assert process.poll() is None
@@ -248,7 +249,9 @@ def test_waits_resume_after_signals(programs: Programs) -> None:
             for number in range(60):
                 process = manager.start_process(number, programs.exits_with(number), stdout=PIPE)
                 assert process.wait(20).code == number
-            process = manager.start_process("tells", programs.spams(1_000_000, lines=True), stdout=PIPE)
+            tells = programs.spams(1_000_000, lines=True)
+            # However late the reader is, it waits for him.
+            process = manager.start_process("tells", tells, stdout=PIPE, on_max_output="wait")
             assert len(set(process.lines())) == 1_000_000 // 64
             assert process.wait(20).ok
             process = manager.start_process("sleeps", programs.ready_then_sleep(), stdout=DEVNULL)
