@@ -14,7 +14,7 @@ from tests.programs import Programs
 from tests.watch import held, in_threads, let_go
 
 import fastproc
-from fastproc import PIPE, ExitStatus, NotActive, Process, ProcessManager, WaitTimeout
+from fastproc import PIPE, ExitReason, ExitStatus, NotActive, Process, ProcessManager, WaitTimeout
 from fastproc.process import Lines
 
 
@@ -280,3 +280,16 @@ def test_who_is_no_reader_any_more_is_not_waited_for(manager: ProcessManager, pr
         del slow
         assert sum(1 for _ in fast) == 10_000
         assert process.wait(20).ok
+
+
+def test_who_only_looks_is_told_the_whole_status(manager: ProcessManager, programs: Programs) -> None:
+    """While another thread enters an end, nobody sees a status that says less than is known."""
+    for number in range(200):
+        process = manager.start_process(number, programs.exits_with(7, 0.01))
+
+        def look(process: Process = process) -> ExitReason:
+            while (status := process.status) is None:
+                pass
+            return status.reason
+
+        assert in_threads(look, look, look, look) == [ExitReason.EXITED] * 4

@@ -450,8 +450,9 @@ class Roster:
         try:
             with self.lock:
                 if child._status is None:
-                    child._status = status = status_of(stand, child._owner)
+                    # Counted first: who sees the status at once, without the lock, reads the rest from its owner.
                     self.tally.count_end(child._owner)
+                    child._status = status = status_of(stand, child._owner)
                     if self.dispatcher.telling or child._callbacks or stand & _ESCALATED:
                         self._tell_exited(child, stand, status)
                 if state == STATE_DONE and child._token in self.by_token:
