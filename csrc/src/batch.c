@@ -15,6 +15,7 @@
 #include <stdlib.h>
 
 #include "internal.h"
+#include "sys.h"
 
 enum { STARTS_AT_ONCE = 1 }; /* drain before the next start: what is dead costs less than what is alive */
 
@@ -25,6 +26,7 @@ struct fp_batch {
     fp_proc *first;
     fp_proc **last;
     uint32_t shares;     /* supervisors that still take from it */
+    _Atomic int64_t asked_ns; /* when its last ones were asked for */
     fp_mailbox *mailbox; /* whose bounded batches these are, compared only; NULL: of one call */
 };
 
@@ -41,6 +43,10 @@ bool fp_batch_is_copy(const fp_batch *batch) {
 
 pthread_mutex_t *fp_batch_lock(fp_batch *batch) {
     return &batch->lock;
+}
+
+int64_t fp_batch_asked_ns(const fp_batch *batch) {
+    return atomic_load_explicit(&batch->asked_ns, memory_order_relaxed);
 }
 
 /* Take the next one, which is this supervisor's from now on. With its lock and a reference. */
@@ -319,6 +325,7 @@ int fp_spawn_many(fp_supervisor *const *crew, size_t n_crew, const fp_spec *cons
         }
     }
     pthread_mutex_lock(&batch->lock);
+    atomic_store_explicit(&batch->asked_ns, fp_now_ns(), memory_order_relaxed);
     for (size_t i = 0; i < n; i++) {
         *batch->last = fp_proc_ref(ret_procs[i]);
         batch->last = &fp_proc_queued(ret_procs[i])->next;

@@ -6,8 +6,8 @@
  * To reset all signals takes 10 % of a start, and hardly ever more than two of
  * them are ignored. For 1 to 31 the kernel says it in one line of text,
  * /proc/pid/stat, see proc(5): one read from a file that is kept open costs a
- * third. It is read for each start; what another thread begins to ignore
- * between that and the birth, some microseconds, may be handed on.
+ * third. It is read for each start, of a batch for each millisecond; what
+ * another thread begins to ignore between that and the birth may be handed on.
  *
  * The line does not tell of the real-time signals. They are asked for one by
  * one, not more often than every millisecond: a host that begins to ignore one
@@ -96,6 +96,22 @@ static fp_sigset ignored_realtime(void) {
 
 uint64_t fp_dispositions_ignored(int fd) {
     return ignored_below_realtime(fd) | ignored_realtime();
+}
+
+/*
+ * What was seen after it had been asked for is right for whoever ignores a
+ * signal and starts children then. It is up to a millisecond old where another
+ * thread begins to ignore one while the start waits for its turn: which of those
+ * that wait come before that and which behind, nobody could have told.
+ */
+uint64_t fp_dispositions_ignored_since(fp_ignored *last, int fd, int64_t asked_ns) {
+    int64_t now = fp_now_ns();
+
+    if (last->looked_ns <= asked_ns || now - last->looked_ns >= FP_NS_PER_MS) {
+        last->signals = fp_dispositions_ignored(fd);
+        last->looked_ns = now;
+    }
+    return last->signals;
 }
 
 /*

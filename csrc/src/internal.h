@@ -87,6 +87,13 @@ uint64_t fp_signals_of_the_host(void);
 int fp_dispositions_open(void);
 /* Bit n - 1: signal n is or may be ignored. `fd` may be negative: then more of them may be. */
 uint64_t fp_dispositions_ignored(int fd);
+/* What one thread has last seen of them. */
+typedef struct fp_ignored {
+    uint64_t signals;
+    int64_t looked_ns;
+} fp_ignored;
+/* The same for a start that was asked for at `asked_ns` and has waited for its turn: not read for each. */
+uint64_t fp_dispositions_ignored_since(fp_ignored *last, int fd, int64_t asked_ns);
 /* Read them from the text of /proc/pid/stat. False: it is not that of `pid`. Pure. */
 bool fp_dispositions_parse(const char *text, pid_t pid, uint64_t *ret_ignored);
 /*
@@ -166,6 +173,8 @@ typedef struct fp_birthplace {
     _Atomic pid_t *born_pid; /* holds the pid while the birth lasts, 0 afterwards; may be NULL */
     fp_pipes *pipes;         /* still holds our ends after the birth; may be NULL */
     bool pidfd_optional;     /* rather no pidfd than no child, where no descriptor is free */
+    fp_ignored *ignored;     /* of this thread, for a start that was asked for at `asked_ns`; or NULL */
+    int64_t asked_ns;
     bool notes_signals;      /* say whether one came while all were blocked: its handler has run unseen */
 } fp_birthplace;
 
@@ -737,6 +746,7 @@ struct fp_supervisor {
     uint32_t freezes_seen; /* see fp_crew */
     fp_slots slots;
     bool has_slots;
+    fp_ignored ignored; /* of the loop alone */
     fp_census census;
     bool census_wanted;
     fp_intake intake;
@@ -855,6 +865,8 @@ void fp_proc_look_at_young(fp_supervisor *supervisor, int64_t now);
 
 /* Without any lock: */
 void fp_batch_unref(fp_batch *batch);
+/* When its last starts were asked for. */
+int64_t fp_batch_asked_ns(const fp_batch *batch);
 pthread_mutex_t *fp_batch_lock(fp_batch *batch);
 /* As fp_supervisor_is_copy(). */
 bool fp_batch_is_copy(const fp_batch *batch);

@@ -265,16 +265,22 @@ static void restore_dumpable(void) {
 
 /* ---- signals ---------------------------------------------------------------------- */
 
+static fp_sigset ignored_now(const fp_birthplace *place) {
+    int fd = place->slots ? place->slots->dispositions_fd : -1;
+    if (place->ignored)
+        return fp_dispositions_ignored_since(place->ignored, fd, place->asked_ns);
+    return fp_dispositions_ignored(fd);
+}
+
 /* What the child has to put to default by itself. `cleared`: the kernel has done so with all handlers. */
 static void plan_signals(struct birth *birth, bool cleared) {
-    const fp_slots *slots = birth->place->slots;
     fp_child_plan *plan = &birth->plan;
     bool keep_ignored = birth->spec->flags & FP_KEEP_SIGNALS;
 
     plan->sigdefault = birth->spec->sigdefault & FP_SIGNALS_CHANGEABLE & ~plan->sigignore;
     plan->caught_to_default = keep_ignored && !cleared;
     if (!keep_ignored) {
-        plan->sigdefault = cleared ? fp_dispositions_ignored(slots ? slots->dispositions_fd : -1) : ~UINT64_C(0);
+        plan->sigdefault = cleared ? ignored_now(birth->place) : ~UINT64_C(0);
         plan->sigdefault &= FP_SIGNALS_CHANGEABLE & ~plan->sigignore;
     }
 }

@@ -11,6 +11,7 @@
 
 #include "check.h"
 #include "internal.h"
+#include "sys.h"
 
 #define BIT(sig) (UINT64_C(1) << ((sig) - 1))
 #define REST " 1 2 2 0 -1 4194304 9 0 0 0 1 2 0 0 20 0 1 0 99 1234567 88 18446744073709551615 1 1 0 0 0 0 "
@@ -55,6 +56,27 @@ static void what_has_just_been_ignored_is_known(void) {
     close(fd);
 }
 
+/* Whoever ignores a signal and asks for starts then must find it known; who has asked before need not. */
+static void what_was_ignored_before_a_start_was_asked_for_is_known(void) {
+    int fd = fp_dispositions_open();
+    fp_ignored last = {0};
+
+    if (fd < 0)
+        SKIP("needs /proc");
+    void (*before)(int) = signal(SIGUSR1, SIG_DFL);
+    CHECK_EQ(fp_dispositions_ignored_since(&last, fd, fp_now_ns()) & BIT(SIGUSR1), 0);
+    signal(SIGUSR1, SIG_IGN);
+    CHECK_EQ(fp_dispositions_ignored_since(&last, fd, fp_now_ns()) & BIT(SIGUSR1), BIT(SIGUSR1));
+    /* Asked for long ago, and seen just now; then seen long ago. */
+    signal(SIGUSR1, SIG_DFL);
+    last.looked_ns = fp_now_ns() + FP_NS_PER_S;
+    CHECK_EQ(fp_dispositions_ignored_since(&last, fd, 0) & BIT(SIGUSR1), BIT(SIGUSR1));
+    last.looked_ns = fp_now_ns() - FP_NS_PER_S;
+    CHECK_EQ(fp_dispositions_ignored_since(&last, fd, 0) & BIT(SIGUSR1), 0);
+    signal(SIGUSR1, before);
+    close(fd);
+}
+
 /* What cannot be known may be ignored. */
 static void without_the_file_all_are_suspected(void) {
     const uint64_t all = BIT(32) - 1;
@@ -69,6 +91,7 @@ static void without_the_file_all_are_suspected(void) {
 int main(void) {
     RUN(the_line_is_read_whatever_the_name_is);
     RUN(another_text_is_not_believed);
+    RUN(what_was_ignored_before_a_start_was_asked_for_is_known);
     RUN(what_has_just_been_ignored_is_known);
     RUN(without_the_file_all_are_suspected);
     return check_result();
