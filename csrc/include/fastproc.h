@@ -645,6 +645,11 @@ FP_API int fp_mailbox_new(fp_mailbox **ret_mailbox);
 FP_API int fp_mailbox_fd(fp_mailbox *mailbox);
 /* Take up to `n` news; waits for the first as fp_proc_wait() does. Returns how many, 0 on a wake-up. */
 FP_API int fp_mailbox_take(fp_mailbox *mailbox, fp_news *ret_news, size_t n, int64_t timeout_ns);
+/*
+ * The same for one who does nothing else meanwhile: news that nobody is woken
+ * for yet, see fp_spawn_many(), are left there until somebody is.
+ */
+FP_API int fp_mailbox_take_many(fp_mailbox *mailbox, fp_news *ret_news, size_t n, int64_t timeout_ns);
 /* Drop what is waiting about this process. */
 FP_API int fp_mailbox_forget(fp_mailbox *mailbox, fp_proc *proc);
 /* Orphans that descend from processes that name `mailbox` are told of at `where`, which may be the same. Only the first

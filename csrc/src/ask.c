@@ -15,6 +15,11 @@
 /* ---- how it stands ------------------------------------------------------------- */
 
 void fp_proc_status(fp_proc *proc, fp_exit *ret_exit) {
+    /* Nothing changes any more, and who asks for thousands shall not hold up those who start them. */
+    if (fp_proc_state(proc) == FP_STATE_DONE) {
+        fp_proc_describe(proc, ret_exit);
+        return;
+    }
     fp_supervisor *supervisor = fp_proc_lock(proc);
     fp_proc_describe(proc, ret_exit);
     fp_proc_unlock(proc, supervisor);

@@ -258,7 +258,9 @@ bool fp_mailbox_is_listened_to(fp_mailbox *mailbox);
 /* Add `what` to the news about `proc`, under the lock of its supervisor. */
 void fp_mailbox_post(fp_mailbox *mailbox, fp_proc *proc, uint32_t what);
 /* The same, waking nobody until fp_mailbox_flush(); false if so much has piled up that somebody should be: post it. */
-bool fp_mailbox_post_later(fp_mailbox *mailbox, fp_proc *proc, uint32_t what);
+bool fp_mailbox_post_later(fp_mailbox *mailbox, fp_proc *proc, uint32_t what, int64_t now);
+/* Since when there are such news, whoever has posted them; FP_NEVER: there are none. */
+int64_t fp_mailbox_unheard_since(fp_mailbox *mailbox);
 void fp_mailbox_flush(fp_mailbox *mailbox);
 /* Add `what` to whatever is posted next: it is not worth waking anybody. */
 void fp_mailbox_note(fp_mailbox *mailbox, fp_proc *proc, uint32_t what);

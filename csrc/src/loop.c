@@ -185,6 +185,12 @@ int fp_supervisor_run(fp_supervisor *supervisor) {
 
         now = fp_now_ns();
         more |= supervisor->kicked;
+        /* A sibling may have told them meanwhile, and what there is now is younger. */
+        if (supervisor->unheard && now - supervisor->unheard_ns >= FP_UNHEARD_FOR) {
+            int64_t since = fp_mailbox_unheard_since(supervisor->unheard);
+            if (since != FP_NEVER)
+                supervisor->unheard_ns = since;
+        }
         if (supervisor->unheard &&
             (now - supervisor->unheard_ns >= FP_UNHEARD_FOR || (!more && !fp_supervisor_has_queued(supervisor))))
             fp_supervisor_tell_unheard(supervisor);

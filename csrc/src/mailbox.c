@@ -21,6 +21,7 @@ typedef struct orphan_news {
 } orphan_news;
 
 enum { ENOUGH_TO_WAKE = 32 };
+#define MOST_PATIENCE (2 * FP_UNHEARD_FOR)
 
 struct fp_mailbox {
     _Atomic uint32_t refs;
@@ -33,7 +34,9 @@ struct fp_mailbox {
     int event_fd;
     _Atomic bool listening; /* somebody asked for the descriptor or blocks in take */
     bool raised;    /* the eventfd is readable */
-    uint32_t unheard; /* posted since the flag was last raised, waking nobody */
+    bool due;       /* there are news that somebody is to be woken for */
+    uint32_t unheard; /* posted since, waking nobody */
+    int64_t unheard_ns; /* when the first of them was; 0: there is none */
     bool woken;     /* fp_mailbox_wake() */
     _Atomic(fp_mailbox *) orphans_to; /* referenced, unless it is this one */
     bool closed;    /* the consumer is gone */
@@ -80,14 +83,19 @@ static bool is_copy(const fp_mailbox *mailbox) {
 
 /* The eventfd follows the list. Called with the lock held. */
 static void raise_flag(fp_mailbox *mailbox) {
+    mailbox->due = true;
+    mailbox->unheard = 0;
+    mailbox->unheard_ns = 0;
     if (!mailbox->listening || mailbox->raised)
         return;
     mailbox->raised = true;
-    mailbox->unheard = 0;
     sys_eventfd_raise(mailbox->event_fd);
 }
 
 static void lower_flag(fp_mailbox *mailbox) {
+    mailbox->due = false;
+    mailbox->unheard = 0;
+    mailbox->unheard_ns = 0;
     if (!mailbox->raised)
         return;
     sys_eventfd_lower(mailbox->event_fd);
@@ -98,13 +106,22 @@ static bool is_empty(const fp_mailbox *mailbox) {
     return !mailbox->first && !mailbox->first_orphan && !mailbox->woken;
 }
 
+/* Whether there are news that are not held back, or somebody shall return without any. */
+static bool is_due(fp_mailbox *mailbox) {
+    pthread_mutex_lock(&mailbox->lock);
+    bool due = mailbox->due;
+    pthread_mutex_unlock(&mailbox->lock);
+    return due;
+}
+
 bool fp_mailbox_is_listened_to(fp_mailbox *mailbox) {
     return mailbox && atomic_load_explicit(&mailbox->listening, memory_order_relaxed);
 }
 
-static void listen_from_now(fp_mailbox *mailbox) {
+/* A patient listener leaves those in peace that nobody is to be woken for yet. */
+static void listen_from_now(fp_mailbox *mailbox, bool patient) {
     mailbox->listening = true;
-    if (!is_empty(mailbox))
+    if (patient ? mailbox->due : !is_empty(mailbox))
         raise_flag(mailbox);
 }
 
@@ -147,13 +164,22 @@ void fp_mailbox_post(fp_mailbox *mailbox, fp_proc *proc, uint32_t what) {
     pthread_mutex_unlock(&mailbox->lock);
 }
 
-bool fp_mailbox_post_later(fp_mailbox *mailbox, fp_proc *proc, uint32_t what) {
+bool fp_mailbox_post_later(fp_mailbox *mailbox, fp_proc *proc, uint32_t what, int64_t now) {
     pthread_mutex_lock(&mailbox->lock);
     bool few = ++mailbox->unheard < ENOUGH_TO_WAKE;
     if (few && !mailbox->closed)
         add(mailbox, proc, what);
+    if (!mailbox->unheard_ns)
+        mailbox->unheard_ns = now;
     pthread_mutex_unlock(&mailbox->lock);
     return few;
+}
+
+int64_t fp_mailbox_unheard_since(fp_mailbox *mailbox) {
+    pthread_mutex_lock(&mailbox->lock);
+    int64_t since = mailbox->unheard_ns;
+    pthread_mutex_unlock(&mailbox->lock);
+    return since ? since : FP_NEVER;
 }
 
 void fp_mailbox_flush(fp_mailbox *mailbox) {
@@ -249,7 +275,27 @@ static int take_now(fp_mailbox *mailbox, fp_news *ret_news, size_t n, bool *ret_
     return taken;
 }
 
-int fp_mailbox_take(fp_mailbox *mailbox, fp_news *ret_news, size_t n, int64_t timeout_ns) {
+/* Until there is something; 0, or -errno as poll(2). Not for ever: who is to wake us may hang in a birth. */
+static int sleep_until(fp_mailbox *mailbox, int64_t until, bool patient) {
+    pthread_mutex_lock(&mailbox->lock);
+    listen_from_now(mailbox, patient);
+    bool held_back = patient && !mailbox->due && !is_empty(mailbox);
+    pthread_mutex_unlock(&mailbox->lock);
+    int64_t left = until == FP_NEVER ? -1 : until - fp_now_ns();
+    if (until != FP_NEVER && left <= 0)
+        return -ETIMEDOUT;
+    if (held_back && (left < 0 || left > MOST_PATIENCE))
+        left = MOST_PATIENCE;
+    struct pollfd wait = {.fd = mailbox->event_fd, .events = POLLIN};
+    uint64_t mask;
+    bool blocked = fp_sigchld_hold_back(&mask);
+    int r = sys_poll(&wait, 1, left);
+    if (blocked)
+        fp_sigchld_let_in(&mask);
+    return r < 0 ? r : 0;
+}
+
+static int take(fp_mailbox *mailbox, fp_news *ret_news, size_t n, int64_t timeout_ns, bool patient) {
     int64_t begun = fp_now_ns();
     int64_t until = timeout_ns < 0 || timeout_ns >= FP_NEVER - begun ? FP_NEVER : begun + timeout_ns;
 
@@ -257,10 +303,10 @@ int fp_mailbox_take(fp_mailbox *mailbox, fp_news *ret_news, size_t n, int64_t ti
         return -EINVAL;
     if (is_copy(mailbox))
         return -EOWNERDEAD;
-    for (;;) {
-        bool woken;
+    for (bool wanted = !patient || is_due(mailbox);; wanted = true) {
+        bool woken = false;
         int taken = 0;
-        while ((size_t)taken < n) {
+        while (wanted && (size_t)taken < n) {
             int now = take_now(mailbox, ret_news + taken, n - (size_t)taken, &woken);
             taken += now;
             if (now < TAKE_AT_ONCE)
@@ -268,28 +314,25 @@ int fp_mailbox_take(fp_mailbox *mailbox, fp_news *ret_news, size_t n, int64_t ti
         }
         if (taken || woken)
             return taken;
-        int64_t left = until == FP_NEVER ? -1 : until - fp_now_ns();
-        if (until != FP_NEVER && left <= 0)
-            return -ETIMEDOUT;
-        pthread_mutex_lock(&mailbox->lock);
-        listen_from_now(mailbox);
-        pthread_mutex_unlock(&mailbox->lock);
-        struct pollfd wait = {.fd = mailbox->event_fd, .events = POLLIN};
-        uint64_t mask;
-        bool held_back = fp_sigchld_hold_back(&mask);
-        int r = sys_poll(&wait, 1, left);
-        if (held_back)
-            fp_sigchld_let_in(&mask);
+        int r = sleep_until(mailbox, until, patient);
         if (r < 0)
             return r;
     }
+}
+
+int fp_mailbox_take(fp_mailbox *mailbox, fp_news *ret_news, size_t n, int64_t timeout_ns) {
+    return take(mailbox, ret_news, n, timeout_ns, false);
+}
+
+int fp_mailbox_take_many(fp_mailbox *mailbox, fp_news *ret_news, size_t n, int64_t timeout_ns) {
+    return take(mailbox, ret_news, n, timeout_ns, true);
 }
 
 int fp_mailbox_fd(fp_mailbox *mailbox) {
     if (is_copy(mailbox))
         return -EOWNERDEAD;
     pthread_mutex_lock(&mailbox->lock);
-    listen_from_now(mailbox);
+    listen_from_now(mailbox, false);
     pthread_mutex_unlock(&mailbox->lock);
     return mailbox->event_fd;
 }

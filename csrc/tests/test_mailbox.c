@@ -44,6 +44,66 @@ static void an_empty_mailbox_says_so_in_time(void) {
     CHECK(!fp_mailbox_free(NULL));
 }
 
+static void the_patient_leave_what_nobody_is_woken_for(void) {
+    fp_mailbox *mailbox = new_mailbox();
+    fp_proc *a = handle(mailbox, 1), *b = handle(mailbox, 2);
+    fp_news news[4];
+
+    CHECK(fp_mailbox_post_later(mailbox, a, FP_NEWS_DONE, 17));
+    CHECK_EQ(fp_mailbox_take_many(mailbox, news, 4, 0), -ETIMEDOUT);
+    CHECK(fp_mailbox_post_later(mailbox, b, FP_NEWS_DONE, 18));
+    CHECK_EQ(fp_mailbox_unheard_since(mailbox), 17);
+    fp_mailbox_flush(mailbox);
+    CHECK_EQ(fp_mailbox_unheard_since(mailbox), FP_NEVER);
+    CHECK_EQ(fp_mailbox_take_many(mailbox, news, 4, 0), 2);
+
+    CHECK(fp_mailbox_post_later(mailbox, a, FP_NEWS_DONE, 19));
+    CHECK_EQ(fp_mailbox_take(mailbox, news, 4, 0), 1);
+    CHECK_EQ(fp_mailbox_unheard_since(mailbox), FP_NEVER);
+
+    /* With one that cannot wait the others are taken too, listened to or not. */
+    CHECK(fp_mailbox_post_later(mailbox, a, FP_NEWS_DONE, 20));
+    fp_mailbox_post(mailbox, b, FP_NEWS_FAILED);
+    CHECK_EQ(fp_mailbox_take_many(mailbox, news, 4, 0), 2);
+    CHECK_EQ(fp_mailbox_wake(mailbox), 0);
+    CHECK_EQ(fp_mailbox_take_many(mailbox, news, 4, -1), 0);
+    fp_proc_free(a);
+    fp_proc_free(b);
+    fp_mailbox_free(mailbox);
+}
+
+static void many_news_are_told_at_once(void) {
+    fp_mailbox *mailbox = new_mailbox();
+    fp_proc *procs[64];
+    fp_news news[64];
+    int n = 0;
+
+    for (; n < 64; n++) {
+        procs[n] = handle(mailbox, (uint64_t)n);
+        if (!fp_mailbox_post_later(mailbox, procs[n], FP_NEWS_DONE, 1)) {
+            fp_mailbox_post(mailbox, procs[n++], FP_NEWS_DONE);
+            break;
+        }
+    }
+    CHECK_EQ(n, 32);
+    CHECK_EQ(fp_mailbox_take_many(mailbox, news, 64, -1), 32);
+    while (n > 0)
+        fp_proc_free(procs[--n]);
+    fp_mailbox_free(mailbox);
+}
+
+/* Who is to wake him hangs in a birth. */
+static void patience_has_an_end(void) {
+    fp_mailbox *mailbox = new_mailbox();
+    fp_proc *a = handle(mailbox, 1);
+    fp_news news;
+
+    CHECK(fp_mailbox_post_later(mailbox, a, FP_NEWS_DONE, fp_now_ns()));
+    CHECK_EQ(fp_mailbox_take_many(mailbox, &news, 1, -1), 1);
+    fp_proc_free(a);
+    fp_mailbox_free(mailbox);
+}
+
 static void news_about_one_process_are_one_entry(void) {
     fp_mailbox *mailbox = new_mailbox();
     fp_proc *a = handle(mailbox, 7), *b = handle(mailbox, 8);
@@ -288,6 +348,9 @@ int main(void) {
     if (fp_supervisor_new(NULL, &supervisor) < 0)
         return 1;
     RUN(an_empty_mailbox_says_so_in_time);
+    RUN(the_patient_leave_what_nobody_is_woken_for);
+    RUN(many_news_are_told_at_once);
+    RUN(patience_has_an_end);
     RUN(news_about_one_process_are_one_entry);
     RUN(many_are_taken_in_order_and_none_is_lost);
     RUN(the_descriptor_is_readable_while_there_are_news);

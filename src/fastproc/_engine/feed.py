@@ -67,14 +67,21 @@ class Feed(Generic[C]):
         """All of them, each when it is done or could not be started. Closing this stops what is left."""
         try:
             self._roster.open_feed(self)
+            ready, flying = self._ready, self._flying
+            enough = self._concurrency + _AHEAD // 2
             while True:
                 self._top_up()
-                child = self._next()
-                if child is not None:
+                if self._in_order is None:
+                    while ready:
+                        yield ready.popleft()
+                        # Another thread may have read the news.
+                        if len(flying) < enough:
+                            self._top_up()
+                elif (child := self._next()) is not None:
                     yield child
-                    if not self._ready:
-                        self._read(wait=False)
-                elif self._flying:
+                    self._read(wait=False)
+                    continue
+                if flying:
                     self._read(wait=True)
                 elif self._halted:
                     return
@@ -173,7 +180,7 @@ class Feed(Generic[C]):
             if not wait:
                 all_news = self._mailbox.drain()
             elif self._flying:
-                all_news = (self._mailbox.take(FOREVER) or [],)
+                all_news = (self._mailbox.take(FOREVER, patient=True) or [],)
             for news in all_news:
                 self._roster.enter_all(news)
                 self._settle_all(news)
@@ -192,7 +199,8 @@ class Feed(Generic[C]):
                     child = flying.get(item[0])
                     if child is None:
                         continue
-                    if item[1] & STAND_STATE != STATE_DONE or not child._owner.proc:
+                    # With a status it was entered just now; without, it may be too early for that.
+                    if item[1] & STAND_STATE != STATE_DONE or child._status is None:
                         self._settle(child, item[1])
                         continue
                     # As _settle() has it.

@@ -65,7 +65,7 @@ BIRTH_STEP_SECONDS = 0.001
 # Of all managers: an event loop reads the news of several from one mailbox.
 tokens = itertools.count(1)
 _ESCALATED = EXIT_ESCALATED << STAND_FLAGS
-_ORDINARY = NEWS_STARTED | NEWS_EXITED | NEWS_DONE
+_EXTRAORDINARY = ~(NEWS_STARTED | NEWS_EXITED | NEWS_DONE)
 _STATE_AND_ESCALATED = STAND_STATE | _ESCALATED
 
 _get_ident = threading.get_ident
@@ -535,26 +535,35 @@ class Roster:
             for item in news:
                 self.read(item)
             return
+        by_token, active = self.by_token, self.active
         simple: list[tuple[Child, Stand]] = []
         with self.lock:
             for item in news:
-                child = self.by_token.get(item[0])
-                if child is not None and _is_simple_end(child, item):
+                child = by_token.get(item[0])
+                # One after whose end there is no more to do than to enter it.
+                if (
+                    child is not None
+                    and item[1] & _STATE_AND_ESCALATED == STATE_DONE
+                    and not item[2] & _EXTRAORDINARY
+                    and type(child._what) is tuple
+                    and not child._callbacks
+                    and child._owner.proc
+                ):
                     simple.append((child, item[1]))
                 else:
                     self.read(item)
             if not simple:
                 return
             self.tally.count_ends([child._owner for child, _stand in simple])
-            finished = self.finished
+            # As _retire() has it.
             for child, stand in simple:
-                # As _retire() has it.
                 if child._status is None:
                     child._status = status_of(stand, child._owner)
-                if self.active.get(child.task_id) is child:
-                    del self.active[child.task_id]
-                finished.add(child, 0)
-                self.by_token.pop(child._token, None)
+                if active.get(child.task_id) is child:
+                    del active[child.task_id]
+            self.finished.add_all([child for child, _stand in simple])
+            for child, _stand in simple:
+                by_token.pop(child._token, None)
         if self._forgotten:
             self.relax()
 
@@ -741,17 +750,6 @@ class Roster:
     def is_copy(self) -> bool:
         """Whether this is a forked copy of what the original made."""
         return self.generation != fork.generation
-
-
-def _is_simple_end(child: Child, news: NewsRecord) -> bool:
-    """Whether there is no more to do about it than to enter it."""
-    return (
-        news[1] & _STATE_AND_ESCALATED == STATE_DONE
-        and not news[2] & ~_ORDINARY
-        and type(child._what) is tuple
-        and not child._callbacks
-        and bool(child._owner.proc)
-    )
 
 
 def _output_size(child: Child) -> int:

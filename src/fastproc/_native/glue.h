@@ -115,9 +115,9 @@ typedef struct {
     int32_t detail;
 } brief;
 
-/* As fp_mailbox_take(); *ret_what has all bits of all that was taken. */
+/* As fp_mailbox_take() or fp_mailbox_take_many(); *ret_what has all bits of all that was taken. */
 static int take_news(fp_mailbox *mailbox, fp_news *ret_news, brief *ret_briefs, size_t n, int64_t timeout_ns,
-                     uint32_t *ret_what);
+                     int patient, uint32_t *ret_what);
 
 /* cdef: end */
 
@@ -328,8 +328,9 @@ static int64_t wait_exit(starts *starts, proc_owner *owner, int64_t timeout_ns) 
 }
 
 static int take_news(fp_mailbox *mailbox, fp_news *ret_news, brief *ret_briefs, size_t n, int64_t timeout_ns,
-                     uint32_t *ret_what) {
-    int taken = fp_mailbox_take(mailbox, ret_news, n, timeout_ns);
+                     int patient, uint32_t *ret_what) {
+    int taken = patient ? fp_mailbox_take_many(mailbox, ret_news, n, timeout_ns)
+                        : fp_mailbox_take(mailbox, ret_news, n, timeout_ns);
     uint32_t what = 0;
     for (int i = 0; i < taken; i++) {
         const fp_news *news = &ret_news[i];

@@ -29,8 +29,12 @@ class Mailbox:
         self._spare: list[Any] = []
         self._orphans: deque[ExitRecord] = deque()
 
-    def take(self, timeout_ns: int) -> list[NewsRecord] | None:
-        """Some of the news; none on a wake-up or a signal. None: nothing came in time."""
+    def take(self, timeout_ns: int, *, patient: bool = False) -> list[NewsRecord] | None:
+        """Some of the news; none on a wake-up or a signal. None: nothing came in time.
+
+        With `patient` those of a batch are waited for until somebody would be woken for them: they are many
+        then, and each time a thread reads some it takes a CPU from the starts.
+        """
         # Several threads may take at once, each into arrays of its own.
         try:
             arrays = self._spare.pop()
@@ -38,7 +42,7 @@ class Mailbox:
             arrays = (_new("fp_news[]", _BATCH), _new("brief[]", _BATCH), _new("uint32_t *"))
         try:
             news, briefs, what = arrays
-            count = _take(self.mailbox, news, briefs, _BATCH, timeout_ns, what)
+            count = _take(self.mailbox, news, briefs, _BATCH, timeout_ns, patient, what)
             if count > 0:
                 if what[0] & NEWS_ORPHAN:
                     self._keep_orphans(news, count)
