@@ -164,6 +164,7 @@ static void close_proc(fp_proc *proc) {
 static void close_supervisor(fp_supervisor *supervisor) {
     close_fd(&supervisor->epoll_fd);
     close_fd(&supervisor->event_fd);
+    close_fd(&supervisor->late_fd);
     if (supervisor->has_slots)
         fp_slots_close(&supervisor->slots);
     for (uint32_t i = 0; i < supervisor->n_places; i++)

@@ -726,6 +726,7 @@ struct fp_supervisor {
     _Atomic uint32_t served;  /* how often one of them has got it */
     int epoll_fd;
     int event_fd;
+    int late_fd; /* a timer, readable when it is time to look at `late`; or -1 */
     bool has_thread;
     bool stopping;
     bool kicked;
@@ -734,6 +735,7 @@ struct fp_supervisor {
     int64_t unheard_ns;
     int64_t posted_ns; /* when there were last news of a batch */
     int64_t late_watch_ns; /* the last such time that a start has asked for */
+    fp_proc *late;  /* the last start by another thread, not watched yet, see watch_later(); referenced, or NULL */
     fp_proc *young; /* the last start of a batch, not watched yet, see fp_proc_look_at_young(); referenced, or NULL */
 
     fp_place *places;
@@ -788,6 +790,8 @@ void fp_supervisor_unref(fp_supervisor *supervisor);
 enum { FP_KEY_PIDFD = 0, FP_KEY_OUT = 1, FP_KEY_ERR = 2, FP_KEY_IN = 3 };
 /* The one key that means no process: somebody has kicked the loop. */
 #define FP_KEY_KICK UINT64_MAX
+/* And another: it is time to look at the last start by another thread. */
+#define FP_KEY_LATE (UINT64_MAX - 1)
 /* News of a batch are told after so long at the latest. */
 #define FP_UNHEARD_FOR (5 * FP_NS_PER_MS)
 
@@ -862,6 +866,8 @@ void fp_proc_fail(fp_proc *proc, const fp_failure *failure);
  * put under watch. Reap it, or watch for its exit from now on.
  */
 void fp_proc_look_at_young(fp_supervisor *supervisor, int64_t now);
+/* The same for the last one that another thread has started; its time has come. */
+void fp_proc_look_at_late(fp_supervisor *supervisor, int64_t now);
 
 /* ---- batch.c: queued starts ----------------------------------------------------------------- */
 

@@ -65,6 +65,11 @@ static void take_event(fp_supervisor *supervisor, uint64_t key, int64_t now) {
         sys_eventfd_lower(supervisor->event_fd);
         return;
     }
+    if (key == FP_KEY_LATE) {
+        sys_timerfd_lower(supervisor->late_fd);
+        fp_proc_look_at_late(supervisor, now);
+        return;
+    }
     fp_proc *proc = fp_supervisor_find(supervisor, key);
     if (!proc)
         return;
@@ -217,6 +222,7 @@ int fp_supervisor_run(fp_supervisor *supervisor) {
             take_event(supervisor, events[i].data.u64, now);
     }
     fp_proc_look_at_young(supervisor, fp_now_ns());
+    fp_proc_look_at_late(supervisor, fp_now_ns());
     fp_supervisor_drop_shares(supervisor);
     fp_supervisor_tell_unheard(supervisor);
     supervisor->has_thread = false;

@@ -19,17 +19,22 @@
  * long, is not put under watch only to be taken out again, and no second
  * thread is woken for it. So the watch begins a little later, unless somebody
  * listens who wants to hear of the exit at once.
+ *
+ * For each supervisor there is one that is not watched yet: the next start
+ * looks at it, or else the loop, which a timer wakes. While starts and waits
+ * follow one another the timer is only put off, and the loop sleeps: to wake
+ * it every other millisecond took 3 % of such starts.
  */
 static bool may_watch_later(const fp_supervisor *supervisor, const fp_proc *proc) {
     return supervisor->has_thread && !proc->batch && proc->pidfd >= 0 && !fp_mailbox_is_listened_to(proc->mailbox);
 }
 
-void fp_proc_look_at_young(fp_supervisor *supervisor, int64_t now) {
-    fp_proc *proc = supervisor->young;
+static void look_at(fp_supervisor *supervisor, fp_proc **which, int64_t now) {
+    fp_proc *proc = *which;
 
     if (!proc)
         return;
-    supervisor->young = NULL;
+    *which = NULL;
     /* Who waits for it by himself puts it under watch when he gives up. */
     if (fp_proc_state(proc) == FP_STATE_RUNNING && !proc->claimed && !proc->in_epoll && !proc->by_polling) {
         if (fp_proc_try_exit(supervisor, proc, now))
@@ -40,6 +45,25 @@ void fp_proc_look_at_young(fp_supervisor *supervisor, int64_t now) {
     fp_proc_unref(proc);
 }
 
+void fp_proc_look_at_young(fp_supervisor *supervisor, int64_t now) {
+    look_at(supervisor, &supervisor->young, now);
+}
+
+void fp_proc_look_at_late(fp_supervisor *supervisor, int64_t now) {
+    look_at(supervisor, &supervisor->late, now);
+}
+
+static void watch_later(fp_supervisor *supervisor, fp_proc *proc) {
+    fp_proc_look_at_late(supervisor, proc->started_ns);
+    if (supervisor->late_fd >= 0 && sys_timerfd_set(supervisor->late_fd, FP_WATCH_LATER) >= 0) {
+        supervisor->late = fp_proc_ref(proc);
+        return;
+    }
+    /* Then the loop has to turn for it. */
+    supervisor->late_watch_ns = proc->started_ns + FP_WATCH_LATER;
+    fp_proc_running(proc)->watch_ns = supervisor->late_watch_ns;
+}
+
 /* The loop starts it by itself, so it comes to look again before it sleeps. */
 static bool is_started_by_loop(const fp_supervisor *supervisor, const fp_proc *proc) {
     return supervisor->has_thread && proc->batch && proc->pidfd >= 0;
@@ -47,8 +71,7 @@ static bool is_started_by_loop(const fp_supervisor *supervisor, const fp_proc *p
 
 static void watch_all(fp_supervisor *supervisor, fp_proc *proc) {
     if (may_watch_later(supervisor, proc)) {
-        supervisor->late_watch_ns = proc->started_ns + FP_WATCH_LATER;
-        fp_proc_running(proc)->watch_ns = supervisor->late_watch_ns;
+        watch_later(supervisor, proc);
     } else if (is_started_by_loop(supervisor, proc)) {
         fp_proc_look_at_young(supervisor, fp_now_ns());
         supervisor->young = fp_proc_ref(proc);

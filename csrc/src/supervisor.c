@@ -11,6 +11,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <sys/epoll.h>
+#include <sys/timerfd.h>
 #include <sys/eventfd.h>
 #include <sys/prctl.h>
 
@@ -108,6 +109,18 @@ int fp_supervisor_adopt_orphans(fp_supervisor *supervisor, fp_mailbox *mailbox) 
 
 /* ---- making and ending --------------------------------------------------------- */
 
+/* Not without it, but better with it: see watch_later() in start.c. */
+static void make_timer(fp_supervisor *supervisor) {
+    struct epoll_event late = {.events = EPOLLIN, .data.u64 = FP_KEY_LATE};
+    int fd = sys_above_2(sys_timerfd(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK));
+
+    if (fd >= 0 && sys_epoll_ctl(supervisor->epoll_fd, EPOLL_CTL_ADD, fd, &late) < 0) {
+        sys_close(fd);
+        fd = -1;
+    }
+    supervisor->late_fd = fd;
+}
+
 int fp_supervisor_new(const fp_supervisor_options *options, fp_supervisor **ret_supervisor) {
     fp_supervisor_options none = FP_SUPERVISOR_OPTIONS_INIT;
     struct epoll_event kick = {.events = EPOLLIN, .data.u64 = FP_KEY_KICK};
@@ -122,7 +135,7 @@ int fp_supervisor_new(const fp_supervisor_options *options, fp_supervisor **ret_
         return -ENOMEM;
     atomic_init(&supervisor->refs, 1);
     supervisor->owner = fp_own_pid();
-    supervisor->epoll_fd = supervisor->event_fd = -1;
+    supervisor->epoll_fd = supervisor->event_fd = supervisor->late_fd = -1;
     supervisor->first_free = FP_NO_INDEX;
     supervisor->wakes_ns = FP_NEVER;
     pthread_mutex_init(&supervisor->lock, NULL);
@@ -138,6 +151,7 @@ int fp_supervisor_new(const fp_supervisor_options *options, fp_supervisor **ret_
     if (r >= 0)
         r = sys_epoll_ctl(supervisor->epoll_fd, EPOLL_CTL_ADD, supervisor->event_fd, &kick);
     if (r >= 0) {
+        make_timer(supervisor);
         r = fp_intake_init(&supervisor->intake, supervisor->has_slots ? supervisor->slots.placeholder_fd : -1);
         if (r >= 0)
             r = join_crew(supervisor, options->sibling);
@@ -183,7 +197,9 @@ fp_supervisor *fp_supervisor_free(fp_supervisor *supervisor) {
         sys_close(supervisor->epoll_fd);
     if (supervisor->event_fd >= 0)
         sys_close(supervisor->event_fd);
-    supervisor->epoll_fd = supervisor->event_fd = -1;
+    if (supervisor->late_fd >= 0)
+        sys_close(supervisor->late_fd);
+    supervisor->epoll_fd = supervisor->event_fd = supervisor->late_fd = -1;
     if (supervisor->has_slots)
         fp_slots_done(&supervisor->slots);
     supervisor->has_slots = false;

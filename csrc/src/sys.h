@@ -594,6 +594,24 @@ static inline void sys_eventfd_lower(int fd) {
     SYS_CALL_3(SYS_read, fd, &count, sizeof(count));
 }
 
+static inline int sys_timerfd(int clock, int flags) {
+    FP_FAULT("timerfd_create");
+    return (int)SYS_CALL_2(SYS_timerfd_create, clock, flags);
+}
+
+/* Readable once, after so long; what was set before does not count any more. */
+static inline int sys_timerfd_set(int fd, int64_t ns) {
+    struct itimerspec when = {.it_value = {.tv_sec = ns / 1000000000, .tv_nsec = ns % 1000000000}};
+    FP_FAULT("timerfd_settime");
+    return (int)SYS_CALL_4(SYS_timerfd_settime, fd, 0, &when, NULL);
+}
+
+/* Make one that does not block unreadable. */
+static inline void sys_timerfd_lower(int fd) {
+    uint64_t count;
+    SYS_CALL_3(SYS_read, fd, &count, sizeof(count));
+}
+
 /* ---- Waiting ------------------------------------------------------------------------ */
 
 static inline int sys_epoll_create(int flags) {

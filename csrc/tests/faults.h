@@ -66,6 +66,8 @@ static const fault_errors fault_table[] = {
     {"pipe2", {EMFILE, ENOMEM}},
     {"close_range", {ENOSYS, ENOMEM, EMFILE}},
     {"eventfd2", {EMFILE, ENOMEM}},
+    {"timerfd_create", {EMFILE, ENOMEM}},
+    {"timerfd_settime", {EINVAL}},
     {"epoll_create1", {EMFILE, ENOMEM}},
     {"epoll_ctl", {ENOSPC, ENOMEM}},
     {"epoll_pwait", {EINTR}},

@@ -187,6 +187,41 @@ static void limits_of_a_cgroup_are_set_or_refused(void) {
         CHECK_EQ(ended(proc).code, 0);
 }
 
+/* ---- ends that nobody waits for ------------------------------------------------ */
+
+static bool is_done_in_time(fp_proc *proc) {
+    fp_exit exit = {0};
+    for (int64_t until = now_ns() + LONG; exit.state != FP_STATE_DONE && now_ns() < until; nap(MS))
+        fp_proc_status(proc, &exit);
+    return exit.state == FP_STATE_DONE;
+}
+
+/* The last start is looked at when its time has come, the one before it when the next begins. */
+static void an_end_that_nobody_waits_for_is_seen(void) {
+    for (int round = 0; round < 3; round++) {
+        fp_proc *brief = start(us.of[0], SHELL("exit 0"));
+        fp_proc *first = start(us.of[0], SHELL("sleep .05"));
+        fp_proc *second = start(us.of[0], SHELL("sleep .05"));
+        CHECK(is_done_in_time(brief));
+        CHECK(is_done_in_time(first));
+        CHECK(is_done_in_time(second));
+        ended(brief);
+        ended(first);
+        ended(second);
+        /* By then the supervisor sleeps, for as long as nobody wakes it. */
+        nap(20 * MS);
+    }
+}
+
+/* Who gives up before its time has come puts it under watch. */
+static void a_short_wait_leaves_nobody_unseen(void) {
+    fp_exit exit;
+    fp_proc *proc = start(us.of[0], SHELL("sleep .05"));
+    CHECK_EQ(fp_proc_wait(proc, FP_STATE_EXITED, MS / 10, &exit), -ETIMEDOUT);
+    CHECK(is_done_in_time(proc));
+    ended(proc);
+}
+
 /* ---- mailboxes ----------------------------------------------------------------- */
 
 static void news_tell_the_whole_story(void) {
@@ -246,6 +281,8 @@ static void all_tests(void) {
     WATCHED(wrong_arguments_are_refused);
     WATCHED(a_deadline_is_kept);
     WATCHED(silence_is_ended_and_talk_is_not);
+    WATCHED(an_end_that_nobody_waits_for_is_seen);
+    WATCHED(a_short_wait_leaves_nobody_unseen);
     WATCHED(news_tell_the_whole_story);
     WATCHED(an_escalation_is_news);
     WATCHED(the_end_of_cpu_time_is_called_so);
