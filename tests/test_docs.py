@@ -170,7 +170,7 @@ def test_the_map_names_every_source_file_and_no_other() -> None:
     names = {Path(name).name for name in named}
     package = ROOT / "src" / "fastproc"
     sources = [*(ROOT / "csrc" / "src").glob("*.[ch]"), *(ROOT / "csrc" / "include").glob("*.h")]
-    sources += [package / "_native" / "glue.h", package / "_native" / "direct.c"]
+    sources += [package / "_native" / name for name in ("glue.h", "direct.c", "direct.h", "ledger.c")]
     modules = [path for path in package.rglob("*.py") if "cli" not in path.relative_to(package).parts]
     files = {path.name for path in [*sources, *modules] if path.name != "__init__.py"}
 

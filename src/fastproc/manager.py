@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Self, Unpack
 from ._engine.child import UNKILLABLE
 from ._engine.feed import Feed
 from ._engine.roster import Roster
-from ._engine.starting import start, start_many, start_plain
+from ._engine.starting import start, start_many
 from ._engine.stopping import stop_all, stop_one
+from ._native.ledger import start_entry
 from .cancel import CancelToken
 from .command import Arg, Command, CommandOptions, Containment, plain_block
 from .errors import DuplicateTask, NotActive, SpawnError, TaskId, WaitTimeout
@@ -127,11 +128,13 @@ class ProcessManager:
         """
         roster = self._roster
         if not options and cancel is None and on_exit is None:
-            block = plain_block(command)
-            if block is not None:
-                process = Process(roster, task_id, tuple(command))  # type: ignore[arg-type]
-                start_plain(roster, process, block)
-                return process
+            process = Process(roster, task_id, command)
+            try:
+                if start_entry(process):
+                    return process
+            except BaseException as error:
+                roster.abort(process, error)
+                raise
         if options or not isinstance(command, Command):
             command = Command.coerce(command, options)
         process = Process(roster, task_id, command)

@@ -11,6 +11,7 @@ from ._engine.child import HEARD, Child
 from ._engine.lines import LineCutter
 from ._engine.stopping import stop_one
 from ._native.handle import NeverStarted, Reader
+from ._native.ledger import hear_entry
 from ._native.records import REASON_TERMINATED, STARTED_NS, STATE_DONE, STATE_EXITED
 from .command import Arg
 from .errors import WaitTimeout
@@ -97,7 +98,7 @@ class Process(Child):
             WaitTimeout: it has not ended within `timeout` seconds. Nothing is done to it.
             SpawnError: it was never started (only a process of map()).
         """
-        if self._status is None:
+        if self._status is None and (timeout is not None or not hear_entry(self)):
             try:
                 in_time = self._roster.await_exit(self, timeout)
             except NeverStarted:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from .._native.handle import Handle
-from .._native.owners import PROC_OWNER, new_proc_owner
+from .._native.ledger import Entry
 from ..command import Arg, Command, plain_command
 from ..errors import SpawnError, TaskId
 from ..status import ExitStatus
@@ -26,41 +26,26 @@ EARLY = 64
 TOLD_EXITED = 128
 
 
-class Child:
+class Child(Entry):
     """One process: its command, its handle, and how it ended once that is known. `Process` is its face.
 
     Small, because there may be many thousands: no lock, list or dictionary unless somebody needs one.
     What changes here changes with the roster's lock held.
     """
 
-    __slots__ = (
-        "__weakref__",
-        "_callbacks",
-        "_flags",
-        "_owner",
-        "_roster",
-        "_starter",
-        "_status",
-        "_token",
-        "_what",
-        "error",
-        "task_id",
-    )
+    __slots__ = ("__weakref__",)
 
-    def __init__(self, roster: Roster, task_id: TaskId, what: Command | tuple[Arg, ...]) -> None:
-        """`what` may be the arguments alone, if plain_block() has found nothing wrong with them."""
-        self.task_id = task_id
-        self.error: SpawnError | None = None
-        self._what = what
-        self._roster = roster
-        self._owner = new_proc_owner(PROC_OWNER)
-        self._token = 0
-        # The thread that is starting it: an interruption of that very thread must not wait for the start.
-        self._starter = 0
-        self._status: ExitStatus | None = None
-        self._flags = 0
-        # Whom to call, and in which state: EXITED or DONE.
-        self._callbacks: list[tuple[int, Callable[[Any], object]]] | None = None
+    # Its fields are those of Entry.
+    task_id: TaskId
+    error: SpawnError | None
+    # The arguments alone, if plain_block() has found nothing wrong with them.
+    _what: Command | tuple[Arg, ...]
+    _roster: Roster
+    # The thread that is starting it: an interruption of that very thread must not wait for the start.
+    _starter: int
+    _status: ExitStatus | None
+    # Whom to call, and in which state: EXITED or DONE.
+    _callbacks: list[tuple[int, Callable[[Any], object]]] | None
 
     @property
     def command(self) -> Command:
@@ -75,8 +60,3 @@ class Child:
     def _handle(self) -> Handle:
         """What can be asked of it and done to it."""
         return Handle(self._owner)
-
-    @property
-    def _born(self) -> bool:
-        """Whether its start is over, or at least in the hands of the library."""
-        return bool(self._owner.proc)

@@ -20,6 +20,7 @@ from .._native.clock import FOREVER, deadline, remaining_ns
 from .._native.crew import Crew, Starter
 from .._native.failures import spawn_error_of
 from .._native.handle import NeverStarted, is_to_be_repeated
+from .._native.ledger import Ledger, starts_address
 from .._native.library import lib
 from .._native.mailbox import Mailbox
 from .._native.records import (
@@ -57,7 +58,7 @@ from . import fork
 from .child import DOOMED, EARLY, HEARD, TOLD_ESCALATED, TOLD_STARTED, UNKILLABLE, Child
 from .dispatcher import Dispatcher
 from .engine import Engine, engine
-from .finished import COUNT_AT_MOST, Finished
+from .finished import Finished
 
 # A start takes less than a millisecond, so there is no need for a condition; but its file system may hang.
 BIRTH_SECONDS = 1.0
@@ -81,7 +82,7 @@ class Feed(Protocol):
         ...
 
 
-class Roster:
+class Roster(Ledger):
     """See above. Thread-safe; by an RLock, as a signal handler may come in while its own thread is here."""
 
     def __init__(
@@ -125,7 +126,7 @@ class Roster:
         self._starter: Starter | None = None
         self._held = False
         self._forgotten = False
-        # Whether a start has to see to more than its name and its process.
+        # Whether a start has to see to more than its name and its process: not one for ledger.c then.
         self.special = True
         # What takes a child out of its CancelToken again, by token.
         self._cancels: dict[int, Callable[[], None]] = {}
@@ -188,6 +189,7 @@ class Roster:
                 self._mailbox = self.dispatcher.mailbox = mailbox
                 self.specs = self.make_specs(mailbox)
                 self._starter = self.specs.starter
+                self._starts_at = starts_address(self._starter.starts)
                 self._crew = self._engine.crew
             return self._crew
 
@@ -323,11 +325,11 @@ class Roster:
         Its owner is empty then, and nobody shall meet it so. Who starts it looks at the flag after the
         owner is filled, and enters the news himself.
         """
-        if child._owner.proc:
+        if child._born:
             return False
         child._flags |= EARLY
         # The order counts: flag, then owner here; owner, then flag there. One of the two sees the other.
-        return not child._owner.proc
+        return not child._born
 
     def _tell_started(self, child: Child, began: float | None = None) -> None:
         if child._flags & TOLD_STARTED or not self.dispatcher.telling:
@@ -407,34 +409,7 @@ class Roster:
                     break
                 if not is_to_be_repeated(stand):
                     return False
-            if (
-                stand & _STATE_AND_ESCALATED != STATE_DONE
-                or self.dispatcher.telling
-                or self._cancels
-                or child._callbacks
-                or type(child._what) is not tuple
-                or child._status is not None
-            ):
-                self.hear_and_tell(child, stand)
-                return True
-            # The same in one piece, as in start_plain().
-            finished = self.finished
-            with self.lock:
-                child._flags |= HEARD
-                if child._status is None:
-                    child._status = status_of(stand, child._owner)
-                if child._token in self.by_token:
-                    if self.active.get(child.task_id) is child:
-                        del self.active[child.task_id]
-                    finished.by_task[child.task_id] = child
-                    finished.in_order.append(child)
-                    if len(finished.in_order) > COUNT_AT_MOST:
-                        finished.forget_oldest()
-                    self.by_token.pop(child._token, None)
-                elif finished.unheard:
-                    finished.unheard.pop(child._token, None)
-            if self._forgotten:
-                self.relax()
+            self.hear_and_tell(child, stand)
         except NeverStarted:
             raise
         except BaseException:
@@ -452,7 +427,7 @@ class Roster:
                 if child._status is None:
                     # Counted first: who sees the status at once, without the lock, reads the rest from its owner.
                     self.tally.count_end(child._owner)
-                    child._status = status = status_of(stand, child._owner)
+                    child._status = status = status_of(stand, child._source)
                     if self.dispatcher.telling or child._callbacks or stand & _ESCALATED:
                         self._tell_exited(child, stand, status)
                 if state == STATE_DONE and child._token in self.by_token:
@@ -547,7 +522,7 @@ class Roster:
                     and not item[2] & _EXTRAORDINARY
                     and type(child._what) is tuple
                     and not child._callbacks
-                    and child._owner.proc
+                    and child._born
                 ):
                     simple.append((child, item[1]))
                 else:
@@ -558,7 +533,7 @@ class Roster:
             # As _retire() has it.
             for child, stand in simple:
                 if child._status is None:
-                    child._status = status_of(stand, child._owner)
+                    child._status = status_of(stand, child._source)
                 if active.get(child.task_id) is child:
                     del active[child.task_id]
             self.finished.add_all([child for child, _stand in simple])

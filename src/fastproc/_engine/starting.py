@@ -8,20 +8,19 @@ starts that wait for their turn.
 from __future__ import annotations
 
 import errno
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from logging import INFO
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
+from .._native import ledger
 from .._native.crew import ANY_NUMBER, Starter, StartFailed, refuse, wait_started
 from .._native.failures import closed_descriptor, spawn_error_of
 from .._native.library import lib
 from .._native.records import STATE_DONE
 from .._native.specs import Keep, Specs, set_deadline
 from ..cancel import CancelToken
-from ..errors import DuplicateTask, ManagerClosed, SpawnError, spawn_error
-from . import fork
+from ..errors import ManagerClosed, SpawnError, spawn_error
 from .child import Child
 from .observers import levels
 from .roster import Roster, tokens
@@ -31,7 +30,6 @@ _STARTS_PER_DRAIN = 32
 # So many starts are handed over in one call: the crew begins with them while we prepare the next.
 _CHUNK = 256
 
-_get_ident = threading.get_ident
 _start_plain = lib.start_plain
 
 C = TypeVar("C")
@@ -85,51 +83,17 @@ def start(
         roster.drain()
 
 
-def start_plain(roster: Roster, child: Child, args_block: bytes) -> None:
-    """The same as start(), for one of which nothing is said but its arguments.
-
-    In one piece, where nothing else is to be seen to: each function more costs a microsecond here, since
-    the start of a process leaves nothing in the caches.
-    """
-    specs = roster.specs
-    if (
-        roster.special
-        or specs is None
-        or roster.generation != fork.generation
-        or child.task_id in roster.active
-        or levels.get(INFO) is not False
-    ):
-        start(roster, child, None, None)
-        return
+def _fail(child: Child, result: int) -> NoReturn:
+    """The start of a plain one has failed."""
     try:
-        child._starter = _get_ident()
-        child._token = token = next(tokens)
-        with roster.lock:
-            if roster.closed:
-                raise ManagerClosed
-            if roster.active.setdefault(child.task_id, child) is not child:
-                raise DuplicateTask(child.task_id)
-            roster.by_token[token] = child
-            roster.dispatcher.telling = False
-        owner = child._owner
-        result = _start_plain(
-            specs.starter.starts, owner, args_block, len(args_block), specs.environment(), token
-        )
-        if result < 0:
-            refuse(result, owner)
-        if child._flags:
-            roster.announce(child, 0.0)
-        child._starter = 0
+        refuse(result, child._owner)
     except StartFailed as failed:
         error = spawn_error_of(child.command, failed.failure)
-        roster.refuse(child, error)
-        raise error from None
-    except BaseException as error:
-        roster.abort(child, error)
-        raise
-    roster.starts += 1
-    if roster.starts % _STARTS_PER_DRAIN == 0:
-        roster.drain()
+    child._roster.refuse(child, error)
+    raise error
+
+
+ledger.set_engine(tokens, levels, INFO, _fail)
 
 
 def _start_special(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from .check import check
 from .library import ffi, lib
@@ -139,7 +139,7 @@ def wait_started(owners: Sequence[Any]) -> int:
             return check(result)
 
 
-def refuse(result: int, owner: Any) -> None:
+def refuse(result: int, owner: Any) -> NoReturn:
     """Raise what belongs to a start that has failed at once."""
     if result == -errno.EOWNERDEAD:
         check(result)

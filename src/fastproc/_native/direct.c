@@ -11,15 +11,11 @@
  * functions in the one that cffi has loaded. All decisions about arguments that
  * are not plain (a path, another environment, a text mode) are left to Python.
  */
-#define PY_SSIZE_T_CLEAN
-#include <Python.h>
+#include "direct.h"
 
 #include <dlfcn.h>
 #include <errno.h>
-#include <stdbool.h>
 #include <string.h>
-
-#include "fastproc.h"
 
 enum {
     FIRST_ROOM = 64 << 10,
@@ -44,16 +40,10 @@ typedef struct {
     fp_failure *failure;
 } berth;
 
-/* os.environ as it was packed last. */
-static struct {
-    PyObject *seen;  /* its dict of bytes */
-    PyObject *owner; /* keeps the two below */
-    fp_env *env;
-    const char *search_path;
-} packed;
+/* What runs of the drop-in are given. */
+static environment packed;
 
 static PyObject *os_module;
-static PyObject *repack; /* packs it again, and calls keep_environment() */
 static PyObject *word_environ, *word_data, *word_event;
 
 /*
@@ -202,7 +192,7 @@ static PyObject *answer_of_run(const berth *berth) {
 /* ---- what is plain ---------------------------------------------------------------------- */
 
 /* A list or tuple of one or more str, the first of them not empty, none with a NUL. */
-static bool are_plain(PyObject *args) {
+bool direct_are_plain(PyObject *args) {
     bool is_list = PyList_CheckExact(args);
     if (!is_list && !PyTuple_CheckExact(args))
         return false;
@@ -224,35 +214,36 @@ static bool are_plain(PyObject *args) {
 }
 
 /* The strings one behind the other, each with its NUL. */
-static PyObject *joined(PyObject *args) {
-    Py_ssize_t n = PyList_Size(args), total = 0, bytes;
+PyObject *direct_joined(PyObject *args) {
+    bool is_list = PyList_CheckExact(args);
+    Py_ssize_t n = PySequence_Size(args), total = 0, bytes;
 
     for (Py_ssize_t i = 0; i < n; i++) {
-        if (!PyUnicode_AsUTF8AndSize(PyList_GetItem(args, i), &bytes))
+        if (!PyUnicode_AsUTF8AndSize(is_list ? PyList_GetItem(args, i) : PyTuple_GetItem(args, i), &bytes))
             return NULL;
         total += bytes + 1;
     }
     PyObject *block = PyBytes_FromStringAndSize(NULL, total);
     char *end = block ? PyBytes_AsString(block) : NULL;
     for (Py_ssize_t i = 0; block && i < n; i++) {
-        const char *text = PyUnicode_AsUTF8AndSize(PyList_GetItem(args, i), &bytes);
+        PyObject *arg = is_list ? PyList_GetItem(args, i) : PyTuple_GetItem(args, i);
+        const char *text = PyUnicode_AsUTF8AndSize(arg, &bytes);
         end = (char *)memcpy(end, text, (size_t)bytes + 1) + bytes + 1;
     }
     return block;
 }
 
-/* Have os.environ packed as it is now. 0, or -1 with an exception. */
-static int refresh_environment(void) {
+int direct_refresh(environment *packed) {
     PyObject *environ = PyObject_GetAttr(os_module, word_environ);
     PyObject *now = environ ? PyObject_GetAttr(environ, word_data) : NULL;
-    int same = now && packed.seen ? PyObject_RichCompareBool(now, packed.seen, Py_EQ) : 0;
+    int same = now && packed->seen ? PyObject_RichCompareBool(now, packed->seen, Py_EQ) : 0;
 
     Py_XDECREF(environ);
     Py_XDECREF(now);
     if (same > 0)
         return 0;
     PyErr_Clear();
-    PyObject *done = PyObject_CallNoArgs(repack);
+    PyObject *done = PyObject_CallNoArgs(packed->repack);
     Py_XDECREF(done);
     return done ? 0 : -1;
 }
@@ -277,13 +268,13 @@ static int prepare(const berth *berth, PyObject *args, held *held) {
     if (list && audit)
         heard = PyObject_CallFunctionObjArgs(audit, word_event, PyList_GetItem(list, 0), list, Py_None, Py_None, NULL);
     /* A hook may have changed the list, and what it makes of it counts. */
-    if (heard && !are_plain(list))
+    if (heard && !direct_are_plain(list))
         PyErr_SetString(PyExc_TypeError, "an audit hook has put into the arguments what does not belong there");
     else if (heard)
-        held->block = joined(list);
+        held->block = direct_joined(list);
     Py_XDECREF(heard);
     Py_XDECREF(list);
-    if (!held->block || refresh_environment() < 0) {
+    if (!held->block || direct_refresh(&packed) < 0) {
         let_go(held);
         return -1;
     }
@@ -372,7 +363,7 @@ static PyObject *run_plain(PyObject *module, PyObject *const *args, Py_ssize_t n
     const berth *berth = n == 4 ? berth_of(args[0]) : NULL;
     if (!berth || !PyDict_Check(args[2]))
         return PyErr_Occurred() ? NULL : PyErr_Format(PyExc_TypeError, "run_plain(pointers, args, keywords, both)");
-    if (!are_plain(args[1]) || !set_streams(berth->spec, args[2], args[3] == Py_True))
+    if (!direct_are_plain(args[1]) || !set_streams(berth->spec, args[2], args[3] == Py_True))
         Py_RETURN_NONE;
     if (prepare(berth, args[1], &held) < 0)
         return NULL;
@@ -388,7 +379,7 @@ static PyObject *start_plain(PyObject *module, PyObject *const *args, Py_ssize_t
     const berth *berth = n == 5 ? berth_of(args[0]) : NULL;
     if (!berth)
         return PyErr_Occurred() ? NULL : PyErr_Format(PyExc_TypeError, "start_plain(pointers, args, in, out, err)");
-    if (!are_plain(args[1]))
+    if (!direct_are_plain(args[1]))
         Py_RETURN_NONE;
     for (int i = 0; i < 3; i++) {
         long fd = PyLong_AsLong(args[i + 2]);
@@ -442,23 +433,27 @@ static PyObject *talk(PyObject *module, PyObject *const *args, Py_ssize_t n) {
     return NULL;
 }
 
+int direct_keep(environment *packed, PyObject *seen, PyObject *owner, PyObject *env, PyObject *search_path) {
+    void *env_address = PyLong_AsVoidPtr(env);
+    void *path_address = PyLong_AsVoidPtr(search_path);
+    if (PyErr_Occurred())
+        return -1;
+    PyObject *old_seen = packed->seen, *old_owner = packed->owner;
+    packed->seen = Py_NewRef(seen);
+    packed->owner = Py_NewRef(owner);
+    packed->env = env_address;
+    packed->search_path = path_address;
+    Py_XDECREF(old_seen);
+    Py_XDECREF(old_owner);
+    return 0;
+}
+
 static PyObject *keep_environment(PyObject *module, PyObject *args) {
     (void)module;
     PyObject *seen, *owner, *env, *search_path;
     if (!PyArg_ParseTuple(args, "OOOO", &seen, &owner, &env, &search_path))
         return NULL;
-    void *env_address = PyLong_AsVoidPtr(env);
-    void *path_address = PyLong_AsVoidPtr(search_path);
-    if (PyErr_Occurred())
-        return NULL;
-    PyObject *old_seen = packed.seen, *old_owner = packed.owner;
-    packed.seen = Py_NewRef(seen);
-    packed.owner = Py_NewRef(owner);
-    packed.env = env_address;
-    packed.search_path = path_address;
-    Py_XDECREF(old_seen);
-    Py_XDECREF(old_owner);
-    Py_RETURN_NONE;
+    return direct_keep(&packed, seen, owner, env, search_path) < 0 ? NULL : Py_NewRef(Py_None);
 }
 
 static PyObject *set_up(PyObject *module, PyObject *args) {
@@ -470,8 +465,7 @@ static PyObject *set_up(PyObject *module, PyObject *args) {
     void *address[6];
     for (int i = 0; i < 6; i++)
         address[i] = PyLong_AsVoidPtr(function[i]);
-    PyObject *os = PyErr_Occurred() ? NULL : PyImport_ImportModule("os");
-    if (!os)
+    if (PyErr_Occurred())
         return NULL;
     memcpy(&library.run, &address[0], sizeof address[0]);
     memcpy(&library.start, &address[1], sizeof address[1]);
@@ -481,11 +475,7 @@ static PyObject *set_up(PyObject *module, PyObject *args) {
     memcpy(&library.pid, &address[5], sizeof address[5]);
     void *found = dlsym(RTLD_DEFAULT, "_PyBytes_Resize");
     memcpy(&resize_bytes, &found, sizeof found);
-    os_module = os;
-    repack = Py_NewRef(packs);
-    word_environ = PyUnicode_InternFromString("environ");
-    word_data = PyUnicode_InternFromString("_data");
-    word_event = PyUnicode_InternFromString("subprocess.Popen");
+    packed.repack = Py_NewRef(packs);
     Py_RETURN_NONE;
 }
 
@@ -507,5 +497,13 @@ static struct PyModuleDef definition = {
 };
 
 PyMODINIT_FUNC PyInit__direct(void) {
-    return PyModule_Create(&definition);
+    PyObject *module = PyModule_Create(&definition);
+    os_module = PyImport_ImportModule("os");
+    word_environ = PyUnicode_InternFromString("environ");
+    word_data = PyUnicode_InternFromString("_data");
+    word_event = PyUnicode_InternFromString("subprocess.Popen");
+    bool ready = os_module && word_environ && word_data && word_event;
+    if (module && (!ready || ledger_add_to(module) < 0))
+        Py_CLEAR(module);
+    return module;
 }

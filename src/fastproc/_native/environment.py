@@ -24,17 +24,18 @@ class Snapshot:
     microsecond, because the strings are the same objects. Without ``_data`` it is packed for each start.
     """
 
-    __slots__ = ("_env", "_seen")
+    __slots__ = ("_env", "seen")
 
     def __init__(self) -> None:
         self._env: Any = None
-        self._seen: dict[bytes, bytes] | None = None
+        # What it was when it was packed last.
+        self.seen: dict[bytes, bytes] = {}
 
     def current(self) -> Any:
         """The `fp_env` of now, in its owner."""
         # Looked up each time: tests put another object in the place of os.environ.
         source: dict[bytes, bytes] | None = getattr(os.environ, "_data", None)
-        if source is not None and source == self._seen:
+        if source is not None and self._env is not None and source == self.seen:
             return self._env
         # One copy is both packed and remembered: a change by another thread meanwhile is seen the next time.
         if source is None:
@@ -42,7 +43,7 @@ class Snapshot:
         else:
             seen = dict(source)
         env = pack(b"".join(b"%b=%b\0" % item for item in seen.items() if is_sound(item[0])))
-        self._env, self._seen = env, seen
+        self._env, self.seen = env, seen
         return env
 
 

@@ -7,6 +7,7 @@
  */
 #include <errno.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <time.h>
@@ -104,6 +105,9 @@ static int wait_all_started(proc_owner **owners, size_t n);
  * of which nothing is left are dropped: the caller has heard all.
  */
 static int64_t wait_exit(starts *starts, proc_owner *owner, int64_t timeout_ns);
+/* The same in two steps. */
+static int64_t await_end(starts *starts, proc_owner *owner, int64_t timeout_ns);
+static void drop_news(starts *starts, proc_owner *owner);
 
 /* A piece of news, as much of it as is mostly needed. */
 typedef struct {
@@ -246,24 +250,32 @@ static int64_t now_ns(void) {
     return now.tv_sec * INT64_C(1000000000) + now.tv_nsec;
 }
 
-static int start_spec(starts *starts, proc_owner *owner, const fp_spec *spec) {
+static int start_under(starts *starts, uint32_t number, proc_owner *owner, const fp_spec *spec) {
     int64_t began = now_ns();
-    /* Two threads may draw the same turn: no harm, it only spreads the load. */
-    uint32_t turn = __atomic_add_fetch(&starts->turn, 1, __ATOMIC_RELAXED) % starts->n_crew;
-    int r = fp_spawn(starts->crew[turn], spec, &owner->proc, &owner->failure);
+    int r = fp_spawn(starts->crew[number % starts->n_crew], spec, &owner->proc, &owner->failure);
     if (r == 0)
         tally_starts(starts->tally, 1, now_ns() - began);
     return r;
 }
 
+static int start_spec(starts *starts, proc_owner *owner, const fp_spec *spec) {
+    /* Two threads may draw the same turn: no harm, it only spreads the load. */
+    return start_under(starts, __atomic_add_fetch(&starts->turn, 1, __ATOMIC_RELAXED), owner, spec);
+}
+
+/*
+ * There is no output to be read, so it need not be spread: under the supervisor of this CPU. What that has is in its
+ * caches, and where starts and waits follow one another it is not woken, see watch_later() in start.c.
+ */
 static int start_plain(starts *starts, proc_owner *owner, const char *args, size_t args_bytes, env_owner *env,
                        uint64_t token) {
+    int cpu = sched_getcpu();
     fp_spec spec = starts->common;
     spec.env = env->env;
     spec.args = args;
     spec.args_bytes = args_bytes;
     spec.token = token;
-    return start_spec(starts, owner, &spec);
+    return start_under(starts, cpu < 0 ? 0 : (uint32_t)cpu, owner, &spec);
 }
 
 static int start_many(starts *starts, proc_owner **owners, const fp_spec **specs, size_t n, uint32_t max_running) {
@@ -314,7 +326,7 @@ static int wait_all_started(proc_owner **owners, size_t n) {
 
 /* ---- ends ---------------------------------------------------------------------------- */
 
-static int64_t wait_exit(starts *starts, proc_owner *owner, int64_t timeout_ns) {
+static int64_t await_end(starts *starts, proc_owner *owner, int64_t timeout_ns) {
     fp_exit exit;
     if (!owner->proc)
         return -ECHILD;
@@ -322,9 +334,19 @@ static int64_t wait_exit(starts *starts, proc_owner *owner, int64_t timeout_ns) 
     if (r < 0)
         return r;
     tally_exit(starts->tally, owner, &exit);
-    if (exit.state == FP_STATE_DONE && starts->common.mailbox)
-        fp_mailbox_forget(starts->common.mailbox, owner->proc);
     return stand_of_exit(&exit);
+}
+
+static void drop_news(starts *starts, proc_owner *owner) {
+    if (starts->common.mailbox)
+        fp_mailbox_forget(starts->common.mailbox, owner->proc);
+}
+
+static int64_t wait_exit(starts *starts, proc_owner *owner, int64_t timeout_ns) {
+    int64_t stand = await_end(starts, owner, timeout_ns);
+    if (stand > 0 && (stand & 7) == FP_STATE_DONE)
+        drop_news(starts, owner);
+    return stand;
 }
 
 static int take_news(fp_mailbox *mailbox, fp_news *ret_news, brief *ret_briefs, size_t n, int64_t timeout_ns,
