@@ -75,6 +75,8 @@ _TEXT = ("text", "encoding", "errors", "universal_newlines")
 _PLAIN = frozenset(_STREAMS)
 _IN_ONE_CALL = frozenset({*_STREAMS, *_TEXT, *_EXTRAS, "shell", "cwd", "env", "executable", "args"})
 _run_plain = _solo.run_plain
+_spare = _solo.spare
+_SPARE_AT_MOST = _solo.SPARE_AT_MOST
 _STOPPED = (_solo.TIMED_OUT, _solo.WAS_SILENT)
 _SIGINT_PATIENCE_NS = 250_000_000
 _Text = tuple[str, str]
@@ -109,7 +111,7 @@ def run(
         CalledProcessError: with `check`, the returncode is not 0.
         OSError, ValueError, TypeError: it could not be started, see Popen.
     """
-    if timeout is None and input is None and len(popenargs) == 1 and kwargs.keys() <= _PLAIN:
+    if timeout is None and input is None and len(popenargs) == 1 and (not kwargs or kwargs.keys() <= _PLAIN):
         done = _run_plainly(popenargs[0], kwargs, capture_output)
         if done is not None:
             if check:
@@ -160,12 +162,24 @@ def _popen_class() -> _Any:
 
 
 def _run_plainly(args: _Any, kwargs: dict[str, _Any], both: bool) -> "CompletedProcess[_Any] | None":
-    """The shortest way, of what most calls say: a list of str, and perhaps streams. None as below."""
-    if _run_plain is None or _popen_class() is not _OurPopen:
+    """The shortest way, of what most calls say: a list of str, and perhaps streams. None as below.
+
+    It calls hardly anything: behind a start each function takes a microsecond, as the caches are cold.
+    """
+    # As _popen_class() has it.
+    standard = _standard.Popen
+    if (
+        _run_plain is None
+        or Popen is not _OurPopen
+        or (standard is not _StandardPopen and standard is not _OurPopen)
+    ):
         return None
     if _active:
         _cleanup()
-    filled = _solo.berth()
+    try:
+        filled = _spare.pop()
+    except IndexError:
+        filled = _solo.berth()
     filled.inherits = False
     try:
         ended = _run_plain(filled.pointers, args, kwargs, both)
@@ -180,7 +194,8 @@ def _run_plainly(args: _Any, kwargs: dict[str, _Any], both: bool) -> "CompletedP
     returncode, _, stdout, stderr = ended
     if returncode is None:
         returncode = _unknown(filled.result.exit.pid, args)
-    _solo.give_back(filled)
+    if filled.usual and len(_spare) < _SPARE_AT_MOST:
+        _spare.append(filled)
     return CompletedProcess(args, returncode, stdout, stderr)  # type: ignore[arg-type]
 
 

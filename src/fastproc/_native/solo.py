@@ -95,14 +95,15 @@ class Berth:
         self.usual = True
 
 
-_spare: list[Berth] = []
-_SPARE_AT_MOST = 32
+spare: list[Berth] = []
+"""For plain runs, which put nothing into `keep` and have no time for berth() and give_back()."""
+SPARE_AT_MOST = 32
 
 
 def berth() -> Berth:
     """One to fill."""
     try:
-        return _spare.pop()
+        return spare.pop()
     except IndexError:
         return Berth()
 
@@ -110,8 +111,8 @@ def berth() -> Berth:
 def give_back(used: Berth) -> None:
     """Its process has been given up. Only if all went as usual."""
     used.keep.clear()
-    if used.usual and len(_spare) < _SPARE_AT_MOST:
-        _spare.append(used)
+    if used.usual and len(spare) < SPARE_AT_MOST:
+        spare.append(used)
 
 
 # ---- what to start ----
