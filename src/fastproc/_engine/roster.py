@@ -425,7 +425,7 @@ class Roster(Ledger):
         try:
             with self.lock:
                 if child._status is None:
-                    # Counted first: who sees the status at once, without the lock, reads the rest from its owner.
+                    # Counted first: who sees the status, without the lock, reads the rest from its owner.
                     self.tally.count_end(child._owner)
                     child._status = status = status_of(stand, child._source)
                     if self.dispatcher.telling or child._callbacks or stand & _ESCALATED:
