@@ -647,7 +647,8 @@ FP_API int fp_mailbox_fd(fp_mailbox *mailbox);
 FP_API int fp_mailbox_take(fp_mailbox *mailbox, fp_news *ret_news, size_t n, int64_t timeout_ns);
 /*
  * The same for one who does nothing else meanwhile: news that nobody is woken
- * for yet, see fp_spawn_many(), are left there until somebody is.
+ * for yet, see fp_spawn_many(), are left there until somebody is, for 64 of
+ * them or after 10 ms.
  */
 FP_API int fp_mailbox_take_many(fp_mailbox *mailbox, fp_news *ret_news, size_t n, int64_t timeout_ns);
 /* Drop what is waiting about this process. */

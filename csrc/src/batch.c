@@ -26,7 +26,7 @@ struct fp_batch {
     fp_proc *first;
     fp_proc **last;
     uint32_t shares;     /* supervisors that still take from it */
-    _Atomic int64_t asked_ns; /* when its last ones were asked for */
+    int64_t asked_ns;    /* when its last ones were asked for */
     fp_mailbox *mailbox; /* whose bounded batches these are, compared only; NULL: of one call */
 };
 
@@ -45,12 +45,8 @@ pthread_mutex_t *fp_batch_lock(fp_batch *batch) {
     return &batch->lock;
 }
 
-int64_t fp_batch_asked_ns(const fp_batch *batch) {
-    return atomic_load_explicit(&batch->asked_ns, memory_order_relaxed);
-}
-
 /* Take the next one, which is this supervisor's from now on. With its lock and a reference. */
-static fp_proc *batch_pop(fp_batch *batch, fp_supervisor *supervisor) {
+static fp_proc *batch_pop(fp_batch *batch, fp_supervisor *supervisor, int64_t *ret_asked_ns) {
     pthread_mutex_lock(&batch->lock);
     fp_proc *proc = batch->first;
     if (proc) {
@@ -58,6 +54,7 @@ static fp_proc *batch_pop(fp_batch *batch, fp_supervisor *supervisor) {
         if (!batch->first)
             batch->last = &batch->first;
         fp_proc_queued(proc)->next = NULL;
+        *ret_asked_ns = batch->asked_ns;
         atomic_store_explicit(&proc->supervisor, fp_supervisor_ref(supervisor), memory_order_release);
     }
     pthread_mutex_unlock(&batch->lock);
@@ -93,8 +90,9 @@ static bool drop_share(fp_supervisor *supervisor, fp_share *share, bool for_ever
         }
     }
     fp_proc *proc;
+    int64_t asked_ns;
     /* Nobody is left to start them. */
-    while (last && for_ever && (proc = batch_pop(batch, supervisor))) {
+    while (last && for_ever && (proc = batch_pop(batch, supervisor, &asked_ns))) {
         fp_proc_fail(proc, &closing);
         fp_proc_unref(proc);
     }
@@ -150,7 +148,7 @@ bool fp_supervisor_run_queue(fp_supervisor *supervisor) {
                 share = next;
             continue;
         }
-        fp_proc *proc = batch_pop(share->batch, supervisor);
+        fp_proc *proc = batch_pop(share->batch, supervisor, &supervisor->asked_ns);
         if (!proc) {
             if (share->running == 0)
                 drop_share(supervisor, share, false);
@@ -325,7 +323,7 @@ int fp_spawn_many(fp_supervisor *const *crew, size_t n_crew, const fp_spec *cons
         }
     }
     pthread_mutex_lock(&batch->lock);
-    atomic_store_explicit(&batch->asked_ns, fp_now_ns(), memory_order_relaxed);
+    batch->asked_ns = fp_now_ns();
     for (size_t i = 0; i < n; i++) {
         *batch->last = fp_proc_ref(ret_procs[i]);
         batch->last = &fp_proc_queued(ret_procs[i])->next;

@@ -259,8 +259,8 @@ bool fp_mailbox_is_listened_to(fp_mailbox *mailbox);
 void fp_mailbox_post(fp_mailbox *mailbox, fp_proc *proc, uint32_t what);
 /* The same, waking nobody until fp_mailbox_flush(); false if so much has piled up that somebody should be: post it. */
 bool fp_mailbox_post_later(fp_mailbox *mailbox, fp_proc *proc, uint32_t what, int64_t now);
-/* Since when there are such news, whoever has posted them; FP_NEVER: there are none. */
-int64_t fp_mailbox_unheard_since(fp_mailbox *mailbox);
+/* When such news have to be told, whoever has posted them; FP_NEVER: there are none. */
+int64_t fp_mailbox_tell_at(fp_mailbox *mailbox);
 void fp_mailbox_flush(fp_mailbox *mailbox);
 /* Add `what` to whatever is posted next: it is not worth waking anybody. */
 void fp_mailbox_note(fp_mailbox *mailbox, fp_proc *proc, uint32_t what);
@@ -731,8 +731,8 @@ struct fp_supervisor {
     bool stopping;
     bool kicked;
     int64_t wakes_ns; /* when the loop will look by itself */
-    fp_mailbox *unheard; /* has news that nobody was woken for, since `unheard_ns`; referenced */
-    int64_t unheard_ns;
+    fp_mailbox *unheard; /* has news that nobody was woken for; referenced */
+    int64_t tell_ns;     /* when somebody is to be */
     int64_t posted_ns; /* when there were last news of a batch */
     int64_t late_watch_ns; /* the last such time that a start has asked for */
     fp_proc *late;  /* the last start by another thread, not watched yet, see watch_later(); referenced, or NULL */
@@ -750,7 +750,8 @@ struct fp_supervisor {
     uint32_t freezes_seen; /* see fp_crew */
     fp_slots slots;
     bool has_slots;
-    fp_ignored ignored; /* of the loop alone */
+    fp_ignored ignored; /* of the loop alone, as is the next */
+    int64_t asked_ns;   /* when that was asked for which it has last taken from a batch, or later */
     fp_census census;
     bool census_wanted;
     fp_intake intake;
@@ -873,8 +874,6 @@ void fp_proc_look_at_late(fp_supervisor *supervisor, int64_t now);
 
 /* Without any lock: */
 void fp_batch_unref(fp_batch *batch);
-/* When its last starts were asked for. */
-int64_t fp_batch_asked_ns(const fp_batch *batch);
 pthread_mutex_t *fp_batch_lock(fp_batch *batch);
 /* As fp_supervisor_is_copy(). */
 bool fp_batch_is_copy(const fp_batch *batch);

@@ -107,8 +107,8 @@ static int64_t next_turn(const fp_supervisor *supervisor, int64_t now, bool more
     /* Should the host close our descriptors, nobody can wake us to tell: while somebody lives we look. */
     if (supervisor->active && when > now + LONGEST_SLEEP)
         when = now + LONGEST_SLEEP;
-    if (supervisor->unheard && when > supervisor->unheard_ns + FP_UNHEARD_FOR)
-        when = supervisor->unheard_ns + FP_UNHEARD_FOR;
+    if (supervisor->unheard && when > supervisor->tell_ns)
+        when = supervisor->tell_ns;
     return when;
 }
 
@@ -191,13 +191,12 @@ int fp_supervisor_run(fp_supervisor *supervisor) {
         now = fp_now_ns();
         more |= supervisor->kicked;
         /* A sibling may have told them meanwhile, and what there is now is younger. */
-        if (supervisor->unheard && now - supervisor->unheard_ns >= FP_UNHEARD_FOR) {
-            int64_t since = fp_mailbox_unheard_since(supervisor->unheard);
-            if (since != FP_NEVER)
-                supervisor->unheard_ns = since;
+        if (supervisor->unheard && now >= supervisor->tell_ns) {
+            int64_t tell_ns = fp_mailbox_tell_at(supervisor->unheard);
+            if (tell_ns != FP_NEVER)
+                supervisor->tell_ns = tell_ns;
         }
-        if (supervisor->unheard &&
-            (now - supervisor->unheard_ns >= FP_UNHEARD_FOR || (!more && !fp_supervisor_has_queued(supervisor))))
+        if (supervisor->unheard && (now >= supervisor->tell_ns || (!more && !fp_supervisor_has_queued(supervisor))))
             fp_supervisor_tell_unheard(supervisor);
         int64_t when = next_turn(supervisor, now, more);
         supervisor->wakes_ns = when;

@@ -20,8 +20,9 @@ typedef struct orphan_news {
     fp_exit exit;
 } orphan_news;
 
-enum { ENOUGH_TO_WAKE = 32 };
-#define MOST_PATIENCE (2 * FP_UNHEARD_FOR)
+enum { ENOUGH_TO_WAKE = 32, ENOUGH_FOR_THE_PATIENT = 64 };
+#define PATIENCE (10 * FP_NS_PER_MS)
+#define MOST_PATIENCE (20 * FP_NS_PER_MS)
 
 struct fp_mailbox {
     _Atomic uint32_t refs;
@@ -37,6 +38,7 @@ struct fp_mailbox {
     bool due;       /* there are news that somebody is to be woken for */
     uint32_t unheard; /* posted since, waking nobody */
     int64_t unheard_ns; /* when the first of them was; 0: there is none */
+    bool patient;   /* its consumer is */
     bool woken;     /* fp_mailbox_wake() */
     _Atomic(fp_mailbox *) orphans_to; /* referenced, unless it is this one */
     bool closed;    /* the consumer is gone */
@@ -121,6 +123,7 @@ bool fp_mailbox_is_listened_to(fp_mailbox *mailbox) {
 /* A patient listener leaves those in peace that nobody is to be woken for yet. */
 static void listen_from_now(fp_mailbox *mailbox, bool patient) {
     mailbox->listening = true;
+    mailbox->patient = patient;
     if (patient ? mailbox->due : !is_empty(mailbox))
         raise_flag(mailbox);
 }
@@ -166,7 +169,7 @@ void fp_mailbox_post(fp_mailbox *mailbox, fp_proc *proc, uint32_t what) {
 
 bool fp_mailbox_post_later(fp_mailbox *mailbox, fp_proc *proc, uint32_t what, int64_t now) {
     pthread_mutex_lock(&mailbox->lock);
-    bool few = ++mailbox->unheard < ENOUGH_TO_WAKE;
+    bool few = ++mailbox->unheard < (mailbox->patient ? ENOUGH_FOR_THE_PATIENT : ENOUGH_TO_WAKE);
     if (few && !mailbox->closed)
         add(mailbox, proc, what);
     if (!mailbox->unheard_ns)
@@ -175,11 +178,12 @@ bool fp_mailbox_post_later(fp_mailbox *mailbox, fp_proc *proc, uint32_t what, in
     return few;
 }
 
-int64_t fp_mailbox_unheard_since(fp_mailbox *mailbox) {
+int64_t fp_mailbox_tell_at(fp_mailbox *mailbox) {
     pthread_mutex_lock(&mailbox->lock);
-    int64_t since = mailbox->unheard_ns;
+    int64_t since = mailbox->unheard_ns ? mailbox->unheard_ns : FP_NEVER;
+    bool patient = mailbox->patient;
     pthread_mutex_unlock(&mailbox->lock);
-    return since ? since : FP_NEVER;
+    return fp_after(since, patient ? PATIENCE : FP_UNHEARD_FOR);
 }
 
 void fp_mailbox_flush(fp_mailbox *mailbox) {
@@ -275,7 +279,7 @@ static int take_now(fp_mailbox *mailbox, fp_news *ret_news, size_t n, bool *ret_
     return taken;
 }
 
-/* Until there is something; 0, or -errno as poll(2). Not for ever: who is to wake us may hang in a birth. */
+/* Until there is something; 0, or -errno as poll(2). Never for long if there is: who is to wake us may hang in a birth. */
 static int sleep_until(fp_mailbox *mailbox, int64_t until, bool patient) {
     pthread_mutex_lock(&mailbox->lock);
     listen_from_now(mailbox, patient);

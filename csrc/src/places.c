@@ -131,6 +131,6 @@ void fp_supervisor_post(fp_supervisor *supervisor, fp_proc *proc, uint32_t what)
         fp_mailbox_post(proc->mailbox, proc, what);
     } else if (!supervisor->unheard) {
         supervisor->unheard = fp_mailbox_ref(proc->mailbox);
-        supervisor->unheard_ns = now;
+        supervisor->tell_ns = now + FP_UNHEARD_FOR;
     }
 }

@@ -117,7 +117,7 @@ static int make_birth(fp_supervisor *supervisor, fp_proc *proc, const fp_spec *s
     /* One of a batch is started by the loop, and by nobody else. */
     if (proc->batch) {
         place.ignored = &supervisor->ignored;
-        place.asked_ns = fp_batch_asked_ns(proc->batch);
+        place.asked_ns = supervisor->asked_ns;
     }
     atomic_store(&watch->pid, 0);
     return fp_birth_make(spec, &place, ret_birth, reterr_failure);

@@ -15,6 +15,8 @@ from tests.watch import in_threads
 
 import fastproc
 from fastproc import NotActive, Process, ProcessManager, WaitTimeout
+from fastproc._native.mailbox import Mailbox
+from fastproc._native.records import NewsRecord
 
 
 def test_what_one_has_waited_for_is_not_waited_for_again(programs: Programs) -> None:
@@ -201,6 +203,24 @@ def test_who_waits_for_many_is_not_woken_for_each(manager: ProcessManager, progr
     assert all(isinstance(process, Process) and process.wait(30).ok for process in started)
     assert woken < 100
     assert signal.SIGCHLD not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
+
+def test_map_reads_news_when_it_would_be_woken_for_them(
+    manager: ProcessManager, programs: Programs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each read takes a CPU from the starts, so it is patient, and never only looks whether there are any."""
+    patient: list[bool] = []
+    take = Mailbox.take
+
+    def noted(mailbox: Mailbox, timeout_ns: int, **how: bool) -> list[NewsRecord] | None:
+        patient.append(timeout_ns != 0 and how.get("patient", False))
+        return take(mailbox, timeout_ns, **how)
+
+    monkeypatch.setattr(Mailbox, "take", noted)
+    ended = sum(process.wait().ok for process in manager.map([programs.nop()] * 300, concurrency=4))
+
+    assert ended == 300
+    assert patient.count(False) < 10
 
 
 _HANDLED = """

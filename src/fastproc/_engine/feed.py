@@ -20,7 +20,7 @@ from .stopping import end_some
 C = TypeVar("C", bound=Child)
 
 # So many may wait in the library, so that the crew does not wait for Python between two commands.
-_AHEAD = 128
+_AHEAD = 256
 # With `ordered`, so many may be finished while an earlier one still runs.
 _HELD_AT_MOST = 4096
 # What cannot be entered for want of the lock is entered by the next who reads the news.

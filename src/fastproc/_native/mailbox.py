@@ -12,7 +12,7 @@ from .library import ffi, lib
 from .owners import new_mailbox_owner
 from .records import NEWS_ORPHAN, ExitRecord, NewsRecord, read_briefs, read_exit
 
-_BATCH = 64
+_BATCH = 128
 _new = ffi.new
 _take = lib.take_news
 
