@@ -68,7 +68,7 @@ test-c: ## the C tests; SAN=address,undefined,thread runs them under these sanit
 bench: $(venv)/.stamp-bench $(venv)/.stamp-native ## measure speed against a bare loop in C and against what others use; minutes
 	$(bin)/python benchmarks/run.py
 
-bench-quick: $(venv)/.stamp-bench $(venv)/.stamp-native ## the same in a minute or two, less exact
+bench-quick: $(venv)/.stamp-bench $(venv)/.stamp-native ## the same in a minute, less exact
 	$(bin)/python benchmarks/run.py --quick
 
 bench-gate: $(venv)/.stamp-bench $(venv)/.stamp-native ## what benchmarks/gates.toml judges; fails if a ratio of it is lost

@@ -16,8 +16,9 @@ from functools import partial
 from typing import Any
 
 import contenders
-from contenders import InLoop, Status
+from contenders import InLoop
 from harness import Answer, Contender, Plan, main, measure, workshop
+from jobs import Status
 from surroundings import CHILD_CODE
 
 from fastproc import aio
@@ -61,15 +62,15 @@ def in_loop(
     return InLoop(f"{name}, {RUNNING} tasks", runner, one, RUNNING, slow=slow)
 
 
-def in_uvloop(stack: ExitStack) -> list[Contender]:
+def in_uvloop(stack: ExitStack, plan: Plan) -> list[Contender]:
     """Both in uvloop, where that is installed."""
     if importlib.util.find_spec("uvloop") is None:
         return []
     import uvloop
 
     pairs = (
-        ("uvloop", asyncio.create_subprocess_exec, 20),
-        ("fastproc.aio in uvloop", aio.create_subprocess_exec, 1),
+        ("uvloop", asyncio.create_subprocess_exec, plan.pick(40, 10)),
+        ("fastproc.aio in uvloop", aio.create_subprocess_exec, plan.pick(2, 1)),
     )
     return [
         in_loop(stack, name, partial(ends, create, workshop.child), uvloop.new_event_loop, slow)
@@ -80,16 +81,21 @@ def in_uvloop(stack: ExitStack) -> list[Contender]:
 def question(plan: Plan) -> Answer:
     """Interleaved rounds, all in loops of one process."""
     with ExitStack() as stack:
-        theirs = stack.enter_context(contenders.in_asyncio(RUNNING))
+        theirs = contenders.fewer(stack.enter_context(contenders.in_asyncio(RUNNING)), plan.pick(3, 2))
         ours = stack.enter_context(contenders.in_aio(RUNNING))
-        others = in_uvloop(stack)
-        rounds = measure([theirs, ours, *others], plan.pick(1000, 150), plan.rounds)
+        others = in_uvloop(stack, plan)
+        rounds = measure([theirs, ours, *others], plan.pick(800, 150), plan.rounds)
         collect = [
-            in_loop(stack, "asyncio, communicate", partial(communicates, asyncio.create_subprocess_exec)),
+            in_loop(
+                stack,
+                "asyncio, communicate",
+                partial(communicates, asyncio.create_subprocess_exec),
+                slow=plan.pick(4, 2),
+            ),
             in_loop(stack, "fastproc.aio, communicate", partial(communicates, aio.create_subprocess_exec)),
             in_loop(stack, "fastproc.aio, run", runs),
         ]
-        measure(collect, plan.pick(500, 60), plan.rounds, rounds)
+        measure(collect, plan.pick(320, 60), plan.rounds, rounds)
     rows = [rounds.faster(ours.name, theirs.name, what="fastproc.aio, faster than asyncio", goal=GOAL)]
     if others:
         rows.append(

@@ -25,12 +25,13 @@ def question(plan: Plan) -> Answer:
         manager = stack.enter_context(fastproc.ProcessManager())
         stack.enter_context(busy_thread())
         batch, mapped = contenders.start_many(manager), contenders.fastproc_map(manager, alive=RUNNING)
-        popen = contenders.popen()
-        threads = stack.enter_context(contenders.popen_in_threads(RUNNING))
-        loop = stack.enter_context(contenders.in_asyncio(RUNNING))
-        single = contenders.start_process(manager)
-        few = [Fewer(one, plan.pick(40, 12)) for one in (popen, threads, loop, single)]
-        everyone: list[Contender] = [batch, mapped, *few]
+        # Of those that take several milliseconds for each a few are enough.
+        few, very_few = plan.pick(40, 12), plan.pick(80, 16)
+        popen = contenders.fewer(contenders.popen(), very_few)
+        threads = contenders.fewer(stack.enter_context(contenders.popen_in_threads(RUNNING)), few)
+        loop = contenders.fewer(stack.enter_context(contenders.in_asyncio(RUNNING)), very_few)
+        single = contenders.fewer(contenders.start_process(manager), few)
+        everyone: list[Contender] = [batch, mapped, popen, threads, loop, single]
         measure(everyone, plan.pick(1000, 240), plan.pick(9, 3), rounds)
     rows = [
         rounds.faster(batch.name, popen.name, what="start_many, faster than Popen, one at a time", goal=GOAL),
@@ -40,21 +41,6 @@ def question(plan: Plan) -> Answer:
         rounds.faster(single.name, popen.name, what="start_process and wait, faster than Popen"),
     ]
     return Answer(title="Beside a busy Python thread", rows=rows, rounds=rounds.seconds)
-
-
-class Fewer:
-    """A contender that is given fewer children, because each takes it several milliseconds."""
-
-    def __init__(
-        self, contender: contenders.OneByOne | contenders.Timed | contenders.InLoop, slow: int
-    ) -> None:
-        self._contender = contender
-        self.name = contender.name
-        self.differs = contender.differs
-        self.slow = slow
-
-    def __call__(self, n: int) -> float:
-        return self._contender(n)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from typing import Any
 
 import contenders
-from contenders import InLoop, OneByOne, Status, Timed, face
+from contenders import InLoop, OneByOne, face
 from harness import (
     Answer,
     Contender,
@@ -26,6 +26,7 @@ from harness import (
     those_there,
     workshop,
 )
+from jobs import Status, Timed
 
 import fastproc
 
@@ -122,7 +123,7 @@ def one_at_a_time(plan: Plan, rounds: Rounds) -> list[Row]:
         check = by_check_output("subprocess.check_output", subprocess.check_output, contenders.PLAIN)
         both = by_run("subprocess.run(capture_output)", subprocess.run, contenders.PLAIN, capture_output=True)
         process = by_process(manager, "ProcessManager, stdout=PIPE")
-        loop = by_asyncio(runner, 1)
+        loop = contenders.fewer(by_asyncio(runner, 1), plan.pick(4, 1))
         there = those_there(
             rounds,
             [
@@ -161,7 +162,7 @@ def eight_at_a_time(plan: Plan, rounds: Rounds) -> list[Row]:
 
         theirs = pooled(f"run(capture_output) in {RUNNING} threads", subprocess.run, contenders.PLAIN)
         ours = by_map(manager)
-        loop = by_asyncio(runner, RUNNING)
+        loop = contenders.fewer(by_asyncio(runner, RUNNING), plan.pick(4, 1))
         mine = f"fastproc.run(capture_output) in {RUNNING} threads"
         there = those_there(taken, [(mine, lambda: pooled(mine, face("fastproc.run")))])
         measure([theirs, ours, loop, *there.values()], plan.pick(400, 60), plan.rounds, taken)

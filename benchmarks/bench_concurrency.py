@@ -39,11 +39,11 @@ def at(alive: int, n: int, plan: Plan, absent: dict[str, str]) -> Rounds:
             LIMIT: contenders.c_window(alive),
             OURS: contenders.fastproc_map(manager, alive=alive),
             POPEN: stack.enter_context(contenders.popen_in_threads(alive)),
-            LOOP: stack.enter_context(contenders.in_asyncio(alive)),
+            LOOP: contenders.fewer(stack.enter_context(contenders.in_asyncio(alive)), plan.pick(2, 1)),
         }
         playing |= those_there(rounds, [(FACE, lambda: stack.enter_context(contenders.in_aio(alive)))])
         absent |= rounds.not_there
-        taken = measure(playing.values(), n, min(plan.rounds, plan.pick(9, 3)))
+        taken = measure(playing.values(), n, min(plan.rounds, plan.pick(5, 3)))
         for name, contender in playing.items():
             if contender.name in taken.seconds:
                 rounds.seconds[name] = taken.seconds[contender.name]
@@ -56,7 +56,7 @@ def question(plan: Plan) -> Answer:
     """A curve for each contender."""
     steps = ALIVE if not plan.quick else ALIVE[::3]
     absent: dict[str, str] = {}
-    taken = {alive: at(alive, plan.pick(400, 80), plan, absent) for alive in steps}
+    taken = {alive: at(alive, plan.pick(256, 80), plan, absent) for alive in steps}
     curves, rows = [], []
     for name in (LIMIT, OURS, FACE, POPEN, LOOP):
         points = [(alive, rounds.seconds[name]) for alive, rounds in taken.items() if name in rounds.seconds]

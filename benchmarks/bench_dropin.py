@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
 
-from contenders import Status, Timed
 from harness import Answer, Plan, Rounds, Row, main, measure, workshop
+from jobs import Status, Timed
 from surroundings import CHILD_CODE, pinned
 
 from fastproc import subprocess as ours
@@ -86,13 +86,13 @@ def bulk(megabytes: int, *, text: bool) -> Once:
 def question(plan: Plan) -> Answer:
     """Small calls first, then large streams."""
     into = Rounds()
-    n = plan.pick(150, 40)
+    n = plan.pick(120, 30)
     with pinned():
         rows = [compared(name, once, goal, n, plan.rounds, into) for name, (once, goal) in calls().items()]
     size = plan.pick(100, 10)
     for text in (False, True):
         name = f"communicate of {size} MB" + (", text" if text else "")
-        rows.append(compared(name, bulk(size, text=text), AS_FAST, 1, plan.pick(9, 3), into))
+        rows.append(compared(name, bulk(size, text=text), AS_FAST, 1, plan.pick(5, 3), into))
     return Answer(title="The drop-in, against subprocess", rows=rows, rounds=into.seconds)
 
 

@@ -92,7 +92,7 @@ def question(plan: Plan) -> Answer:
         )
         samplers += there.values()
         differs = {sampler.name: sampler.differs for sampler in samplers}
-        samples = take_turns(samplers, plan.pick(60, 3), rounds)
+        samples = take_turns(samplers, plan.pick(25, 3), rounds)
     rows = []
     for name, ordered in samples.items():
         values = [1e6 * percentile(ordered, percent) for percent in PERCENTS]

@@ -32,25 +32,27 @@ GOAL_FACE = 6.0 if sys.version_info < (3, 12) else 3.5
 def small_programs(plan: Plan, rounds: Rounds) -> list[Row]:
     """The child that only exits, started by everybody."""
     with ExitStack() as stack:
-        peers = stack.enter_context(Peers(RUNNING))
+        # Whoever takes a millisecond and more for each, and whoever no goal is about, is given fewer.
+        peers = stack.enter_context(Peers(RUNNING, fewer=plan.pick(4, 1)))
+        some = plan.pick(3, 1)
         manager = stack.enter_context(fastproc.ProcessManager())
         limits = contenders.c_threads(len(os.sched_getaffinity(0)))
         ours = [contenders.start_many(manager), contenders.fastproc_map(manager)]
-        threads = stack.enter_context(contenders.popen_in_threads(RUNNING))
-        loop = stack.enter_context(contenders.in_asyncio(RUNNING))
-        window = contenders.popen_window(RUNNING)
+        threads = contenders.fewer(stack.enter_context(contenders.popen_in_threads(RUNNING)), plan.pick(2, 1))
+        loop = contenders.fewer(stack.enter_context(contenders.in_asyncio(RUNNING)), some)
+        window = contenders.fewer(contenders.popen_window(RUNNING), some)
         face = f"fastproc.aio, {RUNNING} tasks"
         there: dict[str, Contender] = those_there(
             rounds,
             [
                 (face, lambda: stack.enter_context(contenders.in_aio(RUNNING))),
-                (f"xargs -P {RUNNING}", lambda: contenders.xargs(RUNNING)),
+                (f"xargs -P {RUNNING}", lambda: contenders.fewer(contenders.xargs(RUNNING), some)),
                 (f"GNU parallel -j {RUNNING}", lambda: contenders.gnu_parallel(RUNNING)),
                 *peers.wanted,
             ],
         )
         everyone: list[Contender] = [*limits, *ours, window, threads, loop, *there.values()]
-        measure(everyone, plan.pick(1000, 100), plan.rounds, rounds)
+        measure(everyone, plan.pick(800, 100), plan.rounds, rounds)
         judged: list[Contender] = [limits[1], *ours, threads]
         shares = [
             row
@@ -105,7 +107,7 @@ def real_programs(plan: Plan, rounds: Rounds, program: Program) -> list[Row]:
         ours = [contenders.start_many(manager, program), contenders.fastproc_map(manager, program)]
         threads = stack.enter_context(contenders.popen_in_threads(RUNNING, program))
         loop = stack.enter_context(contenders.in_asyncio(RUNNING, program))
-        measure([*limits, *ours, threads, loop], plan.pick(500, 60), plan.rounds, taken)
+        measure([*limits, *ours, threads, loop], plan.pick(320, 60), plan.rounds, taken)
     best = [limit.name for limit in limits]
     rows = [
         taken.ratio(one.name, *best, goal=GOAL_TRUE, what=f"true(1): {one.name}, against C") for one in ours

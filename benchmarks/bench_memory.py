@@ -117,7 +117,7 @@ def in_c(children: int) -> float:
 
 def question(plan: Plan) -> Answer:
     """One measurement each: memory does not vary with the load of the machine."""
-    children = plan.pick(5_000, 1_500)
+    children = plan.pick(5_000, 1_000)
     more_open_files(children * 2 + 1000)
     measured = {contender: in_a_fresh_process(contender, children) for contender in WAYS}
     rows = [

@@ -70,7 +70,7 @@ def question(plan: Plan) -> Answer:
         each = [ours(manager, name, options) for name, options in OPTIONS.items()]
         plain = popen("Popen, no option")
         words = "Popen, four limits by preexec_fn"
-        by_preexec = popen(words, preexec_fn=limit_itself)
+        by_preexec = popen(words, slow=plan.pick(4, 2), preexec_fn=limit_itself)
         others = [
             plain,
             by_preexec,
@@ -78,13 +78,13 @@ def question(plan: Plan) -> Answer:
             popen("Popen, umask", umask=0o077),
             popen("Popen, start_new_session", start_new_session=True),
         ]
-        measure([*each, *others], plan.pick(100, 20), plan.rounds, rounds)
+        measure([*each, *others], plan.pick(60, 16), plan.rounds, rounds)
         limited = each[1]
         # fork(2) leaves every page to be copied when it is next written to: who comes after it must not be
         # few, or it is measured by what the other has left behind.
         with resident_memory(MEMORY):
             few = popen(words, slow=20, preexec_fn=limit_itself)
-            measure([limited, few], plan.pick(240, 60), plan.pick(7, 2), large)
+            measure([limited, few], plan.pick(200, 60), plan.pick(5, 2), large)
     rows = [rounds.ratio(one.name, each[0].name, what=f"ProcessManager, {one.name}") for one in each]
     rows += [rounds.ratio(other.name, plain.name) for other in others]
     rows.append(rounds.faster(limited.name, by_preexec.name, what="four limits, faster than by preexec_fn"))

@@ -131,9 +131,9 @@ def question(plan: Plan) -> Answer:
     ways |= {
         f"{BY_HAND}, {durability}": functools.partial(by_hand, durability) for durability in ("none", "full")
     }
-    n = plan.pick(200, 24)
+    n = plan.pick(120, 24)
     names = list(ways)
-    for turn in range(plan.pick(7, 3)):
+    for turn in range(plan.pick(5, 3)):
         first = turn % len(names)
         for name in (*names[first:], *names[:first]):
             if name in rounds.refused:

@@ -13,7 +13,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 
 from harness import (
     Announcements,
@@ -114,14 +114,20 @@ def question(plan: Plan) -> Answer:
             },
         ),
     ]
-    with pinned():
-        for turn in range(plan.pick(5, 2)):
-            for count in (FEW, many) if turn % 2 else (many, FEW):
-                for among, ways in parents:
-                    with among(count):
-                        for name, once in ways.items():
-                            for _ in range(3):
-                                rounds.add(f"{name}, {count}", once())
+    # There and back, so that those who live on in the last parent of a turn do so in the first of the next.
+    there = [(parent, count) for parent, counts in enumerate(((many, FEW), (FEW, many))) for count in counts]
+    with pinned(), ExitStack() as living:
+        held = None
+        for turn in range(plan.pick(3, 2)):
+            for wanted in there[:: -1 if turn % 2 else 1]:
+                among, ways = parents[wanted[0]]
+                if wanted != held:
+                    living.close()
+                    living.enter_context(among(wanted[1]))
+                    held = wanted
+                for name, once in ways.items():
+                    for _ in range(4):
+                        rounds.add(f"{name}, {wanted[1]}", once())
     rows = [
         rounds.ratio(
             f"{name}, {many}",

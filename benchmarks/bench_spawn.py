@@ -26,7 +26,9 @@ def question(plan: Plan) -> Answer:
     rounds = Rounds()
     with ExitStack() as stack:
         stack.enter_context(pinned())
-        peers = stack.enter_context(Peers())
+        # Whoever no goal is about is given fewer, as far as the median stays where it is.
+        peers = stack.enter_context(Peers(fewer=plan.pick(3, 1)))
+        some = plan.pick(2, 1)
         manager = stack.enter_context(fastproc.ProcessManager())
         limit, clean = contenders.c_loop(), contenders.c_clean_loop()
         ours = contenders.start_process(manager)
@@ -34,13 +36,13 @@ def question(plan: Plan) -> Answer:
         their_run = contenders.subprocess_run()
         others: list[Contender] = [
             contenders.start_same_command(manager),
-            contenders.c_vfork(),
-            contenders.c_posix_spawn(),
-            contenders.c_fork(),
-            contenders.os_posix_spawn(),
-            contenders.popen(),
+            contenders.fewer(contenders.c_vfork(), some),
+            contenders.fewer(contenders.c_posix_spawn(), some),
+            contenders.c_fork(slow=plan.pick(10, 4)),
+            contenders.fewer(contenders.os_posix_spawn(), some),
+            contenders.fewer(contenders.popen(), some),
             their_run,
-            stack.enter_context(contenders.in_asyncio(1)),
+            contenders.fewer(stack.enter_context(contenders.in_asyncio(1)), plan.pick(4, 1)),
         ]
         there: dict[str, Contender] = those_there(
             rounds,
@@ -48,13 +50,13 @@ def question(plan: Plan) -> Answer:
                 ("fastproc.run", contenders.run),
                 (
                     "fastproc.aio.create_subprocess_exec, wait",
-                    lambda: stack.enter_context(contenders.in_aio(1)),
+                    lambda: contenders.fewer(stack.enter_context(contenders.in_aio(1)), some),
                 ),
                 *peers.wanted,
             ],
         )
         everyone: list[Contender] = [limit, clean, ours, session, *others, *there.values()]
-        measure(everyone, plan.pick(400, 40), plan.rounds, rounds)
+        measure(everyone, plan.pick(320, 40), plan.rounds, rounds)
     rows = [
         rounds.ratio(limit.name, limit.name),
         rounds.ratio(clean.name, limit.name),

@@ -57,7 +57,7 @@ def question(plan: Plan) -> Answer:
     """A few times over: the grace decides, not the load."""
     children = plan.pick(5_000, 1_000)
     more_open_files(children * 2 + 1000)
-    low, middle, high = median_of(plan.pick(5, 1), lambda: end_all(children))
+    low, middle, high = median_of(plan.pick(3, 1), lambda: end_all(children))
     row = Row(
         what=f"terminate_all(timeout={GRACE:g})",
         value=middle,

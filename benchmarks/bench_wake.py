@@ -222,7 +222,7 @@ def question(plan: Plan) -> Answer:
         except NotThere as why:
             rounds.not_there[FACE] = str(why)
         names = [C, *onces]
-        for turn in range(plan.pick(25, 4) + 1):
+        for turn in range(plan.pick(18, 3) + 1):
             first = turn % len(names)
             for name in (*names[first:], *names[:first]):
                 gc.collect()

@@ -17,14 +17,15 @@ import subprocess
 import tempfile
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from harness import NotDone, NotThere, workshop
+from jobs import Status, Timed, proven
 from surroundings import (
     CHILD_CODE,
     CLEAN,
@@ -39,8 +40,6 @@ from surroundings import (
 
 import fastproc
 
-Status = int | None
-
 BARE = "no session, no containment, no deadline; signals and descriptors as the caller has them"
 CLEANED = "session, clean signals and descriptors, as fastproc; no cgroup, no deadline, nobody watches"
 PLAIN = "no session, no containment, no deadline; descriptors closed, the caller's signal mask"
@@ -51,31 +50,6 @@ COUNTS_BYTES = "proven by a byte from each child; no status of each"
 
 
 # ---- what contenders are made of ----
-
-
-def proven(name: str, statuses: list[Status], n: int, code: int) -> None:
-    """Raise NotDone unless there are `n` statuses and all are `code`."""
-    right = statuses.count(code)
-    if right != n or len(statuses) != n:
-        raise NotDone(f"{name}: {right} of {n} children are known to have exited with {code}")
-
-
-@dataclass(frozen=True, slots=True)
-class Timed:
-    """A contender made of a function that does the job and gives the statuses."""
-
-    name: str
-    job: Callable[[int], Iterable[Status]]
-    differs: str = ""
-    code: int = CHILD_CODE
-    slow: int = 1
-
-    def __call__(self, n: int) -> float:
-        start = time.perf_counter()
-        statuses = list(self.job(n))
-        seconds = time.perf_counter() - start
-        proven(self.name, statuses, n, self.code)
-        return seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +146,14 @@ class InC:
     def each(self, n: int) -> list[float]:
         """The seconds of each child by itself."""
         return workshop.limits.each(_or_nop(self.program), n, self.how)
+
+
+OursT = TypeVar("OursT", Timed, OneByOne, InLoop, InC)
+
+
+def fewer(contender: OursT, slow: int) -> OursT:
+    """The same, given fewer children by that factor: each takes long, or no goal is about it."""
+    return replace(contender, slow=slow)
 
 
 def face(path: str) -> Any:

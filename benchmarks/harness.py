@@ -40,7 +40,7 @@ from surroundings import (
 )
 from tables import table as table
 
-FULL_ROUNDS, QUICK_ROUNDS = 11, 3
+FULL_ROUNDS, QUICK_ROUNDS = 9, 3
 
 
 class Contender(Protocol):

@@ -21,6 +21,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Self
 
+from jobs import Timed
 from surroundings import HERE, SHARED_WORKSHOP, NotDone, NotThere, Program, small_environment, workshop
 
 Job = Callable[[int], Iterable[int | None]]
@@ -150,8 +151,6 @@ def _in_loop(program: Program, width: int, runner: asyncio.Runner) -> Job:
 
 def serve(name: str, width: int, program: Program) -> None:
     """Answer one JSON line for each number that is read."""
-    from contenders import Timed
-
     small_environment()
     try:
         contender = Timed(name, WAYS[name][0](program, width), code=program.code)
@@ -212,7 +211,10 @@ class Peer:
 class Peers:
     """All of them, started at once; a context that ends them."""
 
-    def __init__(self, width: int = 1, program: Program | None = None, names: Iterable[str] = WAYS) -> None:
+    def __init__(
+        self, width: int = 1, program: Program | None = None, names: Iterable[str] = WAYS, fewer: int = 1
+    ) -> None:
+        self._fewer = fewer
         self._width = width
         self._program = workshop.program() if program is None else program
         self._names = list(names)
@@ -224,7 +226,7 @@ class Peers:
             title = name if self._width == 1 else f"{name}, {self._width} at a time"
             process = self._start(name)
             self._stack.callback(_end, process)
-            self._peers[title] = Peer(title, WAYS[name][1], SLOW.get(name, 1), process)
+            self._peers[title] = Peer(title, WAYS[name][1], SLOW.get(name, 1) * self._fewer, process)
         return self
 
     def __exit__(self, *_exc: object) -> None:
