@@ -58,7 +58,7 @@ def small_programs(plan: Plan, rounds: Rounds) -> list[Row]:
             row
             for one in judged
             if one.name not in rounds.refused
-            for row in where_it_goes(one, plan.pick(1500, 400))
+            for row in where_it_goes(one, plan.pick(1000, 200))
         ]
     best = [limit.name for limit in limits]
     rows = [rounds.ratio(name, *best) for name in best]

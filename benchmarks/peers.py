@@ -230,6 +230,10 @@ class Peers:
         return self
 
     def __exit__(self, *_exc: object) -> None:
+        # All are told before any is waited for: an interpreter takes its time to end.
+        for peer in self._peers.values():
+            assert peer.process.stdin is not None
+            peer.process.stdin.close()
         self._stack.close()
 
     @property
