@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Self, Unpack
 
-from ._engine.child import UNKILLABLE
+from ._engine.child import UNKILLABLE, Child
 from ._engine.feed import Feed
 from ._engine.roster import Roster
 from ._engine.starting import start, start_many
@@ -308,15 +308,15 @@ class ProcessManager:
     def wait_all(self, timeout: float | None = None) -> list[ExitStatus]:
         """Block until all processes have ended, and say how each did, in the order of their starts.
 
-        All are those that are active, and those that have ended before without anybody hearing of it: by
-        wait() or poll(), a callback, an await, as_completed(), or a call of this. So each end is heard once.
+        All are those that run, and those that have ended before without anybody hearing of it: by wait() or
+        poll(), a callback, an await, as_completed(), or a call of this. So each end is heard once.
 
         Raises:
             WaitTimeout: some have not within `timeout` seconds.
         """
         until = None if timeout is None else time.monotonic() + timeout
         statuses = []
-        for process in self._awaited():
+        for process in self._processes(self._roster.unheard):
             left = None if until is None else max(0.0, until - time.monotonic())
             try:
                 statuses.append(process.wait(left))
@@ -326,14 +326,17 @@ class ProcessManager:
         return statuses
 
     def as_completed(self, timeout: float | None = None) -> Iterator[Process]:
-        """Yield all tasks, each when nothing of it is left; what all means is said at wait_all().
+        """Yield all tasks, each when nothing of it is left.
+
+        All are those that are active, also if only descendants or output are left, and those that wait_all()
+        would tell of.
 
         Raises:
             WaitTimeout: not all are done within `timeout` seconds from now.
         """
         until = None if timeout is None else time.monotonic() + timeout
         done: SimpleQueue[Process] = SimpleQueue()
-        processes = self._awaited()
+        processes = self._processes(self._roster.awaited)
         for process in processes:
             process.add_done_callback(done.put)
         return self._as_completed(done, len(processes), until, timeout)
@@ -348,9 +351,9 @@ class ProcessManager:
                 assert timeout is not None
                 raise WaitTimeout(f"{left} of {count} tasks", timeout) from None
 
-    def _awaited(self) -> list[Process]:
+    def _processes(self, which: Callable[[], list[Child]]) -> list[Process]:
         self._roster.check_usable()
-        return [child for child in self._roster.awaited() if isinstance(child, Process)]
+        return [child for child in which() if isinstance(child, Process)]
 
     # ---- observing ----
 

@@ -239,6 +239,22 @@ def test_all_ends_are_waited_for_in_the_order_of_the_starts(
     assert face(manager.wait_all) == []
 
 
+def test_an_end_is_not_told_again_while_something_is_left(
+    face: Direct, manager: Any, programs: Programs
+) -> None:
+    """What runs on is active, but who has waited for the program itself knows how that ended."""
+    command = programs.leaves_a_child(4, ignore=True)
+    process = face(manager.start_process, "left", command, stdout=PIPE, grace=60)
+    assert face(process.wait, 20).code == 4
+    assert manager.is_active("left")
+
+    face(manager.start_process, "other", programs.exits_with(3))
+
+    assert [status.code for status in face(manager.wait_all, timeout=20)] == [3]
+    assert face(manager.wait_all) == []
+    assert process.kill()
+
+
 def test_ends_are_told_as_they_come(face: Direct, manager: Any, programs: Programs) -> None:
     """The last one started is the first one done."""
     for number in (2, 1, 0):

@@ -462,6 +462,10 @@ class Roster(Ledger):
             children.update(self.finished.unheard)
         return [children[token] for token in sorted(children)]
 
+    def unheard(self) -> list[Child]:
+        """Those of them whose end nobody has heard of: what is active may have ended, with something left."""
+        return [child for child in self.awaited() if child._status is None or not child._flags & HEARD]
+
     def _tell_exited(self, child: Child, stand: Stand, status: ExitStatus) -> None:
         if stand & _ESCALATED:
             self._tell_escalated(child)

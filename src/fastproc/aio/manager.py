@@ -317,7 +317,7 @@ class ProcessManager:
             WaitTimeout: some have not within `timeout` seconds.
         """
         until = None if timeout is None else time.monotonic() + timeout
-        processes = self._awaited()
+        processes = self._processes(self._manager._roster.unheard)
         statuses = []
         try:
             for process in processes:
@@ -333,7 +333,8 @@ class ProcessManager:
         return statuses
 
     async def as_completed(self, timeout: float | None = None) -> AsyncIterator[ManagedProcess]:
-        """Yield all tasks, each when nothing of it is left; what all means is said at wait_all().
+        """Yield all tasks, each when nothing of it is left; what all means is said at
+        fastproc.ProcessManager.as_completed().
 
         To be cancelled while it waits stops those that are left.
 
@@ -341,7 +342,7 @@ class ProcessManager:
             WaitTimeout: not all are done within `timeout` seconds from the first step.
         """
         until = None if timeout is None else time.monotonic() + timeout
-        processes = self._awaited()
+        processes = self._processes(self._manager._roster.awaited)
         done: asyncio.Queue[ManagedProcess] = asyncio.Queue()
         for process in processes:
             process.add_done_callback(done.put_nowait)
@@ -357,8 +358,8 @@ class ProcessManager:
                 raise
             yield process
 
-    def _awaited(self) -> list[ManagedProcess]:
-        return [self._face_of(process) for process in self._manager._awaited()]
+    def _processes(self, which: Callable[[], list[Child]]) -> list[ManagedProcess]:
+        return [self._face_of(process) for process in self._manager._processes(which)]
 
     async def _stop_shielded(self, processes: list[ManagedProcess]) -> None:
         stopping = [process.terminate() for process in processes if process.error is None]
