@@ -64,7 +64,7 @@ def test_to_be_cancelled_more_than_once_changes_nothing(run: Run, programs: Prog
     """The grace is granted all the same, and one CancelledError comes out."""
 
     async def main() -> None:
-        process = await aio.create_subprocess_exec(*programs.cleans_up(0.3), stdout=aio.PIPE)
+        process = await aio.create_subprocess_exec(*programs.cleans_up(2), stdout=aio.PIPE)
         await line_of(process)
         waiting = asyncio.create_task(process.wait())
         await asyncio.sleep(0)

@@ -175,6 +175,46 @@ def test_an_interrupt_at_any_place_leaves_everything_in_order(
     assert kept == 0 or not patience
 
 
+# The same at the exit of the interpreter, which is gone through again and again.
+_EXITS = """
+import itertools
+from fastproc._engine import engine
+
+points = 0
+for at in itertools.count(1 + EVERY):
+    if at % EVERY:
+        continue
+    engine._exiting = False
+    managers = [ProcessManager(grace=20) for _ in range(2)]
+    processes = [manager.start_process("x", sleeper, stdout=PIPE) for manager in managers]
+    for process in processes:
+        first_line(process)
+    interrupter = Interrupter(at)
+    sys._getframe().f_trace_opcodes = True
+    sys.settrace(interrupter)
+    try:
+        engine._at_exit()
+        break
+    except KeyboardInterrupt:
+        points += 1
+    finally:
+        sys.settrace(None)
+    left = children()
+    for pid in left:
+        os.kill(int(pid), signal.SIGKILL)
+    assert left == [], (at, interrupter.where)
+print(points)
+"""
+
+
+@pytest.mark.parametrize("every", [5, pytest.param(1, marks=[pytest.mark.slow, pytest.mark.timeout(520)])])
+def test_an_interrupt_anywhere_in_the_exit_spares_nobody(programs: Programs, every: int) -> None:
+    """Also one that comes before anything was told to end."""
+    source = f"EVERY = {every}\nsleeper = programs.ready_then_sleep()\n{_SWEEP}{_EXITS}"
+
+    assert int(fresh.run(source, programs, seconds=500)) >= 50 // every
+
+
 @pytest.mark.parametrize("count", [60, pytest.param(3_000, marks=pytest.mark.slow)])
 def test_sigint_from_outside_loses_nothing(programs: Programs, count: int) -> None:
     """A program in full work gets SIGINT at random moments; it goes on, and nothing is left."""

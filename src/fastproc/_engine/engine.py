@@ -133,13 +133,23 @@ def _at_exit() -> None:
     if stopping is None:
         return
     stopping.ending = True
+    try:
+        _close_all(stopping, patient=True)
+    except BaseException:
+        # Ctrl-C may have come before somebody was told to end. Who is closed already has nothing to do.
+        _close_all(stopping, patient=False)
+        raise
+    finally:
+        stopping.stop()
+
+
+def _close_all(stopping: Engine, *, patient: bool) -> None:
     trouble: BaseException | None = None
     for busy in list(stopping.busy):
         try:
-            busy.close_at_exit(patient=trouble is None)
+            busy.close_at_exit(patient=patient and trouble is None)
         except BaseException as error:  # noqa: BLE001 - Ctrl-C in one's grace: the others are ended too, soon
             trouble = error
-    stopping.stop()
     if trouble is not None:
         raise trouble
 

@@ -70,7 +70,9 @@ def stop_all(roster: Roster, timeout: float) -> StopReport:
         _begin_to_stop_all(roster, timeout, began, children)
         judged = _await_verdict(roster, children, began + verdict_seconds(roster, timeout))
     except KeyboardInterrupt:
-        stop_many([child._handle for child in children], REASON_TERMINATED, -1)
+        # It may have come before anybody was told, or between two: all once more, and nobody has time left.
+        children.clear()
+        tell_all_to_end(roster, began, set(), children)
         _await_verdict(roster, children, time.monotonic() + roster.kill_timeout + _VERDICT_SECONDS)
         raise
     return report_of(judged, began)
