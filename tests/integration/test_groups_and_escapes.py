@@ -14,7 +14,17 @@ from pathlib import Path
 import pytest
 from tests.conftest import eventually
 from tests.programs import Programs
-from tests.watch import alive, can, first_line, is_alive, lines_until, nobody_left, pids_until, run_script
+from tests.watch import (
+    alive,
+    can,
+    first_line,
+    is_alive,
+    lines_until,
+    nobody_left,
+    pids_until,
+    run_script,
+    state_of,
+)
 
 from fastproc import PIPE, ExitReason, Limits, ProcessManager
 from fastproc.command import Containment
@@ -100,6 +110,8 @@ def test_a_daemon_escapes_a_session_and_the_proof_does_not_claim_otherwise(
     process = manager.start_process("d", programs.daemonizes(stay=True), stdout=PIPE, containment="session")
     daemon = int(first_line(process).split()[1])
     try:
+        # It leads back to its maker for as long as the one in the middle, who leads its session, is there.
+        assert eventually(lambda: state_of(os.getsid(daemon)) == "", 10)
         result = process.terminate(10)
 
         assert result.proof in {"session", "none"}
