@@ -1,14 +1,13 @@
 """What does a start cost in a large parent: with many descriptors, much memory, many threads or children?
 
-Pinned, one at a time, the same job in a parent that grows within one round and shrinks within the next.
-fork(2) pays for memory; whoever lets the kernel copy the table of descriptors pays for these, some 34 ns
-each, at every start.
+Pinned, one at a time, the same job in a parent that grows within each round. fork(2) pays for memory; whoever
+lets the kernel copy the table of descriptors pays for these, some 34 ns each, at every start.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
 import contenders
@@ -63,8 +62,7 @@ class Growth:
     unit: str
     full: Sequence[int]
     quick: Sequence[int]
-    add: Callable[[int], AbstractContextManager[object]]
-    """Holds so much more of it."""
+    hold: Callable[[int], AbstractContextManager[object]]
 
     def sizes(self, plan: Plan) -> Sequence[int]:
         """From small to large; the goal is about the last against the first."""
@@ -78,7 +76,7 @@ GROWTHS = (
         unit="open descriptors",
         full=(FEW, 500, 2_000, 5_000, 15_000),
         quick=(FEW, 15_000),
-        add=open_descriptors,
+        hold=lambda count: open_descriptors(count - FEW),
     ),
     Growth(
         slug="memory",
@@ -86,7 +84,7 @@ GROWTHS = (
         unit="MiB resident besides",
         full=(0, 64, 256, 1024),
         quick=(0, 1024),
-        add=lambda mib: resident_memory(mib << 20),
+        hold=lambda mib: resident_memory(mib << 20),
     ),
     Growth(
         slug="children",
@@ -94,7 +92,7 @@ GROWTHS = (
         unit="living children",
         full=(0, 500, 2_000, 5_000),
         quick=(0, 2_000),
-        add=living_children,
+        hold=living_children,
     ),
     Growth(
         slug="threads",
@@ -102,37 +100,26 @@ GROWTHS = (
         unit="idle threads",
         full=(0, 50, 200),
         quick=(0, 200),
-        add=idle_threads,
+        hold=idle_threads,
     ),
 )
 
 
 def grow(growth: Growth, playing: dict[str, Contender], plan: Plan) -> dict[int, Rounds]:
     """In each round every contender in a parent of every size."""
-    taken = {size: Rounds() for size in growth.sizes(plan)}
-    for size in up_and_down(growth, growth.sizes(plan), plan.pick(5, 2)):
-        once = measure(list(playing.values()), plan.pick(60, 15), 1)
-        for name, contender in playing.items():
-            if contender.name in once.seconds:
-                taken[size].add(name, once.seconds[contender.name][0])
-            else:
-                taken[size].refuse(name, once.refused[contender.name])
+    sizes = growth.sizes(plan)
+    taken = {size: Rounds() for size in sizes}
+    for turn in range(plan.pick(7, 3)):
+        first = turn % len(sizes)
+        for size in (*sizes[first:], *sizes[:first]):
+            with growth.hold(size):
+                once = measure(list(playing.values()), plan.pick(60, 15), 1)
+            for name, contender in playing.items():
+                if contender.name in once.seconds:
+                    taken[size].add(name, once.seconds[contender.name][0])
+                else:
+                    taken[size].refuse(name, once.refused[contender.name])
     return taken
-
-
-def up_and_down(growth: Growth, sizes: Sequence[int], rounds: int) -> Iterator[int]:
-    """All sizes in each round, up in one and down in the next: so each step is made once for two of them."""
-    held: list[ExitStack] = []
-    with ExitStack() as everything:
-        for turn in range(rounds):
-            for level in range(len(sizes))[:: -1 if turn % 2 else 1]:
-                while len(held) > level:
-                    held.pop().close()
-                while len(held) < level:
-                    step = everything.enter_context(ExitStack())
-                    step.enter_context(growth.add(sizes[len(held) + 1] - sizes[len(held)]))
-                    held.append(step)
-                yield sizes[level]
 
 
 def rows_of(growth: Growth, taken: dict[int, Rounds], sizes: Sequence[int]) -> list[Row]:
@@ -197,8 +184,8 @@ def question(plan: Plan) -> Answer:
         playing: dict[str, Contender] = {
             OURS: contenders.start_process(manager),
             LIMIT: contenders.c_loop(),
-            POPEN: contenders.fewer(contenders.popen(), 2),
-            FORK: contenders.c_fork(slow=15),
+            POPEN: contenders.popen(),
+            FORK: contenders.c_fork(slow=5),
         }
         for growth in GROWTHS:
             taken = grow(growth, playing, plan)

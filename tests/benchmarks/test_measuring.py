@@ -5,10 +5,8 @@ from __future__ import annotations
 import itertools
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 
 import pytest
-from bench_parent import Growth, up_and_down
 from contenders import InC, OneByOne, face, fewer, shell_tool, xargs
 from harness import Contender, Rounds, measure, percentile, quartiles, those_there
 from jobs import Timed
@@ -126,27 +124,6 @@ def test_who_is_given_fewer_stays_who_he_is() -> None:
 
     assert asked == [1, 10, 10]
     assert rounds.ratio("slow", "slow").differs == "says what it lacks"
-
-
-def test_a_parent_grows_and_shrinks_by_steps_that_rounds_share() -> None:
-    """Each size is there in each round, while exactly so much is held; no more is made than has to be."""
-    held: list[int] = []
-    made: list[int] = []
-
-    @contextmanager
-    def add(more: int) -> Iterator[None]:
-        made.append(more)
-        held.append(more)
-        yield
-        held.pop()
-
-    growth = Growth(slug="", title="", unit="", full=(), quick=(), add=add)
-    seen = [(size, 20 + sum(held)) for size in up_and_down(growth, (20, 50, 100), 3)]
-
-    assert [size for size, _ in seen] == [20, 50, 100, 100, 50, 20, 20, 50, 100]
-    assert all(size == there for size, there in seen)
-    assert made == [30, 50, 30, 50]
-    assert held == []
 
 
 def losing(n: int) -> list[int]:
