@@ -26,8 +26,9 @@ enum { WATCHER_STACK_BYTES = 128 << 10 };
 /*
  * All signals are blocked in the child but SIGSTOP. It is not reaped before
  * the birth is over, so its number is good. One that has passed execve(2) may
- * have stopped itself, and only our thread is late. A frozen leaf is thawed, as it is
- * ours; and where there was one, others that wait for jobs may be frozen too.
+ * have stopped itself, and only our thread is late. A frozen leaf is thawed,
+ * as it is ours; and where there was one, others that wait for jobs may be
+ * frozen too.
  */
 static void see_to(fp_crew *crew, fp_birth_watch *birth) {
     fp_person person;

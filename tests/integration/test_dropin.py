@@ -614,10 +614,16 @@ def test_ctrl_c_interrupts(call: str, tmp_path: Path) -> None:
     )
     with subprocess.Popen([PYTHON, "-W", "ignore", "-c", program], stdout=PIPE, text=True) as process:
         assert eventually(note.exists, PATIENCE)
+        pid = int(note.read_text())
         process.send_signal(signal.SIGINT)
         assert process.stdout is not None
-        assert process.stdout.readline() == "interrupted\n"
-        pid = int(note.read_text())
+        try:
+            assert process.stdout.readline() == "interrupted\n"
+        except BaseException:
+            # Else the end of the block would wait for who has not heard it.
+            process.kill()
+            end(pid)
+            raise
         if "Popen" not in call:
             assert eventually(lambda: is_gone(pid))
         end(pid)

@@ -36,7 +36,7 @@ class Finished:
         """Remember `child`, which has ended and keeps that much output."""
         if not self._count_at_most:
             return
-        # See also Roster.await_exit(), which does the same for the simple ones.
+        # See also remember() in ledger.c, which does the same for the simple ones.
         self.by_task[child.task_id] = child
         self.in_order.append(child)
         if output_bytes:
