@@ -441,6 +441,15 @@ FP_API fp_proc *fp_proc_free(fp_proc *proc);
  *   -ECHILD     it never started: see fp_proc_failure()
  */
 FP_API int fp_proc_wait(fp_proc *proc, int state, int64_t timeout_ns, fp_exit *ret_exit);
+/*
+ * A signal that comes just before a call falls asleep, or whose handler runs in
+ * another thread, interrupts no call. For hosts whose handlers only set a flag,
+ * as those of CPython do: from now on a call that sleeps in the main thread
+ * returns -EINTR after 20 ms, called again after 40, and so on, at least every
+ * second, so that the host can look at its flag. Only where -EINTR is said to
+ * be possible, and not within a minute of a clock that fp_run() keeps.
+ */
+FP_API void fp_main_thread_naps(int on);
 /* What is known now, without asking the kernel. */
 FP_API void fp_proc_status(fp_proc *proc, fp_exit *ret_exit);
 /* Why a queued start failed. -ENODATA: it did not fail. */

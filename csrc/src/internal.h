@@ -34,6 +34,7 @@
  *     fdplan.c       orders descriptor moves; pure
  *     census.c       who is alive, read from /proc in slices
  *     slots.c        low descriptors kept in reserve
+ *     nap.c          how long the main thread sleeps at a time
  *     dispositions.c which signals this process ignores; SIGCHLD while we sleep
  *     fork.c         is this a forked copy of the host? What it must not keep
  *     probe.c        what the kernel allows
@@ -77,6 +78,13 @@ static inline int64_t fp_earliest(int64_t a, int64_t b) {
 
 /* Like fp_probe(), for capabilities that are known to exist. Probes on first use. */
 bool fp_can(int capability);
+
+/* ---- nap.c: so that a host misses no signal ------------------------------ */
+
+/* Until when the calling thread may sleep before its host looks for signals; FP_NEVER: as long as it likes. */
+int64_t fp_nap_end(int64_t now);
+/* It has slept that long. Returns -EINTR. */
+int fp_nap_over(int64_t now);
 
 /* ---- dispositions.c: which signals this process ignores ------------------ */
 

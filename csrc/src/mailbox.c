@@ -280,14 +280,19 @@ static int take_now(fp_mailbox *mailbox, fp_news *ret_news, size_t n, bool *ret_
 }
 
 /* Until there is something; 0, or -errno as poll(2). Never for long if there is: who is to wake us may hang in a birth. */
-static int sleep_until(fp_mailbox *mailbox, int64_t until, bool patient) {
+static int sleep_until(fp_mailbox *mailbox, int64_t until, int64_t *look, bool patient) {
     pthread_mutex_lock(&mailbox->lock);
     listen_from_now(mailbox, patient);
     bool held_back = patient && !mailbox->due && !is_empty(mailbox);
     pthread_mutex_unlock(&mailbox->lock);
-    int64_t left = until == FP_NEVER ? -1 : until - fp_now_ns();
-    if (until != FP_NEVER && left <= 0)
+    int64_t now = fp_now_ns();
+    if (now >= until)
         return -ETIMEDOUT;
+    *look = *look ? *look : fp_nap_end(now);
+    if (now >= *look)
+        return fp_nap_over(now);
+    int64_t wake = fp_earliest(until, *look);
+    int64_t left = wake == FP_NEVER ? -1 : wake - now;
     if (held_back && (left < 0 || left > MOST_PATIENCE))
         left = MOST_PATIENCE;
     struct pollfd wait = {.fd = mailbox->event_fd, .events = POLLIN};
@@ -302,6 +307,7 @@ static int sleep_until(fp_mailbox *mailbox, int64_t until, bool patient) {
 static int take(fp_mailbox *mailbox, fp_news *ret_news, size_t n, int64_t timeout_ns, bool patient) {
     int64_t begun = fp_now_ns();
     int64_t until = timeout_ns < 0 || timeout_ns >= FP_NEVER - begun ? FP_NEVER : begun + timeout_ns;
+    int64_t look = 0; /* when the nap ends, once there is one */
 
     if (n == 0)
         return -EINVAL;
@@ -318,7 +324,7 @@ static int take(fp_mailbox *mailbox, fp_news *ret_news, size_t n, int64_t timeou
         }
         if (taken || woken)
             return taken;
-        int r = sleep_until(mailbox, until, patient);
+        int r = sleep_until(mailbox, until, &look, patient);
         if (r < 0)
             return r;
     }

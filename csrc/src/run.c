@@ -31,6 +31,7 @@ enum {
 #define KIN_GAP (30 * FP_NS_PER_MS)
 #define BLIND_GAP (10 * FP_NS_PER_MS)
 #define QUICK_END (FP_NS_PER_MS / 5)
+#define SAFE_TO_NAP (60 * FP_NS_PER_S)
 
 /* What advance() is to reach. */
 enum goal {
@@ -329,9 +330,26 @@ static int await_quick_end(fp_solo *solo) {
     return r < 0 ? r : 0;
 }
 
+/*
+ * When the host is to look for signals. It needs its lock for that, which may
+ * be held by another thread for seconds, and nobody but us keeps the clocks of
+ * the process meanwhile: not when one of them may strike.
+ */
+static int64_t nap_end(const fp_solo *solo, int64_t now) {
+    int64_t clock = earliest(solo->deadline_ns, idle_at(solo));
+    return clock == FP_NEVER || clock - now > SAFE_TO_NAP ? fp_nap_end(now) : FP_NEVER;
+}
+
+/* Not while it is being stopped, and not where a call is to end after a time of silence, which would begin anew. */
+static bool may_nap(const fp_solo *solo, enum goal goal) {
+    return goal != GOAL_STOPPED && solo->rung == FP_RUNG_NONE && !solo->drain_ns && solo->talk_idle_ns == 0;
+}
+
 /* 0 when the goal is reached, -ETIMEDOUT at `until`, -EINTR, -ENOMEM, -ENOBUFS. With `pause` also 0 when the input is over. */
 static int advance(fp_solo *solo, enum goal goal, int64_t until, bool to_the_end, bool pause) {
     int quick = goal != GOAL_STOPPED && streams_open(solo) ? await_quick_end(solo) : 0;
+    int64_t look = 0; /* when the nap ends, once there is one */
+
     if (quick < 0)
         return quick;
     for (;;) {
@@ -349,10 +367,16 @@ static int advance(fp_solo *solo, enum goal goal, int64_t until, bool to_the_end
         if (goal != GOAL_RUN && now >= talk_idle_at(solo))
             return -ETIME;
         if (goal != GOAL_TALK && !streams_open(solo) && !is_timed(solo) && until == FP_NEVER) {
-            int r = fp_solo_reap(solo, true);
+            int r = fp_solo_await(solo, FP_NEVER);
             if (r < 0)
                 return r;
             continue;
+        }
+        if (may_nap(solo, goal)) {
+            now = now ? now : fp_now_ns();
+            look = look ? look : nap_end(solo, now);
+            if (now >= look)
+                return fp_nap_over(now);
         }
 
         struct watch watch = {0};
@@ -363,6 +387,7 @@ static int advance(fp_solo *solo, enum goal goal, int64_t until, bool to_the_end
         looks_out = exit_matters(solo, goal);
         watch.exit = looks_out ? watch_fd(&watch, solo->pidfd, POLLIN) : -1;
         int64_t next = earliest(earliest(until, solo->deadline_ns), earliest(idle_at(solo), solo->step_ns));
+        next = earliest(next, look ? look : FP_NEVER);
         if (is_climbing(solo))
             next = earliest(next, solo->look_ns);
         next = earliest(next, drain_until(solo));

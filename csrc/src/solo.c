@@ -191,13 +191,22 @@ static int await_until(fp_solo *solo, int64_t until) {
     }
 }
 
+int fp_solo_await(fp_solo *solo, int64_t until) {
+    int64_t now = fp_now_ns();
+    int64_t look = fp_nap_end(now);
+
+    if (until == FP_NEVER && look == FP_NEVER)
+        return fp_solo_reap(solo, true);
+    int r = await_until(solo, fp_earliest(until, look));
+    return r == -ETIMEDOUT && look < until ? fp_nap_over(fp_now_ns()) : r;
+}
+
 int fp_solo_wait(fp_solo *solo, int64_t timeout_ns, fp_exit *ret_exit) {
     int r = fp_solo_has_ended(solo) ? 1 : 0;
-    if (r == 0 && timeout_ns > 0) {
-        int64_t now = fp_now_ns();
-        r = await_until(solo, now > INT64_MAX - timeout_ns ? INT64_MAX : now + timeout_ns);
+    if (r == 0 && timeout_ns != 0) {
+        r = fp_solo_await(solo, timeout_ns < 0 ? FP_NEVER : fp_after(fp_now_ns(), timeout_ns));
     } else if (r == 0) {
-        r = fp_solo_reap(solo, timeout_ns < 0);
+        r = fp_solo_reap(solo, false);
         r = r == 0 ? -ETIMEDOUT : r;
     }
     if (ret_exit && r != -EINTR)

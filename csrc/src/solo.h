@@ -148,6 +148,8 @@ void fp_solo_note_identity(fp_solo *solo);
  * will be; 0: not yet; -EINTR. `block`: wait for it, where the kernel can.
  */
 int fp_solo_reap(fp_solo *solo, bool block);
+/* Wait for it. 1, -ETIMEDOUT at `until`, -EINTR. */
+int fp_solo_await(fp_solo *solo, int64_t until);
 
 /* Signal the group that it leads, where that is all that is known of its descendants: without /proc. */
 void fp_solo_signal_group(const fp_solo *solo, int sig);

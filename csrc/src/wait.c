@@ -67,6 +67,7 @@ static int wait_by_pidfd(fp_supervisor *supervisor, fp_proc *proc, int64_t left)
 
 static int wait_for(fp_proc *proc, int wanted, bool or_unkillable, int64_t timeout_ns, fp_exit *ret_exit) {
     int64_t until = timeout_ns < 0 ? FP_NEVER : fp_after(fp_now_ns(), timeout_ns);
+    int64_t look = 0; /* when the nap ends, once there is one */
     bool looked = false, may_poll = true;
     int r = 0;
 
@@ -94,7 +95,13 @@ static int wait_for(fp_proc *proc, int wanted, bool or_unkillable, int64_t timeo
             r = -ETIMEDOUT;
             break;
         }
-        int64_t left = until == FP_NEVER ? -1 : until - now;
+        look = look ? look : fp_nap_end(now);
+        if (now >= look) {
+            r = fp_nap_over(now);
+            break;
+        }
+        int64_t wake = fp_earliest(until, look);
+        int64_t left = wake == FP_NEVER ? -1 : wake - now;
         bool driven = supervisor && supervisor->has_thread;
         /* Of the verdict that it cannot be killed no pidfd tells. */
         if (state == FP_STATE_RUNNING && !proc->claimed && !proc->by_polling && proc->pidfd >= 0 && may_poll &&
@@ -114,13 +121,13 @@ static int wait_for(fp_proc *proc, int wanted, bool or_unkillable, int64_t timeo
             if (reached(atomic_load(&proc->word), wanted, or_unkillable))
                 continue;
             pthread_mutex_unlock(&supervisor->lock);
-            r = sys_poll(NULL, 0, fp_earliest(5 * FP_NS_PER_MS, until - now));
+            r = sys_poll(NULL, 0, fp_earliest(5 * FP_NS_PER_MS, wake - now));
         } else {
             word = atomic_fetch_or_explicit(&proc->word, FP_WORD_WAITERS, memory_order_acq_rel) | FP_WORD_WAITERS;
             fp_proc_unlock(proc, supervisor);
             uint64_t mask;
             bool held_back = is_one_of_many(proc) && fp_sigchld_hold_back(&mask);
-            r = sys_futex_wait(&proc->word, word, until);
+            r = sys_futex_wait(&proc->word, word, wake);
             if (held_back)
                 fp_sigchld_let_in(&mask);
         }

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from .health import HealthReport, HealthWatch, Subject
     from .tree import ProcessTree
 
+# Seconds. A signal that comes as the main thread falls asleep wakes nobody: so it looks up that often.
+_LOOK_AFTER = 1.0
 _CONTAINMENTS = ("auto", "session", "cgroup", "guard")
 _numbers = itertools.count(1)
 
@@ -344,12 +346,15 @@ class ProcessManager:
     def _as_completed(
         self, done: SimpleQueue[Process], count: int, until: float | None, timeout: float | None
     ) -> Iterator[Process]:
-        for left in range(count, 0, -1):
+        left = count
+        while left:
+            remaining = _LOOK_AFTER if until is None else max(0.0, until - time.monotonic())
             try:
-                yield done.get(timeout=None if until is None else max(0.0, until - time.monotonic()))
+                yield done.get(timeout=min(remaining, _LOOK_AFTER))
+                left -= 1
             except Empty:
-                assert timeout is not None
-                raise WaitTimeout(f"{left} of {count} tasks", timeout) from None
+                if timeout is not None and remaining <= _LOOK_AFTER:
+                    raise WaitTimeout(f"{left} of {count} tasks", timeout) from None
 
     def _processes(self, which: Callable[[], list[Child]]) -> list[Process]:
         self._roster.check_usable()

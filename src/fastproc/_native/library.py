@@ -6,3 +6,6 @@ from . import _cffi
 
 ffi = _cffi.ffi
 lib = _cffi.lib
+
+# The handlers of the interpreter set a flag, at which its main thread looks between calls.
+lib.fp_main_thread_naps(1)

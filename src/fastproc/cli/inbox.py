@@ -9,7 +9,7 @@ from __future__ import annotations
 import signal
 import threading
 from dataclasses import dataclass
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from types import FrameType, TracebackType
 from typing import Protocol, Self, TypeAlias
 
@@ -35,6 +35,15 @@ class MoreInput:
 
 Note: TypeAlias = Process | Interrupt | MoreInput | StopReport | Unkillable
 Inbox: TypeAlias = "SimpleQueue[Note]"
+
+
+def next_note(inbox: Inbox) -> Note:
+    """Wait for one. A signal that comes as we fall asleep wakes nobody: so we look up once a second."""
+    while True:
+        try:
+            return inbox.get(timeout=1)
+        except Empty:
+            continue
 
 
 class TakesInterrupts(Protocol):

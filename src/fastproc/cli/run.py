@@ -22,7 +22,7 @@ from ..process import Process
 from ..status import ExitReason, ExitStatus, StopReport
 from . import OWN_FAILURE
 from .copying import KEPT, Copying
-from .inbox import Inbox, Interrupt, Interrupts, Note, stop_all
+from .inbox import Inbox, Interrupt, Interrupts, next_note, stop_all
 from .options import LIMIT_NAMES, chosen, shared_options
 from .quantities import signal_name
 
@@ -119,7 +119,7 @@ def _wait(
     interrupt: int | None = None
     stopping = False
     while True:
-        note: Note = inbox.get()
+        note = next_note(inbox)
         match note:
             case Process():
                 return interrupt, None

@@ -1,0 +1,46 @@
+/*
+ * nap.c: a main thread that sleeps in naps, so that its host misses no signal.
+ *
+ * An interpreter notes a signal in a flag and looks at the flag before it calls
+ * us. A signal that comes between that look and the sleep interrupts no system
+ * call, nor does one whose handler ran in another thread: the host would hear
+ * of it when the sleep is over, which may be never. Only ppoll(2) can let
+ * signals in and fall asleep in one step; a futex cannot, and the host would
+ * have to block all signals before it looks.
+ *
+ * So the first sleep is short, each next one twice as long, up to a second, and
+ * -EINTR lets the host look. Only the main thread does that: elsewhere hosts
+ * run no handlers.
+ */
+#include <errno.h>
+
+#include "internal.h"
+#include "sys.h"
+
+#define FIRST_NAP (20 * FP_NS_PER_MS)
+#define LONGEST_NAP FP_NS_PER_S
+
+static _Atomic bool wanted;
+
+/* Of the main thread alone. A copy made by fork(2) has one of its own. */
+static int64_t length = FIRST_NAP;
+static int64_t last_end;
+
+void fp_main_thread_naps(int on) {
+    atomic_store_explicit(&wanted, on != 0, memory_order_relaxed);
+}
+
+int64_t fp_nap_end(int64_t now) {
+    if (!atomic_load_explicit(&wanted, memory_order_relaxed) || sys_gettid() != sys_getpid())
+        return FP_NEVER;
+    /* Does this sleep go on with the last one? */
+    if (now - last_end > FIRST_NAP)
+        length = FIRST_NAP;
+    return fp_after(now, length);
+}
+
+int fp_nap_over(int64_t now) {
+    length = 2 * length < LONGEST_NAP ? 2 * length : LONGEST_NAP;
+    last_end = now;
+    return -EINTR;
+}
