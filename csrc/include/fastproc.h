@@ -665,7 +665,13 @@ FP_API int fp_mailbox_forget(fp_mailbox *mailbox, fp_proc *proc);
 /* Orphans that descend from processes that name `mailbox` are told of at `where`, which may be the same. Only the first
  * call counts. */
 FP_API int fp_mailbox_tell_orphans(fp_mailbox *mailbox, fp_mailbox *where);
-/* Let a blocked fp_mailbox_take() return 0. */
+/*
+ * For the one consumer, when for some time he has no use for news: sleep until
+ * fp_mailbox_wake(). News wake nobody meanwhile, and are there afterwards.
+ * -ETIMEDOUT, -EINTR as in fp_proc_wait().
+ */
+FP_API int fp_mailbox_rest(fp_mailbox *mailbox, int64_t timeout_ns);
+/* Let a blocked fp_mailbox_take() or fp_mailbox_rest() return 0. */
 FP_API int fp_mailbox_wake(fp_mailbox *mailbox);
 /* Processes that still name it keep it alive. */
 FP_API fp_mailbox *fp_mailbox_free(fp_mailbox *mailbox);

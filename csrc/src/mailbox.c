@@ -83,25 +83,32 @@ static bool is_copy(const fp_mailbox *mailbox) {
     return mailbox->owner != fp_own_pid();
 }
 
-/* The eventfd follows the list. Called with the lock held. */
+static void raise_event(fp_mailbox *mailbox) {
+    if (!mailbox->raised)
+        sys_eventfd_raise(mailbox->event_fd);
+    mailbox->raised = true;
+}
+
+static void lower_event(fp_mailbox *mailbox) {
+    if (mailbox->raised)
+        sys_eventfd_lower(mailbox->event_fd);
+    mailbox->raised = false;
+}
+
+/* The eventfd follows the list while somebody listens. Called with the lock held. */
 static void raise_flag(fp_mailbox *mailbox) {
     mailbox->due = true;
     mailbox->unheard = 0;
     mailbox->unheard_ns = 0;
-    if (!mailbox->listening || mailbox->raised)
-        return;
-    mailbox->raised = true;
-    sys_eventfd_raise(mailbox->event_fd);
+    if (mailbox->listening)
+        raise_event(mailbox);
 }
 
 static void lower_flag(fp_mailbox *mailbox) {
     mailbox->due = false;
     mailbox->unheard = 0;
     mailbox->unheard_ns = 0;
-    if (!mailbox->raised)
-        return;
-    sys_eventfd_lower(mailbox->event_fd);
-    mailbox->raised = false;
+    lower_event(mailbox);
 }
 
 static bool is_empty(const fp_mailbox *mailbox) {
@@ -281,11 +288,14 @@ static int take_now(fp_mailbox *mailbox, fp_news *ret_news, size_t n, bool *ret_
 
 /* Until there is something; 0, or -errno as poll(2). Never for long if there is: who is to wake us may hang in a birth. */
 static int sleep_until(fp_mailbox *mailbox, int64_t until, int64_t *look, bool patient) {
+    int64_t now = fp_now_ns();
     pthread_mutex_lock(&mailbox->lock);
-    listen_from_now(mailbox, patient);
+    /* Who does not wait does not listen either: the consumer may be asleep in fp_mailbox_rest(). */
+    if (now < until)
+        listen_from_now(mailbox, patient);
+    mailbox->patient = patient;
     bool held_back = patient && !mailbox->due && !is_empty(mailbox);
     pthread_mutex_unlock(&mailbox->lock);
-    int64_t now = fp_now_ns();
     if (now >= until)
         return -ETIMEDOUT;
     *look = *look ? *look : fp_nap_end(now);
@@ -338,6 +348,35 @@ int fp_mailbox_take_many(fp_mailbox *mailbox, fp_news *ret_news, size_t n, int64
     return take(mailbox, ret_news, n, timeout_ns, true);
 }
 
+/* Until somebody has called fp_mailbox_wake(); news are only kept. */
+static int rest_until(fp_mailbox *mailbox, int64_t until) {
+    pthread_mutex_lock(&mailbox->lock);
+    bool woken = mailbox->woken;
+    mailbox->woken = false;
+    mailbox->listening = false;
+    lower_event(mailbox);
+    pthread_mutex_unlock(&mailbox->lock);
+    if (woken)
+        return 1;
+    int64_t now = fp_now_ns();
+    if (now >= until)
+        return -ETIMEDOUT;
+    struct pollfd wait = {.fd = mailbox->event_fd, .events = POLLIN};
+    int r = sys_poll(&wait, 1, until == FP_NEVER ? -1 : until - now);
+    return r < 0 ? r : 0;
+}
+
+int fp_mailbox_rest(fp_mailbox *mailbox, int64_t timeout_ns) {
+    int64_t until = timeout_ns < 0 ? FP_NEVER : fp_after(fp_now_ns(), timeout_ns);
+    int r = 0;
+
+    if (is_copy(mailbox))
+        return -EOWNERDEAD;
+    while (r == 0)
+        r = rest_until(mailbox, until);
+    return r < 0 ? r : 0;
+}
+
 int fp_mailbox_fd(fp_mailbox *mailbox) {
     if (is_copy(mailbox))
         return -EOWNERDEAD;
@@ -353,6 +392,7 @@ int fp_mailbox_wake(fp_mailbox *mailbox) {
     pthread_mutex_lock(&mailbox->lock);
     mailbox->woken = true;
     raise_flag(mailbox);
+    raise_event(mailbox); /* also for who rests */
     pthread_mutex_unlock(&mailbox->lock);
     return 0;
 }

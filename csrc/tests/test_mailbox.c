@@ -224,6 +224,52 @@ static void a_wake_up_is_heard_once(void) {
     fp_mailbox_free(mailbox);
 }
 
+static void *wake_after_news(void *arg) {
+    fp_mailbox *mailbox = arg;
+    fp_proc *proc = handle(mailbox, 7);
+    usleep(20 * 1000);
+    fp_mailbox_post(mailbox, proc, FP_NEWS_DONE);
+    usleep(50 * 1000);
+    CHECK_EQ(fp_mailbox_wake(mailbox), 0);
+    fp_proc_free(proc);
+    return NULL;
+}
+
+static void who_rests_is_woken_by_no_news(void) {
+    fp_mailbox *mailbox = new_mailbox();
+    fp_proc *proc = handle(mailbox, 3);
+    int fd = fp_mailbox_fd(mailbox);
+    fp_news news[2];
+
+    CHECK_EQ(fp_mailbox_rest(mailbox, 0), -ETIMEDOUT);
+    fp_mailbox_post(mailbox, proc, FP_NEWS_EXITED);
+    CHECK(!is_readable(fd));
+    CHECK_EQ(fp_mailbox_rest(mailbox, FP_NS_PER_MS), -ETIMEDOUT);
+    /* Others may look meanwhile, and the rest goes on. */
+    CHECK_EQ(fp_mailbox_take(mailbox, news, 2, 0), 1);
+    CHECK_EQ(fp_mailbox_take(mailbox, news, 2, 0), -ETIMEDOUT);
+    fp_mailbox_post(mailbox, proc, FP_NEWS_DONE);
+    CHECK(!is_readable(fd));
+    CHECK_EQ(fp_mailbox_take(mailbox, news, 2, -1), 1);
+
+    /* A wake-up before it is not lost. */
+    CHECK_EQ(fp_mailbox_wake(mailbox), 0);
+    CHECK_EQ(fp_mailbox_rest(mailbox, -1), 0);
+
+    pthread_t waker;
+    int64_t began = fp_now_ns();
+    pthread_create(&waker, NULL, wake_after_news, mailbox);
+    CHECK_EQ(fp_mailbox_rest(mailbox, -1), 0);
+    CHECK(fp_now_ns() - began >= 70 * FP_NS_PER_MS);
+    pthread_join(waker, NULL);
+
+    /* What came meanwhile is told to who listens again. */
+    CHECK_EQ(fp_mailbox_take(mailbox, news, 2, -1), 1);
+    CHECK_EQ(news[0].token, 7);
+    fp_proc_free(proc);
+    fp_mailbox_free(mailbox);
+}
+
 static void orphans_come_first_and_without_a_token(void) {
     fp_mailbox *mailbox = new_mailbox();
     fp_proc *proc = handle(mailbox, 9);
@@ -368,6 +414,7 @@ int main(void) {
     RUN(the_descriptor_is_readable_while_there_are_news);
     RUN(forgetting_takes_out_of_any_place);
     RUN(a_wake_up_is_heard_once);
+    RUN(who_rests_is_woken_by_no_news);
     RUN(orphans_come_first_and_without_a_token);
     RUN(what_is_waiting_is_freed_with_the_mailbox);
     RUN(a_failure_comes_with_its_news);

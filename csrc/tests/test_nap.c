@@ -154,14 +154,14 @@ static void who_has_not_asked_sleeps_on(void) {
 }
 
 static void all_tests(void) {
-    who_has_not_asked_sleeps_on();
+    RUN(who_has_not_asked_sleeps_on);
     fp_main_thread_naps(true);
-    calls_of_a_supervised_process();
-    calls_of_a_process_of_the_callers();
-    a_clock_that_may_strike_is_not_left_alone();
-    other_threads_sleep_on();
+    RUN(calls_of_a_supervised_process);
+    RUN(calls_of_a_process_of_the_callers);
+    RUN(a_clock_that_may_strike_is_not_left_alone);
+    RUN(other_threads_sleep_on);
     fp_main_thread_naps(false);
-    who_has_not_asked_sleeps_on();
+    RUN(who_has_not_asked_sleeps_on);
 }
 
 int main(void) {

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Iterable
+from pathlib import Path
 
 import pytest
 from tests.conftest import eventually
@@ -157,6 +159,70 @@ def test_chains_of_callbacks_do_not_grow_the_stack(manager: ProcessManager, prog
     manager.start_process("first", programs.nop(), on_exit=start_next)
 
     assert finished.wait(20)
+
+
+def wake_ups(threads: Iterable[threading.Thread]) -> int:
+    """How often these threads have been woken, see proc_pid_status(5)."""
+    count = 0
+    for thread in threads:
+        status = Path(f"/proc/self/task/{thread.native_id}/status").read_text()
+        count += int(status.partition("\nvoluntary_ctxt_switches:")[2].split()[0])
+    return count
+
+
+def tellers() -> list[threading.Thread]:
+    """The threads that call callbacks."""
+    return [thread for thread in threading.enumerate() if thread.name.startswith("fastproc-news-")]
+
+
+def test_a_callback_of_earlier_costs_later_waits_nothing(manager: ProcessManager, programs: Programs) -> None:
+    """The thread that called it is not woken for each child, though it is still there for the next wish."""
+    called = threading.Event()
+    manager.start_process("with", programs.nop(), on_exit=lambda _process: called.set())
+    assert called.wait(10)
+    # It listens a little longer. That it stops is seen from outside: nobody is told.
+    assert eventually(lambda: woken_for_one(manager, programs) == 0, 10)
+
+    began = wake_ups(tellers())
+    for number in range(50):
+        assert manager.start_process(number, programs.nop()).wait(10).ok
+
+    assert wake_ups(tellers()) - began <= 5
+
+
+def woken_for_one(manager: ProcessManager, programs: Programs) -> int:
+    """How often the tellers are woken for one child, whose end somebody waits for."""
+    began = wake_ups(tellers())
+    assert manager.start_process("probe", programs.nop()).wait(10).ok
+    time.sleep(0.01)
+    return wake_ups(tellers()) - began
+
+
+@pytest.mark.parametrize("pause", [0, 0.01, 0.05, 0.2, 1.1])
+def test_a_callback_is_called_however_long_the_last_one_is_past(
+    manager: ProcessManager, programs: Programs, pause: float
+) -> None:
+    """The thread that calls it listens, rests, or has gone."""
+    for number in range(5):
+        called = threading.Event()
+        manager.start_process(number, programs.nop(), on_exit=lambda _process, called=called: called.set())
+        assert called.wait(10)
+        time.sleep(pause)
+        assert manager.start_process("plain", programs.nop()).wait(10).ok
+
+
+def test_logging_that_is_switched_on_while_nobody_listens_is_done(
+    manager: ProcessManager, programs: Programs, caplog: pytest.LogCaptureFixture
+) -> None:
+    """From the next start on."""
+    called = threading.Event()
+    manager.start_process("with", programs.nop(), on_exit=lambda _process: called.set())
+    assert called.wait(10)
+    assert eventually(lambda: woken_for_one(manager, programs) == 0, 10)
+
+    with caplog.at_level(logging.INFO, "fastproc"):
+        assert manager.start_process("told", programs.nop()).wait(10).ok
+        assert eventually(lambda: "'told' ended" in caplog.text, 10)
 
 
 def test_an_observer_may_stop_what_has_just_started(programs: Programs) -> None:

@@ -1,13 +1,15 @@
 """The thread that tells the observers of one manager. It exists while there is somebody to be told.
 
 It sleeps in the mailbox, and what it finds there it enters like anybody else who reads news: so ends are
-entered also when nobody asks for them. It goes when nobody has a wish left, and comes again with the next.
+entered also when nobody asks for them. When nobody has a wish left it soon pays no attention to news, which
+would wake it for each child, and by and by it goes. It comes again with the next wish.
 """
 
 from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Callable
 from typing import Protocol
 
@@ -17,8 +19,10 @@ from .._native.records import NewsRecord
 from ..events import Event
 from .observers import Observers, log
 
-# So long does it wait for the next wish before it goes.
+# So long does it wait for the next wish before it goes, and only at first with an ear for news.
 _LINGER_NS = nanoseconds(1.0)
+_LISTEN_SECONDS = 0.02
+_LISTEN_NS = nanoseconds(_LISTEN_SECONDS)
 
 
 class Source(Protocol):
@@ -44,7 +48,17 @@ class Source(Protocol):
 class Dispatcher:
     """See above. Everything but `dismiss` and `tell_all` is called with the source's lock held."""
 
-    __slots__ = ("_always", "_source", "dismissed", "mailbox", "observers", "telling", "thread", "wishes")
+    __slots__ = (
+        "_always",
+        "_resting",
+        "_source",
+        "dismissed",
+        "mailbox",
+        "observers",
+        "telling",
+        "thread",
+        "wishes",
+    )
 
     def __init__(self, source: Source, on_event: Callable[[Event], object] | None, *, always: bool) -> None:
         """`always`: it is needed from the first start on, whether or not anybody is to be told."""
@@ -59,12 +73,22 @@ class Dispatcher:
         # Whether anybody wants to hear of ordinary events, as of the last start.
         self.telling = False
         self.dismissed = False
+        # Whether the thread pays no attention to news.
+        self._resting = False
 
     def listen(self) -> None:
         """See with each start whether anybody wants to hear of it: logging may be switched on at any time."""
         telling = self.telling = self.observers.listening
-        if self.thread is None and (telling or self._always):
+        if telling or self._always:
+            self.attend()
+
+    def attend(self) -> None:
+        """Have the thread, and its attention."""
+        if self.thread is None:
             self.begin()
+        elif self._resting and self.mailbox is not None:
+            self._resting = False
+            self.mailbox.wake()
 
     def queue(self, event: Event) -> None:
         """Have an event told."""
@@ -88,7 +112,7 @@ class Dispatcher:
         """Have the thread."""
         if self.mailbox is None:
             return
-        self.dismissed = False
+        self.dismissed = self._resting = False
         thread = threading.Thread(target=self._serve, name=f"fastproc-news-{self._source.name}", daemon=True)
         self.thread = thread
         try:
@@ -105,10 +129,18 @@ class Dispatcher:
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         me = threading.current_thread()
         source = self._source
+        idle_since: float | None = None
         while True:
-            wanted = self.wishes > 0 or (not source.closed and (self._always or self.telling))
-            news = self._take(FOREVER if wanted else _LINGER_NS)
-            for item in news or ():
+            with source.lock:
+                wanted = self.wishes > 0 or (not source.closed and (self._always or self.telling))
+                if wanted:
+                    idle_since = None
+                elif idle_since is None:
+                    idle_since = time.monotonic()
+                rests = idle_since is not None and time.monotonic() - idle_since > _LISTEN_SECONDS
+                self._resting = rests
+            news, gone_by = self._rest() if rests else self._take(FOREVER if wanted else _LISTEN_NS)
+            for item in news:
                 try:
                     source.read(item)
                 except Exception:  # noqa: BLE001 - ruff takes no notice of log.exception() from elsewhere
@@ -116,16 +148,22 @@ class Dispatcher:
                     log.exception("news could not be entered")
             self.observers.tell_all()
             with source.lock:
-                if (self.dismissed or (news is None and self.wishes == 0)) and not self.observers.waiting:
+                if (self.dismissed or (gone_by and self.wishes == 0)) and not self.observers.waiting:
                     if self.thread is me:
                         self.thread = None
                         source.relax()
                     return
 
-    def _take(self, timeout_ns: int) -> list[NewsRecord] | None:
-        # Not a variable of the loop above: a traceback kept by a log would keep the mailbox open with it.
+    # What there are of news, and whether it is time to go. The mailbox is no variable of the loop above: a
+    # traceback kept by a log would keep it open.
+
+    def _take(self, timeout_ns: int) -> tuple[list[NewsRecord], bool]:
         mailbox = self.mailbox
-        return None if mailbox is None else mailbox.take(timeout_ns)
+        return ([], True) if mailbox is None else (mailbox.take(timeout_ns) or [], False)
+
+    def _rest(self) -> tuple[list[NewsRecord], bool]:
+        mailbox = self.mailbox
+        return [], mailbox is None or not mailbox.rest(_LINGER_NS)
 
     def pass_on(self) -> None:
         """Somebody else has read the news: a wake-up that was meant for the thread may have been taken."""

@@ -665,8 +665,7 @@ class Roster(Ledger):
                     child._callbacks = []
                     self.dispatcher.wishes += 1
                 child._callbacks.append((state, call))
-                if self.dispatcher.thread is None:
-                    self.dispatcher.begin()
+                self.dispatcher.attend()
                 return
         self.mark_heard(child)
         self.dispatcher.observers.call(partial(call, child))

@@ -55,6 +55,11 @@ class Mailbox:
             check(count)
         return []
 
+    def rest(self, timeout_ns: int) -> bool:
+        """Sleep until wake(), whatever news there are; they wake nobody meanwhile. False: not in that time."""
+        result = lib.fp_mailbox_rest(self.mailbox, timeout_ns)
+        return result != -errno.ETIMEDOUT and (result == -errno.EINTR or check(result) == 0)
+
     def _keep_orphans(self, news: Any, count: int) -> None:
         """A piece of news about an orphan is all there is of it: no token leads to more."""
         for index in range(count):
@@ -84,5 +89,5 @@ class Mailbox:
         check(lib.fp_mailbox_tell_orphans(self.mailbox, where.mailbox))
 
     def wake(self) -> None:
-        """Let a blocked take() return."""
+        """Let a blocked take() or rest() return."""
         check(lib.fp_mailbox_wake(self.mailbox))
