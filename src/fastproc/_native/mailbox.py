@@ -56,7 +56,7 @@ class Mailbox:
         return []
 
     def rest(self, timeout_ns: int) -> bool:
-        """Sleep until wake(), whatever news there are; they wake nobody meanwhile. False: not in that time."""
+        """Sleep until wake(), whatever news there are: they wake nobody meanwhile. False: it did not come."""
         result = lib.fp_mailbox_rest(self.mailbox, timeout_ns)
         return result != -errno.ETIMEDOUT and (result == -errno.EINTR or check(result) == 0)
 
