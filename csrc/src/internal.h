@@ -184,6 +184,13 @@ typedef struct fp_birthplace {
     fp_ignored *ignored;     /* of this thread, for a start that was asked for at `asked_ns`; or NULL */
     int64_t asked_ns;
     bool notes_signals;      /* say whether one came while all were blocked: its handler has run unseen */
+    /*
+     * Called with `stay_arg`, the pidfd and our ends of the pipes instead of standing still until execve(2): a part
+     * of what the caller would do then anyway. The pipes do not end yet, as we hold the child's ends too. Says whether
+     * the child has ended. May be NULL; not called where the kernel cannot tell when the child has left our memory.
+     */
+    bool (*stay)(void *arg, int pidfd, const int *pipe_fds);
+    void *stay_arg;
 } fp_birthplace;
 
 /* A child that has passed execve(2). All descriptors are the receiver's, close-on-exec. */
@@ -193,6 +200,8 @@ typedef struct fp_birth {
     int pipe_fd[3]; /* our ends, non-blocking; -1: none */
     int64_t started_ns;
     bool interrupted; /* with `notes_signals` */
+    bool stayed;      /* `stay` was called */
+    bool ended;       /* and it has ended */
 } fp_birth;
 
 /*
@@ -864,7 +873,7 @@ void fp_proc_drive(fp_supervisor *supervisor, fp_proc *proc);
 /* ---- start.c: a process comes under its supervisor --------------------------------------- */
 
 /* So long after its start, at the latest, the exit of a process is watched for. */
-#define FP_WATCH_LATER (2 * FP_NS_PER_MS)
+#define FP_WATCH_LATER (5 * FP_NS_PER_MS)
 
 /* Bring it into the world and under `supervisor`, whose lock is let go meanwhile. */
 int fp_proc_start(fp_supervisor *supervisor, fp_proc *proc, const fp_spec *spec, fp_failure *reterr_failure);

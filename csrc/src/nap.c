@@ -30,8 +30,21 @@ void fp_main_thread_naps(int on) {
     atomic_store_explicit(&wanted, on != 0, memory_order_relaxed);
 }
 
+/* Asked of the kernel once for each thread, and again in a forked copy, where another one is the main thread. */
+static bool is_main_thread(void) {
+    static _Thread_local pid_t asked_as;
+    static _Thread_local bool is_main;
+    pid_t pid = fp_own_pid();
+
+    if (asked_as != pid) {
+        asked_as = pid;
+        is_main = sys_gettid() == pid;
+    }
+    return is_main;
+}
+
 int64_t fp_nap_end(int64_t now) {
-    if (!atomic_load_explicit(&wanted, memory_order_relaxed) || sys_gettid() != sys_getpid())
+    if (!atomic_load_explicit(&wanted, memory_order_relaxed) || !is_main_thread())
         return FP_NEVER;
     /* Does this sleep go on with the last one? */
     if (now - last_end > FIRST_NAP)

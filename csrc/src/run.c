@@ -31,6 +31,8 @@ enum {
 #define KIN_GAP (30 * FP_NS_PER_MS)
 #define BLIND_GAP (10 * FP_NS_PER_MS)
 #define QUICK_END (FP_NS_PER_MS / 5)
+#define LONGEST_STAY (5 * FP_NS_PER_MS)
+#define NOT_SOON (100 * FP_NS_PER_MS)
 #define SAFE_TO_NAP (60 * FP_NS_PER_S)
 
 /* What advance() is to reach. */
@@ -305,22 +307,9 @@ static int64_t talk_idle_at(const fp_solo *solo) {
     return solo->talk_idle_ns > 0 && outputs_open(solo) ? after(solo->last_byte_ns, solo->talk_idle_ns) : FP_NEVER;
 }
 
-/*
- * Most programs say little and end soon. So at first only the end is waited
- * for, a moment: who waits for the streams is woken by their closing, when the
- * exit is yet to come, and has to wait again. What is long or slow loses this
- * moment once.
- */
-static int await_quick_end(fp_solo *solo) {
-    struct pollfd wait = {.fd = fp_solo_checked_pidfd(solo), .events = POLLIN};
-
-    if (solo->was_given_a_moment || wait.fd < 0 || solo->in_fd >= 0 || fp_solo_has_ended(solo))
-        return 0;
-    solo->was_given_a_moment = true;
-    int r = sys_poll(&wait, 1, QUICK_END);
-    if (r <= 0)
-        return r == -EINTR ? r : 0;
-    r = fp_solo_reap(solo, false);
+/* It has ended, or is about to: its status, and what its streams still hold. */
+static int take_quick_end(fp_solo *solo) {
+    int r = fp_solo_reap(solo, false);
     for (int i = 0; r > 0 && i < 2; i++) {
         if (solo->piles[i].fd < 0 || !solo->piles[i].owned)
             continue;
@@ -328,6 +317,27 @@ static int await_quick_end(fp_solo *solo) {
         r = e < 0 ? e : r;
     }
     return r < 0 ? r : 0;
+}
+
+/*
+ * Most programs say little and end soon. So at first only the end is waited
+ * for, a moment: who waits for the streams is woken by their closing, when the
+ * exit is yet to come, and has to wait again. What is long or slow loses this
+ * moment once, unless the birth has seen to it.
+ */
+static int await_quick_end(fp_solo *solo) {
+    if (solo->may_have_ended) {
+        solo->may_have_ended = false;
+        return take_quick_end(solo);
+    }
+    struct pollfd wait = {.fd = fp_solo_checked_pidfd(solo), .events = POLLIN};
+    if (solo->was_given_a_moment || wait.fd < 0 || solo->in_fd >= 0 || fp_solo_has_ended(solo))
+        return 0;
+    solo->was_given_a_moment = true;
+    int r = sys_poll(&wait, 1, QUICK_END);
+    if (r <= 0)
+        return r == -EINTR ? r : 0;
+    return take_quick_end(solo);
 }
 
 /*
@@ -347,7 +357,7 @@ static bool may_nap(const fp_solo *solo, enum goal goal) {
 
 /* 0 when the goal is reached, -ETIMEDOUT at `until`, -EINTR, -ENOMEM, -ENOBUFS. With `pause` also 0 when the input is over. */
 static int advance(fp_solo *solo, enum goal goal, int64_t until, bool to_the_end, bool pause) {
-    int quick = goal != GOAL_STOPPED && streams_open(solo) ? await_quick_end(solo) : 0;
+    int quick = goal != GOAL_STOPPED && (streams_open(solo) || solo->may_have_ended) ? await_quick_end(solo) : 0;
     int64_t look = 0; /* when the nap ends, once there is one */
 
     if (quick < 0)
@@ -450,18 +460,58 @@ static void set_clocks(fp_solo *solo, const fp_spec *spec) {
     solo->kill_timeout_ns = spec->kill_timeout_ns > 0 ? spec->kill_timeout_ns : DEFAULT_KILL_TIMEOUT;
 }
 
+static bool may_strike_soon(const fp_spec *spec) {
+    return (spec->timeout_ns > 0 && spec->timeout_ns < NOT_SOON) ||
+           (spec->idle_timeout_ns > 0 && spec->idle_timeout_ns < NOT_SOON) ||
+           (spec->deadline_ns > 0 && spec->deadline_ns - fp_now_ns() < NOT_SOON);
+}
+
+/*
+ * While it is being born: wait for its end, and read what it says meanwhile.
+ * All signals are blocked, so not for long, and for longer than a tick of the
+ * kernel's clock: a timer that strikes before that has to be entered into the
+ * hardware, which took 20 us of a run in a virtual machine.
+ */
+static bool stay(void *arg, int pidfd, const int *pipe_fds) {
+    fp_solo *solo = arg;
+    struct pollfd wait[] = {
+        {.fd = pidfd, .events = POLLIN}, {.fd = pipe_fds[1], .events = POLLIN}, {.fd = pipe_fds[2], .events = POLLIN}};
+    int64_t until = 0;
+
+    for (;;) {
+        int64_t now = fp_now_ns();
+        until = until ? until : now + LONGEST_STAY;
+        if (now >= until || sys_poll(wait, 3, LONGEST_STAY) <= 0)
+            return false;
+        if (wait[0].revents)
+            return true;
+        for (int i = 0; i < 2; i++) {
+            fp_pile *pile = &solo->piles[i];
+            int64_t n = 0;
+            pile->fd = pipe_fds[i + 1];
+            for (int reads = 0; wait[i + 1].revents && reads < READS_AT_ONCE && n >= 0; reads++)
+                n = fp_pile_read(pile);
+            pile->fd = -1;
+            /* Room is to be asked for, or what it is will be seen again. */
+            if (n < 0 && n != -EAGAIN && n != -EINTR)
+                return false;
+        }
+    }
+}
+
 int fp_run(const fp_spec *spec, fp_solo **solo, fp_result *ret_result, fp_failure *reterr_failure) {
     if (!spec || !solo)
         return -EINVAL;
     if (!*solo) {
         bool timed = spec->timeout_ns > 0 || spec->deadline_ns > 0 || spec->idle_timeout_ns > 0;
-        int r = fp_solo_bear(spec, timed, solo, reterr_failure);
+        /* One that reads its input may wait for that. */
+        bool stays = spec->stdio[0].kind != FP_STDIO_PIPE && !may_strike_soon(spec);
+        int r = fp_solo_bear(spec, timed, stays ? stay : NULL, solo, reterr_failure);
         if (r < 0)
             return r;
         set_clocks(*solo, spec);
         (*solo)->input = spec->input;
         (*solo)->input_bytes = spec->input_bytes;
-        (*solo)->piles[0].asks = (*solo)->piles[1].asks = spec->flags & FP_ASK_FOR_ROOM;
         if ((*solo)->in_fd >= 0)
             feed(*solo);
         /* Its handler has run where no call of ours could be interrupted by it: the host wants to know. */

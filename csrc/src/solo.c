@@ -314,8 +314,11 @@ static void give_leaf(fp_solo *solo) {
 static void adopt(fp_solo *solo, const fp_spec *spec, const fp_birth *birth) {
     solo->pid = birth->pid;
     solo->pidfd = birth->pidfd;
-    solo->started_ns = solo->last_byte_ns = birth->started_ns;
+    solo->started_ns = birth->started_ns;
+    solo->last_byte_ns = birth->stayed ? 0 : birth->started_ns;
     solo->interrupted = birth->interrupted;
+    solo->was_given_a_moment = birth->stayed;
+    solo->may_have_ended = birth->ended;
     solo->leads = spec->lead != FP_LEAD_NOTHING || (spec->flags & FP_JOIN_GROUP && spec->process_group == 0);
     solo->stop_signal = spec->stop_signal ? spec->stop_signal : SIGTERM;
     solo->in_fd = birth->pipe_fd[0];
@@ -326,7 +329,8 @@ static void adopt(fp_solo *solo, const fp_spec *spec, const fp_birth *birth) {
     }
 }
 
-int fp_solo_bear(const fp_spec *spec, bool wants_leaf, fp_solo **ret_solo, fp_failure *reterr_failure) {
+int fp_solo_bear(const fp_spec *spec, bool wants_leaf, bool (*stay)(void *, int, const int *), fp_solo **ret_solo,
+                 fp_failure *reterr_failure) {
     bool must =
         spec->memory_max_bytes || spec->pids_max || spec->cpu_max_millis || spec->containment == FP_CONTAIN_CGROUP;
     fp_failure failure = {.stage = FP_STAGE_REQUEST, .detail = -1};
@@ -341,11 +345,18 @@ int fp_solo_bear(const fp_spec *spec, bool wants_leaf, fp_solo **ret_solo, fp_fa
         r = -ENOMEM;
         goto out;
     }
+    solo->piles[0].asks = solo->piles[1].asks = spec->flags & FP_ASK_FOR_ROOM;
     if (must || (wants_leaf && spec->containment == FP_CONTAIN_AUTO && fp_can(FP_CAP_CGROUP)))
         r = take_leaf(solo, spec, must, &failure);
     if (r < 0)
         goto out;
-    fp_birthplace place = {.cgroup_fd = fp_leaf_fd(solo->leaf), .pidfd_optional = true, .notes_signals = true};
+    fp_birthplace place = {
+        .cgroup_fd = fp_leaf_fd(solo->leaf),
+        .pidfd_optional = true,
+        .notes_signals = true,
+        .stay = stay,
+        .stay_arg = solo,
+    };
     r = fp_birth_make(spec, &place, &birth, &failure);
     if (r < 0 && failure.stage == FP_STAGE_CGROUP && !must) {
         give_leaf(solo);
@@ -370,7 +381,7 @@ out:
 int fp_solo_start(const fp_spec *spec, fp_solo **ret_solo, fp_failure *reterr_failure) {
     if (!spec || !ret_solo)
         return -EINVAL;
-    int r = fp_solo_bear(spec, spec->timeout_ns > 0, ret_solo, reterr_failure);
+    int r = fp_solo_bear(spec, spec->timeout_ns > 0, NULL, ret_solo, reterr_failure);
     if (r >= 0)
         fp_solo_note_identity(*ret_solo);
     return r;

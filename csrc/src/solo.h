@@ -116,6 +116,7 @@ struct fp_solo {
     bool in_owned;
     bool fed; /* the input is over */
     bool was_given_a_moment; /* see run.c */
+    bool may_have_ended;     /* its birth has seen so */
     bool interrupted;        /* a handler of the host has run during its birth */
     const uint8_t *input; /* borrowed */
     size_t input_bytes;
@@ -139,8 +140,10 @@ struct fp_solo {
     fp_leaf *leaf;
 };
 
-/* Make it, in a leaf if `wants_leaf` and there is one. */
-int fp_solo_bear(const fp_spec *spec, bool wants_leaf, fp_solo **ret_solo, fp_failure *reterr_failure);
+/* Make it, in a leaf if `wants_leaf` and there is one. `stay`, with the
+ * fp_solo that it will be: see fp_birthplace. */
+int fp_solo_bear(const fp_spec *spec, bool wants_leaf, bool (*stay)(void *, int, const int *), fp_solo **ret_solo,
+                 fp_failure *reterr_failure);
 /* From now on the host may do something between two calls. */
 void fp_solo_note_identity(fp_solo *solo);
 /*

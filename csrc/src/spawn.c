@@ -6,7 +6,11 @@
  *   clone3(2)  in our memory (CLONE_VM), while we stand still (CLONE_VFORK), so
  *              that its cost does not grow with ours, and its report is a
  *              variable. With CLONE_FILES it is born with our descriptor table
- *              and copies only the low part of it, see slots.c.
+ *              and copies only the low part of it, see slots.c. Who would wait
+ *              for its end then may do so at once instead of standing still,
+ *              and a word that the kernel clears tells when the child has left
+ *              our memory: a program that ends soon is switched to once and
+ *              not twice.
  *   clone(2)   the same for kernels and filters without clone3(2).
  *   fork       a copy of our memory, for machines on which memory is not
  *              shared as promised (emulators). The report is then a shared
@@ -41,12 +45,15 @@ enum way { BY_CLONE3, BY_CLONE };
 struct birth {
     const fp_spec *spec;
     const fp_birthplace *place;
+    const fp_pipes *pipes;
     fp_child_plan plan;
     int borrowed[FP_SLOT_COUNT];
     int n_borrowed;
     int lowest_bound; /* all that the child needs is below; -1: its table must be a copy */
     bool without_pidfd;
     bool interrupted;
+    bool stayed;
+    bool ended;
     pid_t pid;
     int pidfd;
     int64_t started_ns;
@@ -359,22 +366,43 @@ static int open_pidfd_late(struct birth *birth, fp_failure *reterr_failure) {
     return fail(reterr_failure, r, FP_STAGE_CLONE, -1);
 }
 
+/*
+ * Whatever the caller does meanwhile, we wait until the child has left our
+ * memory: it runs on a stack of this frame. One that dumps core before
+ * execve(2) does not clear the word, but it ends.
+ */
+static void stay_beside(struct birth *birth, _Atomic uint32_t *in_our_memory) {
+    struct pollfd wait = {.fd = birth->pidfd, .events = POLLIN};
+
+    birth->stayed = true;
+    birth->ended = birth->place->stay(birth->place->stay_arg, birth->pidfd, birth->pipes->ours);
+    while (!birth->ended && atomic_load_explicit(in_our_memory, memory_order_acquire)) {
+        sys_futex_wait_for_kernel(in_our_memory, 1, fp_now_ns() + EXEC_LOOK);
+        birth->ended = sys_poll(&wait, 1, 0) > 0;
+    }
+}
+
 /* Not inlined: its frame holds the child's stack, which the kernel must find in memory that stays. */
 __attribute__((noinline)) static long clone_shared(struct birth *birth, enum way way, uint64_t flags) {
     _Alignas(16) char stack[CHILD_STACK_BYTES];
     _Atomic pid_t *born_pid = birth->place->born_pid;
+    _Atomic uint32_t in_our_memory = 1;
 
     if (way == BY_CLONE3) {
         fp_clone_args args = {
             .flags = flags | FP_CLONE_CLEAR_SIGHAND | (born_pid ? CLONE_PARENT_SETTID : 0),
             .pidfd = (uintptr_t)&birth->pidfd,
+            .child_tid = (uintptr_t)&in_our_memory,
             .parent_tid = (uintptr_t)born_pid,
             .exit_signal = SIGCHLD,
             .stack = (uintptr_t)stack,
             .stack_size = sizeof stack,
             .cgroup = flags & FP_CLONE_INTO_CGROUP ? (uint64_t)birth->place->cgroup_fd : 0,
         };
-        return sys_clone3_to_child(&args, fp_child_main, &birth->plan);
+        long r = sys_clone3_to_child(&args, fp_child_main, &birth->plan);
+        if (r > 0 && flags & CLONE_CHILD_CLEARTID)
+            stay_beside(birth, &in_our_memory);
+        return r;
     }
     return sys_clone_to_child((unsigned long)flags | SIGCHLD, stack + sizeof stack, &birth->pidfd, fp_child_main,
                               &birth->plan);
@@ -384,11 +412,12 @@ static int bear_shared(struct birth *birth, enum way way, fp_failure *reterr_fai
     static const fp_sigset all = ~UINT64_C(0);
     fp_child_plan *plan = &birth->plan;
     fp_child_report report = {0};
-    uint64_t flags = CLONE_VM | CLONE_VFORK;
+    uint64_t flags = CLONE_VM;
     fp_sigset mask;
 
     if (fp_can(FP_CAP_PIDFD) && !birth->without_pidfd)
         flags |= CLONE_PIDFD;
+    flags |= way == BY_CLONE3 && birth->place->stay && flags & CLONE_PIDFD ? CLONE_CHILD_CLEARTID : CLONE_VFORK;
     plan->report = &report;
     plan->keep_below = birth->lowest_bound;
     plan->cgroup_fd = birth->place->cgroup_fd;
@@ -414,7 +443,7 @@ static int bear_shared(struct birth *birth, enum way way, fp_failure *reterr_fai
         plan->sigmask = mask | birth->spec->sigmask;
     birth->started_ns = fp_now_ns();
     long r = clone_shared(birth, way, flags);
-    /* CLONE_VFORK has held us until the child left our memory: its report is complete, see clone(2). */
+    /* We were held until the child left our memory: its report is complete, see clone(2), CLONE_VFORK. */
     /* SIGCHLD does not count: a short-lived child has sent it by now. */
     if (birth->place->notes_signals)
         birth->interrupted = sys_rt_sigpending() & ~mask & ~(UINT64_C(1) << (SIGCHLD - 1));
@@ -547,6 +576,7 @@ static int bear_patiently(struct birth *birth, fp_failure *reterr_failure) {
     for (int retries = 0;; retries++) {
         birth->pid = 0;
         birth->pidfd = -1;
+        birth->stayed = birth->ended = false;
         int r = bear(birth, reterr_failure);
         if (r != -ETXTBSY || retries == BUSY_RETRIES)
             return r;
@@ -559,7 +589,7 @@ int fp_birth_make(const fp_spec *spec, const fp_birthplace *place, fp_birth *ret
     void *space = small_space;
     fp_pipes nobody_elses = FP_PIPES_NONE;
     fp_pipes *pipes = place->pipes ? place->pipes : &nobody_elses;
-    struct birth birth = {.spec = spec, .place = place, .lowest_bound = -1, .pidfd = -1};
+    struct birth birth = {.spec = spec, .place = place, .pipes = pipes, .lowest_bound = -1, .pidfd = -1};
     bool piped = has_pipes(spec);
     int null_fd = place->slots ? place->slots->placeholder_fd : -1;
 
@@ -602,6 +632,8 @@ int fp_birth_make(const fp_spec *spec, const fp_birthplace *place, fp_birth *ret
         .pipe_fd = {pipes->ours[0], pipes->ours[1], pipes->ours[2]},
         .started_ns = birth.started_ns,
         .interrupted = birth.interrupted,
+        .stayed = birth.stayed,
+        .ended = birth.ended,
     };
 out:
     if (place->born_pid)

@@ -660,6 +660,14 @@ static inline int sys_futex_wait(_Atomic uint32_t *word, uint32_t expected, int6
                            deadline_ns == INT64_MAX ? 0 : (long)&deadline, 0, FUTEX_BITSET_MATCH_ANY);
 }
 
+/* The same for a word that the kernel clears and wakes, see CLONE_CHILD_CLEARTID in clone(2). */
+static inline int sys_futex_wait_for_kernel(_Atomic uint32_t *word, uint32_t expected, int64_t deadline_ns) {
+    struct timespec deadline = sys_timespec(deadline_ns < 0 ? 0 : deadline_ns);
+
+    FP_FAULT("futex");
+    return (int)SYS_CALL_6(SYS_futex, word, FUTEX_WAIT_BITSET, expected, (long)&deadline, 0, FUTEX_BITSET_MATCH_ANY);
+}
+
 /* Wake up to `n` who sleep on `word`; returns how many. */
 static inline int sys_futex_wake(_Atomic uint32_t *word, int n) {
     return (int)SYS_CALL_3(SYS_futex, word, FUTEX_WAKE | FUTEX_PRIVATE_FLAG, n);
