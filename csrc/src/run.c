@@ -476,12 +476,13 @@ static bool stay(void *arg, int pidfd, const int *pipe_fds) {
     fp_solo *solo = arg;
     struct pollfd wait[] = {
         {.fd = pidfd, .events = POLLIN}, {.fd = pipe_fds[1], .events = POLLIN}, {.fd = pipe_fds[2], .events = POLLIN}};
+    unsigned n_fds = pipe_fds[1] < 0 && pipe_fds[2] < 0 ? 1 : 3;
     int64_t until = 0;
 
     for (;;) {
         int64_t now = fp_now_ns();
         until = until ? until : now + LONGEST_STAY;
-        if (now >= until || sys_poll(wait, 3, LONGEST_STAY) <= 0)
+        if (now >= until || sys_poll(wait, n_fds, LONGEST_STAY) <= 0)
             return false;
         if (wait[0].revents)
             return true;

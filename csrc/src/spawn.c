@@ -444,8 +444,8 @@ static int bear_shared(struct birth *birth, enum way way, fp_failure *reterr_fai
     birth->started_ns = fp_now_ns();
     long r = clone_shared(birth, way, flags);
     /* We were held until the child left our memory: its report is complete, see clone(2), CLONE_VFORK. */
-    /* SIGCHLD does not count: a short-lived child has sent it by now. */
-    if (birth->place->notes_signals)
+    /* SIGCHLD does not count: a short-lived child has sent it by now. Nor does any if the caller returns at once. */
+    if (birth->place->notes_signals && !birth->ended)
         birth->interrupted = sys_rt_sigpending() & ~mask & ~(UINT64_C(1) << (SIGCHLD - 1));
     sys_rt_sigprocmask(SIG_SETMASK, &mask, NULL);
     if (changes_ids(birth->spec))
