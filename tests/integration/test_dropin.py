@@ -344,7 +344,8 @@ import re
 from {module} import PIPE, Popen, run
 def peak():  # of this program: ru_maxrss begins with what its parent had
     return int(re.search(r"VmHWM:\\s*(\\d+)", open("/proc/self/status").read())[1])
-args = ["head", "-c", str({bytes}), "/dev/zero"]
+half = "head -c " + str({bytes} // 2) + " /dev/zero"
+args = ["sh", "-c", half + "; sleep {pause}; " + half]
 before = peak()
 output = {call}
 assert len(output) == {bytes} and not output.strip(b"\\0")
@@ -362,12 +363,16 @@ print(peak() - before)
         "Popen(args, stdout=PIPE, stderr=PIPE).communicate()[0]",
     ],
 )
-def test_a_large_output_is_in_memory_once(call: str) -> None:
-    """Its peak is that of the standard module with one pipe, which reads into what it returns."""
+@pytest.mark.parametrize("pause", [0, 0.2])
+def test_a_large_output_is_in_memory_once(call: str, pause: float) -> None:
+    """Its peak is that of the standard module with one pipe, which reads into what it returns.
+
+    Also where it pauses, and the reader looks for signals meanwhile.
+    """
     size = 64 << 20
 
     def peak_kib(module: str, call: str) -> int:
-        script = OUTPUT_AND_PEAK.format(module=module, call=call, bytes=size)
+        script = OUTPUT_AND_PEAK.format(module=module, call=call, bytes=size, pause=pause)
         return int(subprocess.check_output([PYTHON, "-c", script]))
 
     theirs = peak_kib("subprocess", "run(args, stdout=PIPE).stdout")

@@ -16,6 +16,7 @@
 #include <dlfcn.h>
 #include <errno.h>
 #include <string.h>
+#include <time.h>
 
 enum {
     FIRST_ROOM = 64 << 10,
@@ -398,11 +399,34 @@ static PyObject *start_plain(PyObject *module, PyObject *const *args, Py_ssize_t
     return r < 0 ? Py_NewRef(Py_False) : PyLong_FromLong(library.pid(*berth->solo));
 }
 
-/* (what fp_solo_talk() says, new output, new error) */
+static int64_t now_ns(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return now.tv_sec * INT64_C(1000000000) + now.tv_nsec;
+}
+
+/* The exception that is set, which is not set any more. */
+static PyObject *taken_exception(void) {
+    PyObject *type, *value, *trace;
+    PyErr_Fetch(&type, &value, &trace);
+    PyErr_NormalizeException(&type, &value, &trace);
+    if (trace)
+        PyException_SetTraceback(value, trace);
+    Py_XDECREF(type);
+    Py_XDECREF(trace);
+    return value;
+}
+
+/*
+ * (what fp_solo_talk() says, new output, new error, what a signal handler has raised or None)
+ *
+ * Goes on by itself when it was woken for a signal, or to look for one: what has come is to be in one piece.
+ */
 static PyObject *talk(PyObject *module, PyObject *const *args, Py_ssize_t n) {
     (void)module;
     void *pointers[3] = {0};
     rooms rooms = {0};
+    PyObject *raised = NULL;
     int r;
 
     for (int i = 0; n == 3 && i < 3; i++)
@@ -410,17 +434,25 @@ static PyObject *talk(PyObject *module, PyObject *const *args, Py_ssize_t n) {
     if (n != 3 || PyErr_Occurred())
         return PyErr_Occurred() ? NULL : PyErr_Format(PyExc_TypeError, "talk(solo, talk, result)");
     fp_solo *solo = pointers[0];
+    fp_talk *wish = pointers[1];
     fp_result *result = pointers[2];
+    int64_t until = wish->timeout_ns < 0 ? -1 : now_ns() + wish->timeout_ns;
     for (;;) {
         Py_BEGIN_ALLOW_THREADS
-        r = library.talk(solo, pointers[1], result);
+        r = library.talk(solo, wish, result);
         Py_END_ALLOW_THREADS
-        if (r != -ENOBUFS)
+        if (r != -ENOBUFS && r != -EINTR)
             break;
-        if (PyErr_CheckSignals() < 0 || make_room(&rooms, solo, result) < 0) {
+        if (PyErr_CheckSignals() < 0) {
+            raised = taken_exception();
+            break;
+        }
+        if (r == -ENOBUFS && make_room(&rooms, solo, result) < 0) {
             give_up_rooms(&rooms, solo);
             return NULL;
         }
+        int64_t left = until < 0 ? -1 : until - now_ns();
+        wish->timeout_ns = until >= 0 && left < 0 ? 0 : left;
     }
     PyObject *output = take(&rooms, solo, result, 0);
     PyObject *error = output ? take(&rooms, solo, result, 1) : NULL;
@@ -428,7 +460,8 @@ static PyObject *talk(PyObject *module, PyObject *const *args, Py_ssize_t n) {
     library.lend(solo, 1, NULL, 0);
     library.lend(solo, 2, NULL, 0);
     if (error)
-        return Py_BuildValue("iNN", r, output, error);
+        return Py_BuildValue("iNNN", r, output, error, raised ? raised : Py_NewRef(Py_None));
+    Py_XDECREF(raised);
     Py_XDECREF(output);
     return NULL;
 }

@@ -422,7 +422,8 @@ class Solo:
     ) -> int | None:
         """Feed and empty its pipes, and wait for its exit.
 
-        OVER; INPUT_OVER: close that pipe and go on; SILENT; None: not yet, at the time-out or for a signal.
+        OVER; INPUT_OVER: close that pipe and go on; SILENT; None: not yet, at the time-out. What a signal handler
+        raises is raised, and nothing is lost.
         """
         talk = _new("fp_talk *")
         talk.size = _TALK_BYTES
@@ -437,10 +438,12 @@ class Solo:
         if self._said is None:
             self._said = [], []
         talk.idle_timeout_ns = idle_timeout_ns
-        answer, *new = _direct.talk(_address(self._proc), _address(talk), _address(self._result))
+        answer, *new, raised = _direct.talk(_address(self._proc), _address(talk), _address(self._result))
         for parts, more in zip(self._said, new, strict=True):
             if more:
                 parts.append(more)
+        if raised is not None:
+            raise raised
         if answer >= 0:
             return int(answer)
         if answer in (_ETIMEDOUT, _EINTR):
