@@ -422,8 +422,9 @@ class Solo:
     ) -> int | None:
         """Feed and empty its pipes, and wait for its exit.
 
-        OVER; INPUT_OVER: close that pipe and go on; SILENT; None: not yet, at the time-out. What a signal handler
-        raises is raised, and nothing is lost.
+        OVER; INPUT_OVER: close that pipe and go on; SILENT; None: not yet, at the time-out.
+
+        What a signal handler raises is raised, and nothing is lost.
         """
         talk = _new("fp_talk *")
         talk.size = _TALK_BYTES
