@@ -443,6 +443,9 @@ static int bear_shared(struct birth *birth, enum way way, fp_failure *reterr_fai
         plan->sigmask = mask | birth->spec->sigmask;
     birth->started_ns = fp_now_ns();
     long r = clone_shared(birth, way, flags);
+    /* An emulator may share memory only with who stands still. */
+    if (r == -EINVAL && flags & CLONE_CHILD_CLEARTID)
+        r = clone_shared(birth, way, (flags & ~(uint64_t)CLONE_CHILD_CLEARTID) | CLONE_VFORK);
     /* We were held until the child left our memory: its report is complete, see clone(2), CLONE_VFORK. */
     /* SIGCHLD does not count: a short-lived child has sent it by now. Nor does any if the caller returns at once. */
     if (birth->place->notes_signals && !birth->ended)

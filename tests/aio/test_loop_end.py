@@ -95,8 +95,8 @@ def test_a_loop_that_is_just_closed_ends_what_runs_in_the_background(uv: bool, p
     )
     assert eventually(nothing_is_known_of_old_loops)
     del loop
-    gc.collect()
-    assert mail() is None
+    # The thread that has ended them may be about to let go of it.
+    assert eventually(lambda: gc.collect() >= 0 and mail() is None)
 
 
 def test_a_loop_that_is_forgotten_takes_its_processes_with_it(programs: Programs) -> None:
