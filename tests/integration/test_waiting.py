@@ -224,7 +224,7 @@ def test_map_reads_news_when_it_would_be_woken_for_them(
 
 
 _HANDLED = """
-import signal, threading
+import signal, threading, time
 import fastproc
 
 heard = threading.Event()
@@ -233,6 +233,9 @@ manager = fastproc.ProcessManager()
 def end_one_of_another_manager():
     # The kernel may choose any thread that does not block it.
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])
+    # What is to be ended at last has to be there.
+    while not manager.active_count():
+        time.sleep(0.001)
     with fastproc.ProcessManager() as other:
         other.start_many([("nop", NOP)])
         print(heard.wait(20))
