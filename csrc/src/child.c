@@ -1,8 +1,9 @@
 /*
  * child.c: the child's half, from clone3(2) to execve(2).
  *
- * CHILD ZONE. This runs in the parent's memory, on a borrowed stack, while the
- * calling thread stands still and all its other threads run on. Hence:
+ * CHILD ZONE. This runs in the parent's memory, on a borrowed stack that stays
+ * until it is gone, while all threads run on but the calling one, which at most
+ * waits for our end and reads what we say. Hence:
  *   - no libc, only sys.h: no malloc, no locks, no stdio, no errno;
  *   - no writes except to its own stack, to the failure report, and to the
  *     space the plan has set aside;

@@ -113,15 +113,38 @@ static void unlock_crew(fp_crew *crew) {
     pthread_mutex_unlock(&crew->lock);
 }
 
+/* Births without a supervisor, through `next`. */
+static pthread_mutex_t alone_lock = PTHREAD_MUTEX_INITIALIZER;
+static fp_pipes *alone;
+static bool alone_locked_for_fork;
+
+static void lock_alone(void) {
+    alone_locked_for_fork = lock_in_time(&alone_lock);
+    for (fp_pipes *pipes = alone_locked_for_fork ? alone : NULL; pipes; pipes = pipes->next)
+        pipes->locked_for_fork = lock_in_time(&pipes->lock);
+}
+
+static void unlock_alone(void) {
+    if (!alone_locked_for_fork)
+        return;
+    alone_locked_for_fork = false;
+    for (fp_pipes *pipes = alone; pipes; pipes = pipes->next)
+        if (pipes->locked_for_fork)
+            pthread_mutex_unlock(&pipes->lock);
+    pthread_mutex_unlock(&alone_lock);
+}
+
 static void before_fork(void) {
     pthread_mutex_lock(&lock);
     for (fp_supervisor *supervisor = all; supervisor; supervisor = supervisor->fork_next)
         supervisor->locked_for_fork = lock_supervisor(supervisor);
     for (fp_supervisor *supervisor = all; supervisor; supervisor = supervisor->fork_next)
         lock_crew(supervisor->crew);
+    lock_alone();
 }
 
 static void unlock_all(void) {
+    unlock_alone();
     for (fp_supervisor *supervisor = all; supervisor; supervisor = supervisor->fork_next)
         unlock_crew(supervisor->crew);
     for (fp_supervisor *supervisor = all; supervisor; supervisor = supervisor->fork_next) {
@@ -142,12 +165,16 @@ static void close_fd(int *fd) {
     *fd = -1;
 }
 
+static void close_pipes(fp_pipes *pipes) {
+    for (int i = 0; i < 3 && pipes->locked_for_fork; i++) {
+        close_fd(&pipes->ours[i]);
+        close_fd(&pipes->theirs[i]);
+    }
+}
+
 static void close_births(fp_crew *crew) {
     for (fp_birth_watch *birth = crew->locked_for_fork ? crew->births : NULL; birth; birth = birth->next)
-        for (int i = 0; i < 3 && birth->pipes.locked_for_fork; i++) {
-            close_fd(&birth->pipes.ours[i]);
-            close_fd(&birth->pipes.theirs[i]);
-        }
+        close_pipes(&birth->pipes);
 }
 
 static void close_proc(fp_proc *proc) {
@@ -179,9 +206,12 @@ static void after_in_copy(void) {
         if (supervisor->locked_for_fork)
             close_supervisor(supervisor);
     }
+    for (fp_pipes *pipes = alone_locked_for_fork ? alone : NULL; pipes; pipes = pipes->next)
+        close_pipes(pipes);
     unlock_all();
     /* A copy of the copy finds nothing of ours. */
     all = NULL;
+    alone = NULL;
     pthread_mutex_unlock(&lock);
 }
 
@@ -207,4 +237,23 @@ void fp_fork_delist(fp_supervisor *supervisor) {
         }
     }
     pthread_mutex_unlock(&lock);
+}
+
+void fp_fork_note_pipes(fp_pipes *pipes) {
+    pthread_once(&once, begin);
+    pthread_mutex_lock(&alone_lock);
+    pipes->next = alone;
+    alone = pipes;
+    pthread_mutex_unlock(&alone_lock);
+}
+
+void fp_fork_forget_pipes(fp_pipes *pipes) {
+    pthread_mutex_lock(&alone_lock);
+    for (fp_pipes **at = &alone; *at; at = &(*at)->next) {
+        if (*at == pipes) {
+            *at = pipes->next;
+            break;
+        }
+    }
+    pthread_mutex_unlock(&alone_lock);
 }

@@ -170,6 +170,7 @@ typedef struct fp_pipes {
     int ours[3];          /* -1: none */
     int theirs[3];        /* the child's ends */
     bool locked_for_fork;
+    struct fp_pipes *next; /* see fork.c */
 } fp_pipes;
 
 #define FP_PIPES_NONE {.lock = PTHREAD_MUTEX_INITIALIZER, .ours = {-1, -1, -1}, .theirs = {-1, -1, -1}}
@@ -682,6 +683,9 @@ bool fp_supervisor_is_copy(const fp_supervisor *supervisor);
 void fp_fork_enlist(fp_supervisor *supervisor);
 /* No more; without its lock. It need not be enlisted. */
 void fp_fork_delist(fp_supervisor *supervisor);
+/* The same for the pipes of a birth without a supervisor, as long as it lasts. */
+void fp_fork_note_pipes(fp_pipes *pipes);
+void fp_fork_forget_pipes(fp_pipes *pipes);
 
 /* ---- births.c: births that hang ------------------------------------------------ */
 

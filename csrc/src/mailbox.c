@@ -40,6 +40,8 @@ struct fp_mailbox {
     int64_t unheard_ns; /* when the first of them was; 0: there is none */
     bool patient;   /* its consumer is */
     bool woken;     /* fp_mailbox_wake() */
+    bool resting;   /* somebody is in fp_mailbox_rest() */
+    bool roused;    /* fp_mailbox_wake(), of which only that takes note */
     _Atomic(fp_mailbox *) orphans_to; /* referenced, unless it is this one */
     bool closed;    /* the consumer is gone */
 };
@@ -108,7 +110,8 @@ static void lower_flag(fp_mailbox *mailbox) {
     mailbox->due = false;
     mailbox->unheard = 0;
     mailbox->unheard_ns = 0;
-    lower_event(mailbox);
+    if (!mailbox->resting || !mailbox->roused)
+        lower_event(mailbox);
 }
 
 static bool is_empty(const fp_mailbox *mailbox) {
@@ -351,19 +354,25 @@ int fp_mailbox_take_many(fp_mailbox *mailbox, fp_news *ret_news, size_t n, int64
 /* Until somebody has called fp_mailbox_wake(); news are only kept. */
 static int rest_until(fp_mailbox *mailbox, int64_t until) {
     pthread_mutex_lock(&mailbox->lock);
-    bool woken = mailbox->woken;
-    mailbox->woken = false;
-    mailbox->listening = false;
-    lower_event(mailbox);
-    pthread_mutex_unlock(&mailbox->lock);
-    if (woken)
-        return 1;
     int64_t now = fp_now_ns();
-    if (now >= until)
-        return -ETIMEDOUT;
+    int r = mailbox->roused ? 1 : now >= until ? -ETIMEDOUT : 0;
+    mailbox->resting = r == 0;
+    mailbox->listening = false;
+    if (r > 0)
+        mailbox->woken = mailbox->roused = false;
+    if (r >= 0)
+        lower_event(mailbox);
+    pthread_mutex_unlock(&mailbox->lock);
+    if (r != 0)
+        return r;
     struct pollfd wait = {.fd = mailbox->event_fd, .events = POLLIN};
-    int r = sys_poll(&wait, 1, until == FP_NEVER ? -1 : until - now);
-    return r < 0 ? r : 0;
+    r = sys_poll(&wait, 1, until == FP_NEVER ? -1 : until - now);
+    if (r >= 0)
+        return 0;
+    pthread_mutex_lock(&mailbox->lock);
+    mailbox->resting = false;
+    pthread_mutex_unlock(&mailbox->lock);
+    return r;
 }
 
 int fp_mailbox_rest(fp_mailbox *mailbox, int64_t timeout_ns) {
@@ -390,7 +399,7 @@ int fp_mailbox_wake(fp_mailbox *mailbox) {
     if (is_copy(mailbox))
         return -EOWNERDEAD;
     pthread_mutex_lock(&mailbox->lock);
-    mailbox->woken = true;
+    mailbox->woken = mailbox->roused = true;
     raise_flag(mailbox);
     raise_event(mailbox); /* also for who rests */
     pthread_mutex_unlock(&mailbox->lock);

@@ -482,10 +482,11 @@ static bool stay(void *arg, int pidfd, const int *pipe_fds) {
     for (;;) {
         int64_t now = fp_now_ns();
         until = until ? until : now + LONGEST_STAY;
-        if (now >= until || sys_poll(wait, n_fds, LONGEST_STAY) <= 0)
+        if (now >= until || sys_poll(wait, n_fds, until - now) <= 0)
             return false;
+        /* Another thread may have closed it. */
         if (wait[0].revents)
-            return true;
+            return wait[0].revents & POLLIN;
         for (int i = 0; i < 2; i++) {
             fp_pile *pile = &solo->piles[i];
             int64_t n = 0;

@@ -368,17 +368,20 @@ static int open_pidfd_late(struct birth *birth, fp_failure *reterr_failure) {
 
 /*
  * Whatever the caller does meanwhile, we wait until the child has left our
- * memory: it runs on a stack of this frame. One that dumps core before
- * execve(2) does not clear the word, but it ends.
+ * memory: it runs on a stack of this frame. The word alone says so, not the
+ * pidfd, which other threads may have closed. One that dumps core before
+ * execve(2) does not clear the word on some kernels, but it can be reaped, or
+ * has been.
  */
-static void stay_beside(struct birth *birth, _Atomic uint32_t *in_our_memory) {
-    struct pollfd wait = {.fd = birth->pidfd, .events = POLLIN};
-
+static void stay_beside(struct birth *birth, pid_t pid, _Atomic uint32_t *in_our_memory) {
     birth->stayed = true;
     birth->ended = birth->place->stay(birth->place->stay_arg, birth->pidfd, birth->pipes->ours);
-    while (!birth->ended && atomic_load_explicit(in_our_memory, memory_order_acquire)) {
+    while (atomic_load_explicit(in_our_memory, memory_order_acquire)) {
+        siginfo_t info = {0};
         sys_futex_wait_for_kernel(in_our_memory, 1, fp_now_ns() + EXEC_LOOK);
-        birth->ended = sys_poll(&wait, 1, 0) > 0;
+        int r = sys_waitid(P_PID, pid, &info, WEXITED | WNOHANG | WNOWAIT, NULL);
+        if (r == -ECHILD || (r == 0 && info.si_pid == pid))
+            break;
     }
 }
 
@@ -401,7 +404,7 @@ __attribute__((noinline)) static long clone_shared(struct birth *birth, enum way
         };
         long r = sys_clone3_to_child(&args, fp_child_main, &birth->plan);
         if (r > 0 && flags & CLONE_CHILD_CLEARTID)
-            stay_beside(birth, &in_our_memory);
+            stay_beside(birth, (pid_t)r, &in_our_memory);
         return r;
     }
     return sys_clone_to_child((unsigned long)flags | SIGCHLD, stack + sizeof stack, &birth->pidfd, fp_child_main,
@@ -447,8 +450,8 @@ static int bear_shared(struct birth *birth, enum way way, fp_failure *reterr_fai
     if (r == -EINVAL && flags & CLONE_CHILD_CLEARTID)
         r = clone_shared(birth, way, (flags & ~(uint64_t)CLONE_CHILD_CLEARTID) | CLONE_VFORK);
     /* We were held until the child left our memory: its report is complete, see clone(2), CLONE_VFORK. */
-    /* SIGCHLD does not count: a short-lived child has sent it by now. Nor does any if the caller returns at once. */
-    if (birth->place->notes_signals && !birth->ended)
+    /* SIGCHLD does not count: a short-lived child has sent it by now. */
+    if (birth->place->notes_signals)
         birth->interrupted = sys_rt_sigpending() & ~mask & ~(UINT64_C(1) << (SIGCHLD - 1));
     sys_rt_sigprocmask(SIG_SETMASK, &mask, NULL);
     if (changes_ids(birth->spec))
@@ -599,6 +602,8 @@ int fp_birth_make(const fp_spec *spec, const fp_birthplace *place, fp_birth *ret
     int r = check_sources(spec, reterr_failure);
     if (r < 0)
         return r;
+    if (piped && pipes == &nobody_elses)
+        fp_fork_note_pipes(pipes);
     if (piped)
         r = make_pipes(spec, pipes, reterr_failure);
     if (r < 0)
@@ -646,5 +651,7 @@ out:
         free(space);
     if (piped)
         close_pipes(pipes, r < 0);
+    if (piped && pipes == &nobody_elses)
+        fp_fork_forget_pipes(pipes);
     return r;
 }

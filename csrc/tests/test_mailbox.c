@@ -263,6 +263,16 @@ static void who_rests_is_woken_by_no_news(void) {
     CHECK(fp_now_ns() - began >= 70 * FP_NS_PER_MS);
     pthread_join(waker, NULL);
 
+    /* Nor if another takes what there is right after it. */
+    CHECK_EQ(fp_mailbox_rest(mailbox, FP_NS_PER_MS), -ETIMEDOUT);
+    CHECK_EQ(fp_mailbox_wake(mailbox), 0);
+    CHECK_EQ(fp_mailbox_take(mailbox, news, 2, 0), 1);
+    CHECK_EQ(fp_mailbox_take(mailbox, news, 2, 0), -ETIMEDOUT);
+    CHECK_EQ(fp_mailbox_rest(mailbox, 5 * FP_NS_PER_S), 0);
+    proc = fp_proc_free(proc);
+    proc = handle(mailbox, 7);
+    fp_mailbox_post(mailbox, proc, FP_NEWS_DONE);
+
     /* What came meanwhile is told to who listens again. */
     CHECK_EQ(fp_mailbox_take(mailbox, news, 2, -1), 1);
     CHECK_EQ(news[0].token, 7);

@@ -211,6 +211,26 @@ def test_a_callback_is_called_however_long_the_last_one_is_past(
         assert manager.start_process("plain", programs.nop()).wait(10).ok
 
 
+def test_a_callback_is_called_in_time_though_others_read_the_news(
+    manager: ProcessManager, programs: Programs
+) -> None:
+    """Who reads them must not take the wake-up of the thread that is to listen again."""
+    for number in range(3):
+        called = threading.Event()
+        manager.start_process("first", programs.nop(), on_exit=lambda _process, called=called: called.set())
+        assert called.wait(10)
+        time.sleep(0.05)
+        called.clear()
+        process = manager.start_process(number, programs.exits_with(1, after=0.05))
+        process.add_done_callback(lambda _process, called=called: called.set())
+        began = time.monotonic()
+        while not called.is_set() and time.monotonic() - began < 10:
+            manager.active_count()
+            time.sleep(0.001)
+        # It would be found when the rest is over, after a second.
+        assert time.monotonic() - began < 0.8
+
+
 def test_logging_that_is_switched_on_while_nobody_listens_is_done(
     manager: ProcessManager, programs: Programs, caplog: pytest.LogCaptureFixture
 ) -> None:

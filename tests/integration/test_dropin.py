@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import resource
@@ -388,6 +389,26 @@ def test_lengths_round_the_steps_of_growth_come_through() -> None:
             done = subprocess.run(["sh", "-c", script], capture_output=True)
             assert (done.stdout, done.stderr) == (b"x" * size, b"y" * size)
             assert subprocess.check_output(["head", "-c", str(size), "/dev/zero"]) == bytes(size)
+
+
+@pytest.mark.parametrize("much", [0, 300_000])
+def test_a_handler_may_talk_with_the_process_that_is_being_talked_with(much: int) -> None:
+    """What it takes of the output is not lost, nor told twice."""
+    script = f"head -c {much} /dev/zero; printf hello; sleep 0.4; printf tail; exit 4"
+    child = subprocess.Popen(["sh", "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+    def talk(*_: object) -> None:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.communicate(timeout=0.01)
+
+    old = signal.signal(signal.SIGALRM, talk)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.2)
+        out, err = child.communicate()
+    finally:
+        signal.signal(signal.SIGALRM, old)
+
+    assert (out, err, child.returncode) == (bytes(much) + b"hellotail", b"", 4)
 
 
 def test_a_large_output_survives_signals_and_timeouts(tmp_path: Path) -> None:

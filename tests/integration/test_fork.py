@@ -321,6 +321,40 @@ def test_multiprocessing_goes_on_beside_a_live_manager(programs: Programs, metho
     assert out == ("{'ForkedHandle'}\n" if method == "fork" else "{'NameError'}\n")
 
 
+def test_a_copy_does_not_hold_up_the_output_of_a_run(programs: Programs) -> None:
+    """Copies are made again and again while children are born, and live longer than those."""
+    out = fresh.run(
+        """
+        copies, over = [], threading.Event()
+
+        def copy():
+            while not over.is_set():
+                pid = os.fork()
+                if pid == 0:
+                    time.sleep(60)
+                    os._exit(0)
+                copies.append(pid)
+                over.wait(0.003)
+
+        copying = threading.Thread(target=copy)
+        copying.start()
+        try:
+            for _ in range(150):
+                assert fastproc.run(programs.exits_with(5, after=0.002), capture_output=True).returncode == 5
+        finally:
+            over.set()
+            copying.join()
+            for pid in copies:
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
+        print(len(copies) > 10)
+        """,
+        programs,
+    )
+
+    assert out == "True\n"
+
+
 def test_handles_are_not_pickled(manager: ProcessManager, programs: Programs) -> None:
     """The refusal says why."""
     process = manager.start_process("a", programs.nop())

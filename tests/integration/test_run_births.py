@@ -117,3 +117,52 @@ def test_a_signal_that_comes_beside_a_birth_is_handled(programs: Programs) -> No
     )
 
     assert said == "100 []\n"
+
+
+def test_a_signal_that_comes_beside_a_birth_is_not_forgotten_when_the_child_ends(programs: Programs) -> None:
+    """What the child has left holds the pipe, and so the call."""
+    said = fresh.run(
+        """
+        signal.signal(signal.SIGUSR1, lambda *_: 1 / 0)
+        fastproc.run(["true"], stdout=PIPE)
+        began = time.monotonic()
+        try:
+            fastproc.run(["sh", "-c", "kill -USR1 $PPID; sleep 5 & exit 3"], stdout=PIPE, timeout=30)
+        except ZeroDivisionError:
+            print(time.monotonic() - began < 4)
+        """,
+        programs,
+    )
+
+    assert said == "True\n"
+
+
+def test_who_closes_descriptors_that_are_not_his_takes_no_memory_from_the_child(programs: Programs) -> None:
+    """That the pidfd is gone does not mean that the child has left our memory."""
+    said = fresh.run(
+        """
+        program = programs.exits_with(7)
+        directory, name = os.path.split(program[0])
+        # It takes a while to be found.
+        path = ":".join([*(f"/nonexistent/directory{n}" for n in range(3000)), directory])
+        fastproc.run(program)
+        lowest = os.dup(0)
+        os.close(lowest)
+        over = False
+
+        def close():
+            while not over:
+                os.closerange(lowest, lowest + 4)
+                time.sleep(0.0003)
+
+        closing = threading.Thread(target=close)
+        closing.start()
+        codes = {fastproc.run([name, *program[1:]], env={"PATH": path}).returncode for _ in range(60)}
+        over = True
+        closing.join()
+        print(codes)
+        """,
+        programs,
+    )
+
+    assert said == "{7}\n"

@@ -132,7 +132,7 @@ class Dispatcher:
         idle_since: float | None = None
         while True:
             with source.lock:
-                wanted = self.wishes > 0 or (not source.closed and (self._always or self.telling))
+                wanted = self._is_wanted()
                 if wanted:
                     idle_since = None
                 elif idle_since is None:
@@ -148,11 +148,14 @@ class Dispatcher:
                     log.exception("news could not be entered")
             self.observers.tell_all()
             with source.lock:
-                if (self.dismissed or (gone_by and self.wishes == 0)) and not self.observers.waiting:
+                if (self.dismissed or (gone_by and not self._is_wanted())) and not self.observers.waiting:
                     if self.thread is me:
                         self.thread = None
                         source.relax()
                     return
+
+    def _is_wanted(self) -> bool:
+        return self.wishes > 0 or (not self._source.closed and (self._always or self.telling))
 
     # What there are of news, and whether it is time to go. The mailbox is no variable of the loop above: a
     # traceback kept by a log would keep it open.

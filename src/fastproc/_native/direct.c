@@ -418,6 +418,30 @@ static PyObject *taken_exception(void) {
 }
 
 /*
+ * Run the handlers of signals, which may raise. True: one of them has talked with the same process, and has taken
+ * what had come, out of our rooms too.
+ */
+static bool run_handlers(rooms *rooms, fp_result *result) {
+    enum { NOT_TOUCHED = -7 };
+    int state = result->exit.state;
+
+    result->exit.state = NOT_TOUCHED;
+    PyErr_CheckSignals();
+    if (result->exit.state == NOT_TOUCHED) {
+        result->exit.state = state;
+        return false;
+    }
+    for (int i = 0; i < 2; i++) {
+        Py_CLEAR(rooms->of[i]);
+        rooms->bytes[i] = 0;
+        result->said[i].first = NULL;
+        result->said[i].first_bytes = 0;
+        result->said[i].wants_room = 0;
+    }
+    return true;
+}
+
+/*
  * (what fp_solo_talk() says, new output, new error, what a signal handler has raised or None)
  *
  * Goes on by itself when it was woken for a signal, or to look for one: what has come is to be in one piece.
@@ -443,11 +467,12 @@ static PyObject *talk(PyObject *module, PyObject *const *args, Py_ssize_t n) {
         Py_END_ALLOW_THREADS
         if (r != -ENOBUFS && r != -EINTR)
             break;
-        if (PyErr_CheckSignals() < 0) {
+        bool took_over = run_handlers(&rooms, result);
+        if (PyErr_Occurred()) {
             raised = taken_exception();
             break;
         }
-        if (r == -ENOBUFS && make_room(&rooms, solo, result) < 0) {
+        if (r == -ENOBUFS && !took_over && make_room(&rooms, solo, result) < 0) {
             give_up_rooms(&rooms, solo);
             return NULL;
         }
