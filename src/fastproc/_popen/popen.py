@@ -432,7 +432,9 @@ class Popen(subprocess.Popen[AnyStr]):
             if stream is None:
                 continue
             data = started.said(index + 1)
-            if not text_mode and type(stream) is io.BufferedReader and started.ended(index + 1):
+            # It is closed where a signal handler has raised before the last call came to its end.
+            reads_ahead = type(stream) is io.BufferedReader and not stream.closed
+            if not text_mode and reads_ahead and started.ended(index + 1):
                 # Its pipe has ended, so this asks for nothing but what it holds from what was read before.
                 ahead = stream.peek()
                 data = ahead + data if ahead else data
