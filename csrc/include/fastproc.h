@@ -596,6 +596,12 @@ FP_API int fp_solo_pidfd(fp_solo *solo);
  * whose child it is not, it waits as well.
  */
 FP_API int fp_solo_wait(fp_solo *solo, int64_t timeout_ns, fp_exit *ret_exit);
+/*
+ * The same for some milliseconds, as long as little comes on `fd`, a pipe that
+ * it writes to: one that has ended by then can be read to its end without any
+ * waiting in between.
+ */
+FP_API int fp_solo_wait_a_moment(fp_solo *solo, int fd, fp_exit *ret_exit);
 /* Send it a signal. -ESRCH: it has ended; no other process can be hit. */
 FP_API int fp_solo_signal(fp_solo *solo, int sig);
 /*

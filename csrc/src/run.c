@@ -13,6 +13,7 @@
  */
 #include <errno.h>
 #include <string.h>
+#include <sys/ioctl.h>
 
 #include "solo.h"
 #include "sys.h"
@@ -22,6 +23,7 @@ enum {
     LARGE_INPUT = 64 << 10,
     LARGE_PIPE = 1 << 20,
     MOST_LOOKS = 8,
+    LITTLE = 4096, /* the least that the C library writes into a pipe at a time */
 };
 #define DEFAULT_GRACE (5 * FP_NS_PER_S)
 #define DEFAULT_KILL_TIMEOUT (5 * FP_NS_PER_S)
@@ -30,8 +32,7 @@ enum {
 #define LEAF_GAP (2 * FP_NS_PER_MS)
 #define KIN_GAP (30 * FP_NS_PER_MS)
 #define BLIND_GAP (10 * FP_NS_PER_MS)
-#define QUICK_END (FP_NS_PER_MS / 5)
-#define LONGEST_STAY (5 * FP_NS_PER_MS)
+#define MOMENT (5 * FP_NS_PER_MS)
 #define NOT_SOON (100 * FP_NS_PER_MS)
 #define SAFE_TO_NAP (60 * FP_NS_PER_S)
 
@@ -319,25 +320,64 @@ static int take_quick_end(fp_solo *solo) {
     return r < 0 ? r : 0;
 }
 
+/* Whether what has come on these streams, and is unread, is less than a program says that writes on and on. */
+static bool says_little(const int fds[2]) {
+    int64_t bytes = 0;
+
+    for (int i = 0; i < 2; i++) {
+        int unread = LITTLE;
+        if (fds[i] >= 0 && sys_ioctl(fds[i], FIONREAD, &unread) < 0)
+            return false;
+        bytes += fds[i] >= 0 ? unread : 0;
+    }
+    return bytes < LITTLE;
+}
+
 /*
- * Most programs say little and end soon. So at first only the end is waited
- * for, a moment: who waits for the streams is woken by their closing, when the
- * exit is yet to come, and has to wait again. What is long or slow loses this
- * moment once, unless the birth has seen to it.
+ * Most programs say little and end soon. So at first their end is waited for,
+ * a moment: who reads what they say at once is woken for it, then by the
+ * closing of their streams, when the exit is yet to come, and then has to wait
+ * for that. Programs write in pieces of LITTLE or more, but for what they have
+ * left in the end; who says that much is read at once. The moment is longer
+ * than a tick of the kernel's clock: a timer that strikes before that has to be
+ * entered into the hardware, which took 20 us of a run in a virtual machine.
+ * 1: it has ended, 0, -EINTR.
  */
-static int await_quick_end(fp_solo *solo) {
+static int await_quick_end(int pidfd, const int fds[2], int64_t longest) {
+    struct pollfd wait[] = {
+        {.fd = pidfd, .events = POLLIN}, {.fd = fds[0], .events = POLLIN}, {.fd = fds[1], .events = POLLIN}};
+    int64_t moment = earliest(longest, MOMENT);
+
+    int r = sys_poll(wait, fds[0] < 0 && fds[1] < 0 ? 1 : 3, moment);
+    if (r > 0 && !wait[0].revents && says_little(fds))
+        r = sys_poll(wait, 1, moment);
+    if (r <= 0)
+        return r == -EINTR ? r : 0;
+    return wait[0].revents & POLLIN;
+}
+
+/* Of one that is run or talked with: its status and what it has said are taken then. 0, or what reading says. */
+static int give_a_moment(fp_solo *solo, int64_t until) {
     if (solo->may_have_ended) {
         solo->may_have_ended = false;
         return take_quick_end(solo);
     }
-    struct pollfd wait = {.fd = fp_solo_checked_pidfd(solo), .events = POLLIN};
-    if (solo->was_given_a_moment || wait.fd < 0 || solo->in_fd >= 0 || fp_solo_has_ended(solo))
+    int pidfd = fp_solo_checked_pidfd(solo);
+    if (solo->was_given_a_moment || pidfd < 0 || solo->in_fd >= 0 || fp_solo_has_ended(solo))
+        return 0;
+    int64_t clock = earliest(earliest(until, solo->deadline_ns), idle_at(solo));
+    int64_t longest = clock == FP_NEVER ? FP_NEVER : clock - fp_now_ns();
+    if (longest <= 0)
         return 0;
     solo->was_given_a_moment = true;
-    int r = sys_poll(&wait, 1, QUICK_END);
-    if (r <= 0)
-        return r == -EINTR ? r : 0;
-    return take_quick_end(solo);
+    int r = await_quick_end(pidfd, (int[]){solo->piles[0].fd, solo->piles[1].fd}, longest);
+    return r > 0 ? take_quick_end(solo) : r;
+}
+
+int fp_solo_wait_a_moment(fp_solo *solo, int fd, fp_exit *ret_exit) {
+    int pidfd = fp_solo_checked_pidfd(solo);
+    int r = pidfd < 0 ? 0 : await_quick_end(pidfd, (int[]){fd, -1}, MOMENT);
+    return r < 0 ? r : fp_solo_wait(solo, 0, ret_exit);
 }
 
 /*
@@ -357,7 +397,7 @@ static bool may_nap(const fp_solo *solo, enum goal goal) {
 
 /* 0 when the goal is reached, -ETIMEDOUT at `until`, -EINTR, -ENOMEM, -ENOBUFS. With `pause` also 0 when the input is over. */
 static int advance(fp_solo *solo, enum goal goal, int64_t until, bool to_the_end, bool pause) {
-    int quick = goal != GOAL_STOPPED && (streams_open(solo) || solo->may_have_ended) ? await_quick_end(solo) : 0;
+    int quick = goal != GOAL_STOPPED && (streams_open(solo) || solo->may_have_ended) ? give_a_moment(solo, until) : 0;
     int64_t look = 0; /* when the nap ends, once there is one */
 
     if (quick < 0)
@@ -468,9 +508,8 @@ static bool may_strike_soon(const fp_spec *spec) {
 
 /*
  * While it is being born: wait for its end, and read what it says meanwhile.
- * All signals are blocked, so not for long, and for longer than a tick of the
- * kernel's clock: a timer that strikes before that has to be entered into the
- * hardware, which took 20 us of a run in a virtual machine.
+ * Its streams do not close then, as we hold the other ends. All signals are
+ * blocked, so not for long.
  */
 static bool stay(void *arg, int pidfd, const int *pipe_fds) {
     fp_solo *solo = arg;
@@ -481,7 +520,7 @@ static bool stay(void *arg, int pidfd, const int *pipe_fds) {
 
     for (;;) {
         int64_t now = fp_now_ns();
-        until = until ? until : now + LONGEST_STAY;
+        until = until ? until : now + MOMENT;
         if (now >= until || sys_poll(wait, n_fds, until - now) <= 0)
             return false;
         /* Another thread may have closed it. */

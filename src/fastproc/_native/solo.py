@@ -397,6 +397,12 @@ class Solo:
         check(answer)
         return None
 
+    def wait_a_moment(self, fd: int) -> End | None:
+        """The same for a moment, as long as little comes on `fd`, a pipe that it writes to."""
+        pointer = _new("fp_exit *")
+        answer = lib.fp_solo_wait_a_moment(self._proc, fd, pointer)
+        return _END(_buffer(pointer)) if answer == 0 else None
+
     def signal(self, number: int) -> bool:
         """Send a signal; False if it has ended."""
         answer = lib.fp_solo_signal(self._proc, number)

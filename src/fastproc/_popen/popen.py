@@ -33,7 +33,6 @@ from .differences import differences
 PIPE = subprocess.PIPE
 _READERS = {type(None), io.BufferedReader, io.FileIO, io.TextIOWrapper}
 _WRITERS = {type(None), io.BufferedWriter, io.FileIO, io.TextIOWrapper}
-_QUICK_END_NS = 200_000
 _start_plain = solo.start_plain
 _warned_of_preexec_fn = False
 
@@ -497,7 +496,7 @@ class Popen(subprocess.Popen[AnyStr]):
         """One stream and nothing to feed, as most have it."""
         stream: Any = self.stdout if self.stdout is not None else self.stderr
         # Those that end at once have said what they had to say: the stream itself can read it.
-        if self.returncode is None and (end := started.wait(_QUICK_END_NS)) is not None:
+        if self.returncode is None and (end := started.wait_a_moment(stream.fileno())) is not None:
             self._enter(end)
         if self.returncode is not None and not self._killed:
             output = stream.read()
