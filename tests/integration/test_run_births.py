@@ -12,10 +12,12 @@ import pytest
 from tests.integration import fresh, seccomp
 from tests.integration.seccomp import Gate
 from tests.programs import Programs
-from tests.watch import is_alive, state_of
+from tests.watch import can, is_alive, state_of
 
 import fastproc
 
+# Otherwise we stand still until it is a program, or even know of that by a pipe only.
+beside_births = pytest.mark.skipif(not can("clone3", "pidfd"), reason="nobody stays beside a birth")
 with_filters = pytest.mark.skipif(not seccomp.is_available(), reason="this kernel has no filters")
 
 
@@ -119,6 +121,7 @@ def test_a_signal_that_comes_beside_a_birth_is_handled(programs: Programs) -> No
     assert said == "100 []\n"
 
 
+@beside_births
 def test_a_signal_that_comes_beside_a_birth_is_not_forgotten_when_the_child_ends(programs: Programs) -> None:
     """What the child has left holds the pipe, and so the call."""
     said = fresh.run(
@@ -137,6 +140,7 @@ def test_a_signal_that_comes_beside_a_birth_is_not_forgotten_when_the_child_ends
     assert said == "True\n"
 
 
+@beside_births
 def test_who_closes_descriptors_that_are_not_his_takes_no_memory_from_the_child(programs: Programs) -> None:
     """That the pidfd is gone does not mean that the child has left our memory."""
     said = fresh.run(
@@ -155,7 +159,7 @@ def test_who_closes_descriptors_that_are_not_his_takes_no_memory_from_the_child(
                 os.closerange(lowest, lowest + 4)
                 time.sleep(0.0003)
 
-        closing = threading.Thread(target=close)
+        closing = threading.Thread(target=close, daemon=True)
         closing.start()
         codes = {fastproc.run([name, *program[1:]], env={"PATH": path}).returncode for _ in range(60)}
         over = True
