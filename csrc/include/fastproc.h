@@ -401,7 +401,7 @@ FP_API int fp_supervisor_adopt_orphans(fp_supervisor *supervisor, fp_mailbox *ma
  *
  * `spec` is borrowed. Blocks the calling thread, and only it, until execve(2).
  *
- * The supervisor begins to watch for the exit 2 ms later, as most callers wait
+ * The supervisor begins to watch for the exit 5 ms later, as most callers wait
  * for it themselves; at once if somebody listens to the mailbox of the spec.
  */
 FP_API int fp_spawn(fp_supervisor *supervisor, const fp_spec *spec, fp_proc **ret_proc, fp_failure *reterr_failure);
@@ -447,7 +447,8 @@ FP_API int fp_proc_wait(fp_proc *proc, int state, int64_t timeout_ns, fp_exit *r
  * as those of CPython do: from now on a call that sleeps in the main thread
  * returns -EINTR after 20 ms, called again after 40, and so on, at least every
  * second, so that the host can look at its flag. Only where -EINTR is said to
- * be possible, and not within a minute of a clock that fp_run() keeps.
+ * be possible, not within a minute of a clock that fp_run() keeps, and not in
+ * fp_solo_talk() with an idle time-out.
  */
 FP_API void fp_main_thread_naps(int on);
 /* What is known now, without asking the kernel. */
