@@ -15,7 +15,7 @@ recipe := pyproject.toml setup.py
 native := $(wildcard csrc/include/*.h csrc/src/*.[ch]) csrc/Makefile csrc/fastproc.map csrc/fastproc.pc.in \
     src/fastproc/_native/_build.py $(wildcard src/fastproc/_native/*.[ch])
 c_files := $(wildcard csrc/include/*.h csrc/src/*.[ch] csrc/tests/*.[ch] examples/*.c tests/programs/*.c \
-    benchmarks/*.[ch] src/fastproc/_native/direct.[ch] src/fastproc/_native/ledger.c)
+    benchmarks/*.[ch] $(wildcard src/fastproc/_native/*.c) src/fastproc/_native/direct.h src/fastproc/_native/ledger.h)
 
 .PHONY: help dev demo test test-python test-lesser check format test-c bench bench-quick bench-gate bench-publish soak \
     test-libraries clean

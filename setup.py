@@ -54,9 +54,9 @@ stable_abi = not sysconfig.get_config_var("Py_GIL_DISABLED")
 # Beside cffi's extension, whose copy of the library it uses.
 direct = Extension(
     "fastproc._native._direct",
-    ["src/fastproc/_native/direct.c", "src/fastproc/_native/ledger.c"],
+    [f"src/fastproc/_native/{part}.c" for part in ("direct", "entry", "ledger", "many")],
     include_dirs=["csrc/include"],
-    depends=["csrc/include/fastproc.h", "src/fastproc/_native/direct.h"],
+    depends=["csrc/include/fastproc.h", "src/fastproc/_native/direct.h", "src/fastproc/_native/ledger.h"],
     extra_compile_args=["-std=gnu17", "-O2", "-Wall", "-Wextra", "-fvisibility=hidden"],
     extra_link_args=["-Wl,-z,relro,-z,now"],
     define_macros=[("Py_LIMITED_API", "0x030b0000")] if stable_abi else [],

@@ -28,7 +28,7 @@ def question(plan: Plan) -> Answer:
         # Of those that take several milliseconds for each a few are enough.
         few, very_few = plan.pick(40, 12), plan.pick(80, 16)
         popen = contenders.fewer(contenders.popen(), very_few)
-        threads = contenders.fewer(stack.enter_context(contenders.popen_in_threads(RUNNING)), few)
+        threads = contenders.fewer(contenders.popen_in_threads(RUNNING), few)
         loop = contenders.fewer(stack.enter_context(contenders.in_asyncio(RUNNING)), very_few)
         single = contenders.fewer(contenders.start_process(manager), few)
         everyone: list[Contender] = [batch, mapped, popen, threads, loop, single]

@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from typing import Any
 
 import contenders
-from contenders import InLoop, OneByOne, face
+from contenders import InLoop, InThreads, OneByOne, face
 from harness import (
     Answer,
     Contender,
@@ -156,9 +156,8 @@ def eight_at_a_time(plan: Plan, rounds: Rounds) -> list[Row]:
         manager = stack.enter_context(fastproc.ProcessManager())
         runner = stack.enter_context(asyncio.Runner())
 
-        def pooled(name: str, run: Callable[..., Any], differs: str = "") -> Timed:
-            one = by_run(name, run, capture_output=True).one
-            return stack.enter_context(contenders.in_threads(name, one, RUNNING, differs))
+        def pooled(name: str, run: Callable[..., Any], differs: str = "") -> InThreads:
+            return InThreads(name, by_run(name, run, capture_output=True).one, RUNNING, differs)
 
         theirs = pooled(f"run(capture_output) in {RUNNING} threads", subprocess.run, contenders.PLAIN)
         ours = by_map(manager)

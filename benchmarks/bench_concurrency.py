@@ -38,7 +38,7 @@ def at(alive: int, n: int, plan: Plan, absent: dict[str, str]) -> Rounds:
         playing: dict[str, Contender] = {
             LIMIT: contenders.c_window(alive),
             OURS: contenders.fastproc_map(manager, alive=alive),
-            POPEN: stack.enter_context(contenders.popen_in_threads(alive)),
+            POPEN: contenders.popen_in_threads(alive),
             LOOP: contenders.fewer(stack.enter_context(contenders.in_asyncio(alive)), plan.pick(2, 1)),
         }
         playing |= those_there(rounds, [(FACE, lambda: stack.enter_context(contenders.in_aio(alive)))])

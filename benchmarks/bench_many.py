@@ -14,6 +14,7 @@ import time
 from contextlib import ExitStack
 
 import contenders
+from contenders import BesideIdleThreads
 from harness import Answer, Contender, Plan, Rounds, Row, main, measure, those_there
 from peers import Peers
 from surroundings import Program, true_program
@@ -38,7 +39,7 @@ def small_programs(plan: Plan, rounds: Rounds) -> list[Row]:
         manager = stack.enter_context(fastproc.ProcessManager())
         limits = contenders.c_threads(len(os.sched_getaffinity(0)))
         ours = [contenders.start_many(manager), contenders.fastproc_map(manager)]
-        threads = contenders.fewer(stack.enter_context(contenders.popen_in_threads(RUNNING)), plan.pick(2, 1))
+        threads = contenders.fewer(contenders.popen_in_threads(RUNNING), plan.pick(2, 1))
         loop = contenders.fewer(stack.enter_context(contenders.in_asyncio(RUNNING)), some)
         window = contenders.fewer(contenders.popen_window(RUNNING), some)
         face = f"fastproc.aio, {RUNNING} tasks"
@@ -51,7 +52,8 @@ def small_programs(plan: Plan, rounds: Rounds) -> list[Row]:
                 *peers.wanted,
             ],
         )
-        everyone: list[Contender] = [*limits, *ours, window, threads, loop, *there.values()]
+        beside = [BesideIdleThreads(one, RUNNING) for one in ours]
+        everyone: list[Contender] = [*limits, *ours, *beside, window, threads, loop, *there.values()]
         measure(everyone, plan.pick(800, 100), plan.rounds, rounds)
         judged: list[Contender] = [limits[1], *ours, threads]
         shares = [
@@ -74,6 +76,7 @@ def small_programs(plan: Plan, rounds: Rounds) -> list[Row]:
             rounds.faster(one.name, loop.name, what=f"{short}, faster than {loop.name}", goal=GOAL_ASYNCIO)
         )
     rows.append(rounds.faster(face, loop.name, what=f"{face}, faster than asyncio", goal=GOAL_FACE))
+    rows += [rounds.ratio(one.name, *best) for one in beside]
     others = [window.name, threads.name, loop.name, *there, *rounds.not_there]
     rows += [rounds.ratio(name, *best) for name in dict.fromkeys(others)]
     return rows + shares
@@ -105,7 +108,7 @@ def real_programs(plan: Plan, rounds: Rounds, program: Program) -> list[Row]:
         manager = stack.enter_context(fastproc.ProcessManager())
         limits = contenders.c_threads(len(os.sched_getaffinity(0)), program)
         ours = [contenders.start_many(manager, program), contenders.fastproc_map(manager, program)]
-        threads = stack.enter_context(contenders.popen_in_threads(RUNNING, program))
+        threads = contenders.popen_in_threads(RUNNING, program)
         loop = stack.enter_context(contenders.in_asyncio(RUNNING, program))
         measure([*limits, *ours, threads, loop], plan.pick(320, 60), plan.rounds, taken)
     best = [limit.name for limit in limits]

@@ -15,6 +15,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+import threading
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
@@ -24,7 +25,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from harness import NotDone, NotThere, workshop
+from harness import Contender, NotDone, NotThere, workshop
 from jobs import Status, Timed, proven
 from surroundings import (
     CHILD_CODE,
@@ -148,7 +149,61 @@ class InC:
         return workshop.limits.each(_or_nop(self.program), n, self.how)
 
 
-OursT = TypeVar("OursT", Timed, OneByOne, InLoop, InC)
+@contextmanager
+def idle_pool(threads: int) -> Iterator[ThreadPoolExecutor]:
+    """A pool whose threads are there, and wait for work."""
+    with ThreadPoolExecutor(threads) as pool:
+        all_there = threading.Barrier(threads)
+        list(pool.map(lambda _: all_there.wait(), range(threads)))
+        yield pool
+
+
+@dataclass(frozen=True, slots=True)
+class InThreads:
+    """A pool of threads, each doing one after the other. It is there only while it is this one's turn.
+
+    The kernel offers SIGCHLD of the children of others to such threads: see BesideIdleThreads.
+    """
+
+    name: str
+    one: Callable[[], Status]
+    threads: int
+    differs: str = ""
+    code: int = CHILD_CODE
+    slow: int = 1
+
+    def __call__(self, n: int) -> float:
+        with idle_pool(self.threads) as pool:
+            return Timed(self.name, lambda n: pool.map(lambda _: self.one(), range(n)), code=self.code)(n)
+
+
+@dataclass(frozen=True, slots=True)
+class BesideIdleThreads:
+    """Another contender, beside a pool of threads that have nothing to do.
+
+    Those who make children in threads that block SIGCHLD leave it to the kernel to find one that does not.
+    """
+
+    other: Contender
+    threads: int
+    slow: int = 1
+
+    @property
+    def name(self) -> str:
+        """Its own."""
+        return f"{self.other.name}, beside {self.threads} idle threads"
+
+    @property
+    def differs(self) -> str:
+        """As the other has it."""
+        return getattr(self.other, "differs", "")
+
+    def __call__(self, n: int) -> float:
+        with idle_pool(self.threads):
+            return self.other(n)
+
+
+OursT = TypeVar("OursT", Timed, OneByOne, InLoop, InC, InThreads)
 
 
 def fewer(contender: OursT, slow: int) -> OursT:
@@ -330,23 +385,12 @@ def popen_window(width: int) -> Timed:
     return Timed(f"subprocess.Popen, {width} running", job, PLAIN)
 
 
-@contextmanager
-def in_threads(
-    name: str, one: Callable[[], Status], threads: int, differs: str = "", code: int = CHILD_CODE
-) -> Iterator[Timed]:
-    """A pool of threads, each doing one after the other."""
-    with ThreadPoolExecutor(threads) as pool:
-        yield Timed(name, lambda n: pool.map(lambda _: one(), range(n)), differs, code)
-
-
-@contextmanager
-def popen_in_threads(threads: int, program: Program | None = None) -> Iterator[Timed]:
+def popen_in_threads(threads: int, program: Program | None = None) -> InThreads:
     """Popen in a pool of threads, which is what most programs do."""
     made = _or_nop(program)
     args = made.args
     name = f"subprocess.Popen in {threads} threads"
-    with in_threads(name, lambda: subprocess.Popen(args).wait(), threads, PLAIN, made.code) as contender:
-        yield contender
+    return InThreads(name, lambda: subprocess.Popen(args).wait(), threads, PLAIN, made.code)
 
 
 @contextmanager

@@ -25,6 +25,7 @@ struct fp_batch {
     pthread_mutex_t lock;
     fp_proc *first;
     fp_proc **last;
+    _Atomic uint32_t queued; /* how many these are; written with the lock held */
     uint32_t shares;     /* supervisors that still take from it */
     int64_t asked_ns;    /* when its last ones were asked for */
     fp_mailbox *mailbox; /* whose bounded batches these are, compared only; NULL: of one call */
@@ -35,6 +36,10 @@ void fp_batch_unref(fp_batch *batch) {
         return;
     pthread_mutex_destroy(&batch->lock);
     free(batch);
+}
+
+uint32_t fp_batch_queued(const fp_batch *batch) {
+    return atomic_load_explicit(&batch->queued, memory_order_relaxed);
 }
 
 bool fp_batch_is_copy(const fp_batch *batch) {
@@ -54,6 +59,7 @@ static fp_proc *batch_pop(fp_batch *batch, fp_supervisor *supervisor, int64_t *r
         if (!batch->first)
             batch->last = &batch->first;
         fp_proc_queued(proc)->next = NULL;
+        atomic_fetch_sub_explicit(&batch->queued, 1, memory_order_relaxed);
         *ret_asked_ns = batch->asked_ns;
         atomic_store_explicit(&proc->supervisor, fp_supervisor_ref(supervisor), memory_order_release);
     }
@@ -193,6 +199,7 @@ int fp_proc_withdraw(fp_proc *proc) {
             if (batch->last == &fp_proc_queued(proc)->next)
                 batch->last = at;
             fp_proc_queued(proc)->next = NULL;
+            atomic_fetch_sub_explicit(&batch->queued, 1, memory_order_relaxed);
             fp_proc_fail(proc, &withdrawn);
             r = 0;
             break;
@@ -259,8 +266,24 @@ static void take_no_part(fp_supervisor *supervisor, const fp_batch *batch) {
     pthread_mutex_unlock(&supervisor->lock);
 }
 
+/*
+ * Have the loop look at the queue, if it sleeps only to start one of those `*unclaimed` that no other has been woken
+ * for. One that is awake may hang in a birth, so it does not count.
+ */
+static void call_for_starts(fp_supervisor *supervisor, const fp_share *share, size_t *unclaimed) {
+    bool counts = supervisor->has_thread && supervisor->wakes_ns != FP_AWAKE;
+
+    if (counts && !supervisor->kicked) {
+        if (*unclaimed == 0 || share->running >= share->max_running)
+            return;
+        --*unclaimed;
+    }
+    fp_supervisor_kick(supervisor);
+}
+
 /* See that `supervisor` takes part. `*spare` is a share to use if it has none yet. */
-static void take_part(fp_supervisor *supervisor, fp_batch *batch, uint32_t max_running, fp_share **spare) {
+static void take_part(fp_supervisor *supervisor, fp_batch *batch, uint32_t max_running, fp_share **spare,
+                      size_t *unclaimed) {
     fp_supervisor_lock(supervisor);
     fp_share *share = share_of(supervisor, batch);
     if (!share) {
@@ -276,7 +299,7 @@ static void take_part(fp_supervisor *supervisor, fp_batch *batch, uint32_t max_r
     if (supervisor->stopping)
         drop_share(supervisor, share, true);
     else
-        fp_supervisor_kick(supervisor);
+        call_for_starts(supervisor, share, unclaimed);
     pthread_mutex_unlock(&supervisor->lock);
 }
 
@@ -324,13 +347,15 @@ int fp_spawn_many(fp_supervisor *const *crew, size_t n_crew, const fp_spec *cons
     }
     pthread_mutex_lock(&batch->lock);
     batch->asked_ns = fp_now_ns();
+    atomic_fetch_add_explicit(&batch->queued, (uint32_t)n, memory_order_relaxed);
     for (size_t i = 0; i < n; i++) {
         *batch->last = fp_proc_ref(ret_procs[i]);
         batch->last = &fp_proc_queued(ret_procs[i])->next;
     }
     pthread_mutex_unlock(&batch->lock);
+    size_t unclaimed = n;
     for (size_t i = 0; i < takers; i++)
-        take_part(crew[i], batch, fair_part(max_running, i, n_crew), &spares[i]);
+        take_part(crew[i], batch, fair_part(max_running, i, n_crew), &spares[i], &unclaimed);
     for (size_t i = takers; i < n_crew; i++)
         take_no_part(crew[i], batch);
     made = 0;

@@ -3,9 +3,9 @@
  * of their layers. Read it as the table of contents.
  *
  * Calls go down this list, but for a few: references are taken and given back
- * everywhere; turn.c tells a batch of an end; proc.c asks a batch for its lock;
- * mailbox.c asks how those stand of whom it has news; fork.c closes what slots.c
- * has open; probe.c tries what others do.
+ * everywhere; turn.c tells a batch of an end; proc.c asks a batch for its lock,
+ * and places.c how many it has queued; mailbox.c asks how those stand of whom it
+ * has news; fork.c closes what slots.c has open; probe.c tries what others do.
  *
  *     supervisor.c   supervisors and crews: made, ended, referenced
  *     loop.c         the loop of one thread, the only place where time passes
@@ -275,8 +275,11 @@ void fp_mailbox_unref(fp_mailbox *mailbox);
 bool fp_mailbox_is_listened_to(fp_mailbox *mailbox);
 /* Add `what` to the news about `proc`, under the lock of its supervisor. */
 void fp_mailbox_post(fp_mailbox *mailbox, fp_proc *proc, uint32_t what);
-/* The same, waking nobody until fp_mailbox_flush(); false if so much has piled up that somebody should be: post it. */
-bool fp_mailbox_post_later(fp_mailbox *mailbox, fp_proc *proc, uint32_t what, int64_t now);
+/*
+ * The same, waking nobody until fp_mailbox_flush(); false if so much has piled up that somebody should be: post it.
+ * `queued` starts keep the crew busy meanwhile.
+ */
+bool fp_mailbox_post_later(fp_mailbox *mailbox, fp_proc *proc, uint32_t what, uint32_t queued, int64_t now);
 /* When such news have to be told, whoever has posted them; FP_NEVER: there are none. */
 int64_t fp_mailbox_tell_at(fp_mailbox *mailbox);
 void fp_mailbox_flush(fp_mailbox *mailbox);
@@ -747,7 +750,8 @@ struct fp_supervisor {
     _Atomic uint32_t served;  /* how often one of them has got it */
     int epoll_fd;
     int event_fd;
-    int late_fd; /* a timer, readable when it is time to look at `late`; or -1 */
+    int late_fd; /* a timer, readable when it is time to look at `late`, or before that; or -1 */
+    int64_t late_due_ns; /* when that is to strike; 0: it is not set */
     bool has_thread;
     bool stopping;
     bool kicked;
@@ -890,12 +894,16 @@ void fp_proc_fail(fp_proc *proc, const fp_failure *failure);
 void fp_proc_look_at_young(fp_supervisor *supervisor, int64_t now);
 /* The same for the last one that another thread has started; its time has come. */
 void fp_proc_look_at_late(fp_supervisor *supervisor, int64_t now);
+/* [supervisor thread] The timer for that has struck, perhaps for an earlier one. */
+void fp_proc_on_late_timer(fp_supervisor *supervisor, int64_t now);
 
 /* ---- batch.c: queued starts ----------------------------------------------------------------- */
 
 /* Without any lock: */
 void fp_batch_unref(fp_batch *batch);
 pthread_mutex_t *fp_batch_lock(fp_batch *batch);
+/* How many of it wait for their turn. */
+uint32_t fp_batch_queued(const fp_batch *batch);
 /* As fp_supervisor_is_copy(). */
 bool fp_batch_is_copy(const fp_batch *batch);
 

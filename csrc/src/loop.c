@@ -67,7 +67,7 @@ static void take_event(fp_supervisor *supervisor, uint64_t key, int64_t now) {
     }
     if (key == FP_KEY_LATE) {
         sys_timerfd_lower(supervisor->late_fd);
-        fp_proc_look_at_late(supervisor, now);
+        fp_proc_on_late_timer(supervisor, now);
         return;
     }
     fp_proc *proc = fp_supervisor_find(supervisor, key);

@@ -20,7 +20,7 @@ typedef struct orphan_news {
     fp_exit exit;
 } orphan_news;
 
-enum { ENOUGH_TO_WAKE = 32, ENOUGH_FOR_THE_PATIENT = 64 };
+enum { FEWEST_TO_WAKE = 3, ENOUGH_TO_WAKE = 32, ENOUGH_FOR_THE_PATIENT = 64 };
 #define PATIENCE (10 * FP_NS_PER_MS)
 #define MOST_PATIENCE (20 * FP_NS_PER_MS)
 
@@ -177,9 +177,21 @@ void fp_mailbox_post(fp_mailbox *mailbox, fp_proc *proc, uint32_t what) {
     pthread_mutex_unlock(&mailbox->lock);
 }
 
-bool fp_mailbox_post_later(fp_mailbox *mailbox, fp_proc *proc, uint32_t what, int64_t now) {
+/*
+ * So many news are worth a wake-up. Who hears of an end often starts the next: with few of them under way he is woken
+ * before the crew has nothing left to do, so that both are busy at a time.
+ */
+static uint32_t enough(const fp_mailbox *mailbox, uint32_t queued) {
+    if (mailbox->patient)
+        return ENOUGH_FOR_THE_PATIENT;
+    if (queued > 2 * ENOUGH_TO_WAKE)
+        return ENOUGH_TO_WAKE;
+    return queued < 2 * FEWEST_TO_WAKE ? FEWEST_TO_WAKE : queued / 2;
+}
+
+bool fp_mailbox_post_later(fp_mailbox *mailbox, fp_proc *proc, uint32_t what, uint32_t queued, int64_t now) {
     pthread_mutex_lock(&mailbox->lock);
-    bool few = ++mailbox->unheard < (mailbox->patient ? ENOUGH_FOR_THE_PATIENT : ENOUGH_TO_WAKE);
+    bool few = ++mailbox->unheard < enough(mailbox, queued);
     if (few && !mailbox->closed)
         add(mailbox, proc, what);
     if (!mailbox->unheard_ns)

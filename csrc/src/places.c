@@ -127,7 +127,7 @@ void fp_supervisor_post(fp_supervisor *supervisor, fp_proc *proc, uint32_t what)
     }
     if (later && supervisor->unheard && supervisor->unheard != proc->mailbox)
         fp_supervisor_tell_unheard(supervisor);
-    if (!later || !fp_mailbox_post_later(proc->mailbox, proc, what, now)) {
+    if (!later || !fp_mailbox_post_later(proc->mailbox, proc, what, fp_batch_queued(proc->batch), now)) {
         fp_mailbox_post(proc->mailbox, proc, what);
     } else if (!supervisor->unheard) {
         supervisor->unheard = fp_mailbox_ref(proc->mailbox);

@@ -49,20 +49,20 @@ static void the_patient_leave_what_nobody_is_woken_for(void) {
     fp_proc *a = handle(mailbox, 1), *b = handle(mailbox, 2);
     fp_news news[4];
 
-    CHECK(fp_mailbox_post_later(mailbox, a, FP_NEWS_DONE, 17));
+    CHECK(fp_mailbox_post_later(mailbox, a, FP_NEWS_DONE, 100, 17));
     CHECK_EQ(fp_mailbox_take_many(mailbox, news, 4, 0), -ETIMEDOUT);
-    CHECK(fp_mailbox_post_later(mailbox, b, FP_NEWS_DONE, 18));
+    CHECK(fp_mailbox_post_later(mailbox, b, FP_NEWS_DONE, 100, 18));
     CHECK_EQ(fp_mailbox_tell_at(mailbox), 17 + 10 * FP_NS_PER_MS);
     fp_mailbox_flush(mailbox);
     CHECK_EQ(fp_mailbox_tell_at(mailbox), FP_NEVER);
     CHECK_EQ(fp_mailbox_take_many(mailbox, news, 4, 0), 2);
 
-    CHECK(fp_mailbox_post_later(mailbox, a, FP_NEWS_DONE, 19));
+    CHECK(fp_mailbox_post_later(mailbox, a, FP_NEWS_DONE, 100, 19));
     CHECK_EQ(fp_mailbox_take(mailbox, news, 4, 0), 1);
     CHECK_EQ(fp_mailbox_tell_at(mailbox), FP_NEVER);
 
     /* With one that cannot wait the others are taken too, listened to or not. */
-    CHECK(fp_mailbox_post_later(mailbox, a, FP_NEWS_DONE, 20));
+    CHECK(fp_mailbox_post_later(mailbox, a, FP_NEWS_DONE, 100, 20));
     fp_mailbox_post(mailbox, b, FP_NEWS_FAILED);
     CHECK_EQ(fp_mailbox_take_many(mailbox, news, 4, 0), 2);
     CHECK_EQ(fp_mailbox_wake(mailbox), 0);
@@ -73,10 +73,10 @@ static void the_patient_leave_what_nobody_is_woken_for(void) {
 }
 
 /* How many news are held back, and the one that is told with them. */
-static int pile_up(fp_mailbox *mailbox, fp_proc *const *procs) {
+static int pile_up(fp_mailbox *mailbox, fp_proc *const *procs, uint32_t queued) {
     int n = 0;
 
-    while (fp_mailbox_post_later(mailbox, procs[n], FP_NEWS_DONE, 1))
+    while (fp_mailbox_post_later(mailbox, procs[n], FP_NEWS_DONE, queued, 1))
         n++;
     fp_mailbox_post(mailbox, procs[n++], FP_NEWS_DONE);
     return n;
@@ -89,16 +89,25 @@ static void many_news_are_told_at_once(void) {
 
     for (int i = 0; i < 65; i++)
         procs[i] = handle(mailbox, (uint64_t)i);
-    CHECK_EQ(pile_up(mailbox, procs), 32);
+    CHECK_EQ(pile_up(mailbox, procs, 100), 32);
     CHECK_EQ(fp_mailbox_take_many(mailbox, news, 65, -1), 32);
     /* He has not waited yet. */
-    CHECK_EQ(pile_up(mailbox, procs), 32);
+    CHECK_EQ(pile_up(mailbox, procs, 100), 32);
     CHECK_EQ(fp_mailbox_take_many(mailbox, news, 65, -1), 32);
     CHECK_EQ(fp_mailbox_take_many(mailbox, news, 65, 0), -ETIMEDOUT);
-    CHECK_EQ(pile_up(mailbox, procs), 64);
+    CHECK_EQ(pile_up(mailbox, procs, 100), 64);
     CHECK_EQ(fp_mailbox_take_many(mailbox, news, 65, -1), 64);
     CHECK_EQ(fp_mailbox_take(mailbox, news, 65, 0), -ETIMEDOUT);
-    CHECK_EQ(pile_up(mailbox, procs), 32);
+    CHECK_EQ(pile_up(mailbox, procs, 100), 32);
+    CHECK_EQ(fp_mailbox_take(mailbox, news, 65, 0), 32);
+
+    /* Who is not patient shall hear of some while the crew still has work. */
+    CHECK_EQ(pile_up(mailbox, procs, 10), 5);
+    CHECK_EQ(fp_mailbox_take(mailbox, news, 65, 0), 5);
+    CHECK_EQ(pile_up(mailbox, procs, 0), 3);
+    CHECK_EQ(fp_mailbox_take_many(mailbox, news, 65, -1), 3);
+    CHECK_EQ(fp_mailbox_take_many(mailbox, news, 65, 0), -ETIMEDOUT);
+    CHECK_EQ(pile_up(mailbox, procs, 0), 64);
     for (int i = 0; i < 65; i++)
         fp_proc_free(procs[i]);
     fp_mailbox_free(mailbox);
@@ -110,7 +119,7 @@ static void patience_has_an_end(void) {
     fp_proc *a = handle(mailbox, 1);
     fp_news news;
 
-    CHECK(fp_mailbox_post_later(mailbox, a, FP_NEWS_DONE, fp_now_ns()));
+    CHECK(fp_mailbox_post_later(mailbox, a, FP_NEWS_DONE, 100, fp_now_ns()));
     CHECK_EQ(fp_mailbox_take_many(mailbox, &news, 1, -1), 1);
     fp_proc_free(a);
     fp_mailbox_free(mailbox);

@@ -16,7 +16,7 @@ from ._engine.feed import Feed
 from ._engine.roster import Roster
 from ._engine.starting import start, start_many
 from ._engine.stopping import stop_all, stop_one
-from ._native.ledger import start_entry
+from ._native.ledger import plain_entry, start_entry
 from .cancel import CancelToken
 from .command import Arg, Command, CommandOptions, Containment, plain_block
 from .errors import DuplicateTask, NotActive, SpawnError, TaskId, WaitTimeout
@@ -443,6 +443,10 @@ def _process(
     roster: Roster, task_id: TaskId, command: Command | Sequence[Arg]
 ) -> tuple[Process, bytes | None]:
     """A process to be started, and its arguments as a block if nothing else is said."""
+    made = plain_entry(Process, roster, task_id, command)
+    if made is not None:
+        return made
+    # It may be plain all the same: of bytes that are no text.
     block = plain_block(command)
     if block is None:
         return Process(roster, task_id, Command.coerce(command, {})), None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator
 from itertools import islice
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from .._native.clock import FOREVER
 from .._native.failures import closed_descriptor
@@ -178,40 +178,23 @@ class Feed(Generic[C]):
         try:
             all_news: Iterable[list[NewsRecord]] = ()
             if not wait:
-                all_news = self._mailbox.drain()
+                all_news = self._mailbox.drain(self._sift)
             elif self._flying:
-                all_news = (self._mailbox.take(FOREVER, patient=True) or [],)
+                all_news = (self._mailbox.take(FOREVER, patient=True, sift=self._sift) or [],)
             for news in all_news:
-                self._roster.enter_all(news)
-                self._settle_all(news)
+                for item in news:
+                    self._roster.read(item)
+                    child = self._flying.get(item[0])
+                    if child is not None:
+                        self._settle(child, item[1])
         except BaseException:
             self._shaken = True
             raise
         if self._halted and not self._flying:
             self._roster.close_feed(self)
 
-    def _settle_all(self, news: list[NewsRecord]) -> None:
-        roster, flying = self._roster, self._flying
-        started = 0
-        with roster.lock:
-            try:
-                for item in news:
-                    child = flying.get(item[0])
-                    if child is None:
-                        continue
-                    # With a status it was entered just now; without, it may be too early for that.
-                    if item[1] & STAND_STATE != STATE_DONE or child._status is None:
-                        self._settle(child, item[1])
-                        continue
-                    # As _settle() has it.
-                    if not child._flags & COUNTED:
-                        started += 1
-                        child._flags |= COUNTED
-                    if flying.pop(item[0], None) is not None:
-                        self._ready.append(child)
-            finally:
-                if started:
-                    roster.tally.count_start(None, started)
+    def _sift(self, briefs: Any, count: int) -> list[NewsRecord]:
+        return self._roster.sift(briefs, count, self._flying, self._ready)
 
     def _look_at_all(self) -> None:
         """Ctrl-C has come into the reading of news: ask the library instead."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ..errors import TaskId
@@ -44,18 +43,6 @@ class Finished:
             self._bytes += output_bytes
         if not child._flags & HEARD:
             self.unheard[child._token] = child
-        self.forget_oldest()
-
-    def add_all(self, children: Sequence[Child]) -> None:
-        """The same for many that keep no output."""
-        if not self._count_at_most:
-            return
-        by_task, unheard = self.by_task, self.unheard
-        self.in_order.extend(children)
-        for child in children:
-            by_task[child.task_id] = child
-            if not child._flags & HEARD:
-                unheard[child._token] = child
         self.forget_oldest()
 
     def forget_oldest(self) -> None:

@@ -29,7 +29,7 @@ from .child import EARLY, UNKILLABLE, Child
 from .flight import PLAIN, Flight, stop_shielded
 from .roster import Roster
 from .starting import apply_cancel, hand_over
-from .telling import is_worth_telling, tell
+from .telling import ALARMING, ESCALATED, is_worth_telling, takes_ordinary_news, tell
 
 if TYPE_CHECKING:
     from .loops import LoopMail
@@ -135,6 +135,8 @@ class LoopFeed:
         if not self.named:
             roster.admit_nameless([flight.child for flight in flights])
         special = self._hand_over_plain(flights, maker)
+        if not special:
+            return
         keep: Keep = []
         specs = []
         queued = []
@@ -166,7 +168,7 @@ class LoopFeed:
         """Hand over those of which nothing is said but their arguments; returns the others."""
         special = []
         plain = []
-        owners, blocks, tokens = [], [], []
+        children, blocks = [], []
         flying = self.mail.flying
         for flight in flights:
             block = flight.block
@@ -174,16 +176,14 @@ class LoopFeed:
                 special.append(flight)
                 continue
             child = flight.child
-            token = child._token
             plain.append(flight)
-            owners.append(child._owner)
+            children.append(child)
             blocks.append(block)
-            tokens.append(token)
-            flying[token] = flight
+            flying[child._token] = flight
         if not plain:
             return special
         try:
-            maker.starter.start_all_plain(owners, blocks, tokens, maker.environment())
+            maker.starter.start_all_plain(children, blocks)
         except OSError:
             # One that is too long spoils the call; which one, and why, is found out by the long way.
             return flights
@@ -228,14 +228,15 @@ class LoopFeed:
                 roster.tally.count_start(None)
                 if roster.dispatcher.telling:
                     roster.enlist(child)
-            roster.enter_all((news,))
+            roster.read(news)
         else:
             if state >= STATE_EXITED:
                 if flight.stand is None:
                     flight.stand = stand
             elif state == STATE_FAILED:
                 child.error = spawn_error_of(child.command, (news[3], news[4], news[5]))
-            if is_worth_telling(what, stand):
+            # As is_worth_telling() has it: this is for each start and each end.
+            if what & ALARMING or stand & ESCALATED or takes_ordinary_news():
                 tell(self.roster, child, what, stand, flight.status if state >= STATE_EXITED else None)
             if what & NEWS_UNKILLABLE:
                 child._flags |= UNKILLABLE

@@ -12,6 +12,7 @@ import errno
 import itertools
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Protocol
@@ -20,18 +21,15 @@ from .._native.clock import FOREVER, deadline, remaining_ns
 from .._native.crew import Crew, Starter
 from .._native.failures import spawn_error_of
 from .._native.handle import NeverStarted, is_to_be_repeated
-from .._native.ledger import Ledger, starts_address
+from .._native.ledger import Ledger, address, enter_ends
 from .._native.library import lib
 from .._native.mailbox import Mailbox
 from .._native.records import (
     ENDED_NS,
     EXIT_ESCALATED,
-    NEWS_DONE,
     NEWS_ESCALATED,
-    NEWS_EXITED,
     NEWS_FAILED,
     NEWS_ORPHAN,
-    NEWS_STARTED,
     NEWS_UNKILLABLE,
     PID,
     REASON_CANCELLED,
@@ -66,8 +64,6 @@ BIRTH_STEP_SECONDS = 0.001
 # Of all managers: an event loop reads the news of several from one mailbox.
 tokens = itertools.count(1)
 _ESCALATED = EXIT_ESCALATED << STAND_FLAGS
-_EXTRAORDINARY = ~(NEWS_STARTED | NEWS_EXITED | NEWS_DONE)
-_STATE_AND_ESCALATED = STAND_STATE | _ESCALATED
 
 _get_ident = threading.get_ident
 _wait_exit = lib.wait_exit
@@ -189,7 +185,7 @@ class Roster(Ledger):
                 self._mailbox = self.dispatcher.mailbox = mailbox
                 self.specs = self.make_specs(mailbox)
                 self._starter = self.specs.starter
-                self._starts_at = starts_address(self._starter.starts)
+                self._starts_at = address(self._starter.starts)
                 self._crew = self._engine.crew
             return self._crew
 
@@ -508,43 +504,18 @@ class Roster(Ledger):
             self._held = False
             self.special = True
 
-    def enter_all(self, news: Sequence[NewsRecord]) -> None:
-        """Enter many pieces of news, most of them in one go."""
-        if self.dispatcher.telling or self._cancels or self._mailbox is None:
-            for item in news:
-                self.read(item)
-            return
-        by_token, active = self.by_token, self.active
-        simple: list[tuple[Child, Stand]] = []
+    def sift(
+        self, briefs: Any, count: int, flying: dict[int, Any] | None = None, ready: deque[Any] | None = None
+    ) -> list[NewsRecord]:
+        """Enter those pieces of news that are nothing but an end, in one go; returns the others for read().
+
+        Those that a feed has under way are `ready` then.
+        """
         with self.lock:
-            for item in news:
-                child = by_token.get(item[0])
-                # One after whose end there is no more to do than to enter it.
-                if (
-                    child is not None
-                    and item[1] & _STATE_AND_ESCALATED == STATE_DONE
-                    and not item[2] & _EXTRAORDINARY
-                    and type(child._what) is tuple
-                    and not child._callbacks
-                    and child._born
-                ):
-                    simple.append((child, item[1]))
-                else:
-                    self.read(item)
-            if not simple:
-                return
-            self.tally.count_ends([child._owner for child, _stand in simple])
-            # As _retire() has it.
-            for child, stand in simple:
-                if child._status is None:
-                    child._status = status_of(stand, child._source)
-                if active.get(child.task_id) is child:
-                    del active[child.task_id]
-            self.finished.add_all([child for child, _stand in simple])
-            for child, _stand in simple:
-                by_token.pop(child._token, None)
+            rest = enter_ends(self, briefs, count, flying, ready)
         if self._forgotten:
             self.relax()
+        return rest
 
     def drain(self) -> None:
         """Read what news there are, without blocking."""
@@ -554,8 +525,9 @@ class Roster(Ledger):
         if self._shaken:
             self._look_at_all()
         try:
-            for news in mailbox.drain():
-                self.enter_all(news)
+            for news in mailbox.drain(self.sift):
+                for item in news:
+                    self.read(item)
             for feed in tuple(self.feeds):
                 feed.drain()
         except BaseException:

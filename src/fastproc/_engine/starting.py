@@ -138,7 +138,7 @@ def start_many(roster: Roster, children: Sequence[tuple[Child, bytes | None]]) -
         for chunk in _chunks(children):
             queue_all(roster, specs, chunk, closed, ANY_NUMBER)
         queued = [child for child, _block in children if child.error is None]
-        failures = wait_started([child._owner for child in queued])
+        failures = wait_started(queued)
     except BaseException as error:
         for child, _block in children:
             roster.abort(child, error)
@@ -164,17 +164,16 @@ def queue_all(
     max_running: int,
 ) -> None:
     """Hand many starts over. Those that are refused at once have their `error` set."""
-    owners, blocks, tokens, special = [], [], [], []
+    plain, blocks, special = [], [], []
     for child, block in children:
         if block is None or roster.die_with_parent:
             special.append(child)
         else:
-            owners.append(child._owner)
+            plain.append(child)
             blocks.append(block)
-            tokens.append(child._token)
-    if owners:
+    if plain:
         try:
-            specs.starter.start_all_plain(owners, blocks, tokens, specs.environment(), max_running)
+            specs.starter.start_all_plain(plain, blocks, max_running)
         except OSError:
             # One that is too long spoils the call; which one, and why, is found out one by one.
             special = [child for child, _block in children]
@@ -245,7 +244,7 @@ def _start_elsewhere(starter: Starter, spec: Any, child: Child) -> None:
     except OSError:
         # The spec itself is refused; asked here, the library says which part of it, and makes no child.
         starter.start(child._owner, spec)
-    wait_started([child._owner])
+    wait_started([child])
     failure = child._handle.failure()
     if failure is not None:
         raise StartFailed(failure)

@@ -30,8 +30,8 @@ from .observers import levels, log
 if TYPE_CHECKING:
     from .roster import Roster
 
-_ESCALATED = EXIT_ESCALATED << STAND_FLAGS
-_ALARMING = NEWS_ESCALATED | NEWS_UNKILLABLE
+ESCALATED = EXIT_ESCALATED << STAND_FLAGS
+ALARMING = NEWS_ESCALATED | NEWS_UNKILLABLE
 
 
 def takes_ordinary_news() -> bool:
@@ -41,7 +41,7 @@ def takes_ordinary_news() -> bool:
 
 def is_worth_telling(what: int, stand: Stand) -> bool:
     """Whether the log would take it: the ordinary at INFO, escalations and what cannot be killed above."""
-    return what & _ALARMING != 0 or stand & _ESCALATED != 0 or takes_ordinary_news()
+    return what & ALARMING != 0 or stand & ESCALATED != 0 or takes_ordinary_news()
 
 
 def tell(roster: Roster, child: Child, what: int, stand: Stand, status: ExitStatus | None) -> None:
@@ -60,7 +60,7 @@ def tell(roster: Roster, child: Child, what: int, stand: Stand, status: ExitStat
             roster.dispatcher.queue(
                 Started(task_id=None, pid=pid, at=record[STARTED_NS] / 1e9, spawn_seconds=0.0)
             )
-        if (what & NEWS_ESCALATED or stand & _ESCALATED) and not child._flags & TOLD_ESCALATED:
+        if (what & NEWS_ESCALATED or stand & ESCALATED) and not child._flags & TOLD_ESCALATED:
             child._flags |= TOLD_ESCALATED
             now = time.monotonic()
             roster.dispatcher.queue(Escalated(task_id=None, pid=pid, at=min(now, ended) if ended else now))

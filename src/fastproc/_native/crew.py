@@ -6,6 +6,7 @@ import errno
 from collections.abc import Sequence
 from typing import Any, Final, NoReturn
 
+from . import ledger
 from .check import check
 from .library import ffi, lib
 from .mailbox import Mailbox
@@ -78,12 +79,13 @@ class Starter:
     await_exit() needs of it.
     """
 
-    __slots__ = ("_crew", "_tally", "common", "starts")
+    __slots__ = ("_at", "_crew", "_tally", "common", "starts")
 
     def __init__(self, crew: Crew, tally: Any, mailbox: Mailbox) -> None:
         self._crew = crew
         self._tally = tally
         self.starts = starts = _new("starts *")
+        self._at = ledger.address(starts)
         starts.crew = crew.supervisors
         starts.n_crew = crew.size
         starts.tally = tally
@@ -110,33 +112,17 @@ class Starter:
 
     def start_all_plain(
         self,
-        owners: Sequence[Any],
-        args_blocks: Sequence[bytes],
-        tokens: Sequence[int],
-        env: Any,
+        entries: Sequence[ledger.Entry],
+        args_blocks: list[bytes],
         max_running: int = ANY_NUMBER,
     ) -> None:
         """Queue many of which nothing is said but their arguments. What one starter queues is one queue."""
-        result = lib.start_all_plain(
-            self.starts,
-            _new("proc_owner *[]", owners),
-            b"".join(args_blocks),
-            _new("size_t[]", [*map(len, args_blocks)]),
-            _new("uint64_t[]", tokens),
-            env,
-            len(owners),
-            max_running,
-        )
-        check(result)
+        check(ledger.queue_entries(self._at, entries, args_blocks, max_running))
 
 
-def wait_started(owners: Sequence[Any]) -> int:
+def wait_started(entries: Sequence[ledger.Entry]) -> int:
     """Block until each of them has been started or has failed. Returns how many have failed."""
-    cells = _new("proc_owner *[]", owners)
-    while True:
-        result: int = lib.wait_all_started(cells, len(owners))
-        if result != -errno.EINTR:
-            return check(result)
+    return check(ledger.await_starts(entries))
 
 
 def refuse(result: int, owner: Any) -> NoReturn:

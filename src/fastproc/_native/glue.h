@@ -75,7 +75,6 @@ static void tally_starts(tally *tally, uint32_t n, int64_t length_ns);
 /* How this one ended, unless that has been counted; it is noted in owner->stand. */
 static void tally_exit(tally *tally, proc_owner *owner, const fp_exit *exit);
 static void tally_end(tally *tally, proc_owner *owner);
-static void tally_ends(tally *tally, proc_owner **owners, size_t n);
 static void tally_read(tally *tally, sums *ret_sums);
 
 /* Who starts, and what all starts have in common. */
@@ -86,6 +85,10 @@ typedef struct {
     tally *tally;
     fp_spec common;
 } starts;
+
+/* The same of a starter: so many that have waited for their turn, one that has ended. */
+static void count_starts(starts *starts, uint32_t n);
+static void count_end(starts *starts, proc_owner *owner);
 
 /* Start a program of which nothing is said but its arguments. 0 or -errno, with owner->failure. */
 static int start_plain(starts *starts, proc_owner *owner, const char *args, size_t args_bytes, env_owner *env,
@@ -231,11 +234,6 @@ static void tally_end(tally *tally, proc_owner *owner) {
         tally_exit(tally, owner, &exit);
 }
 
-static void tally_ends(tally *tally, proc_owner **owners, size_t n) {
-    for (size_t i = 0; i < n; i++)
-        tally_end(tally, owners[i]);
-}
-
 static void tally_read(tally *tally, sums *ret_sums) {
     tally_lock(tally);
     *ret_sums = tally->sums;
@@ -243,6 +241,14 @@ static void tally_read(tally *tally, sums *ret_sums) {
 }
 
 /* ---- starts ------------------------------------------------------------------------ */
+
+static void count_starts(starts *starts, uint32_t n) {
+    tally_starts(starts->tally, n, -1);
+}
+
+static void count_end(starts *starts, proc_owner *owner) {
+    tally_end(starts->tally, owner);
+}
 
 static int64_t now_ns(void) {
     struct timespec now;

@@ -1,7 +1,7 @@
 /*
- * ledger.c: the processes of one manager and each of them, as objects in C, and
- * the two things that are done with nearly every one: a start of which nothing
- * is said but its arguments, and a wait for its end.
+ * ledger.c: the processes of one manager as an object in C, and the two things
+ * that are done with nearly every one: a start of which nothing is said but its
+ * arguments, and a wait for its end. Many at a time: many.c.
  *
  * Behind a start the caches are cold, and what Python did before and after it
  * took as long as a fifth of the start itself: see docs/adr/0023. The long
@@ -13,274 +13,30 @@
  * the long way waits for it. While it is held no signal handler runs, as we do
  * not go back to the interpreter.
  */
-#include "direct.h"
+#include "ledger.h"
 
 #include <errno.h>
 #include <stddef.h>
 #include <string.h>
 #include <structmember.h>
 
-/* As in glue.h. */
-typedef struct {
-    fp_proc *proc;
-    int64_t stand;
-    fp_failure failure;
-} proc_owner;
-typedef struct {
-    fp_env *env;
-} env_owner;
+/* A start in so many reads the news as well: mailboxes shall not grow. */
+enum { STARTS_PER_DRAIN = 32 };
 
-/* What has been told, see child.py. */
-enum { HEARD = 32, STARTS_PER_DRAIN = 32 };
-/* Of a stand, see glue.h. */
-enum { STAND_STATE = 7, STAND_FLAGS = 3, STAND_CODE = 24 };
+ledger_library library_of_ledger;
 
-static struct {
-    int (*start)(void *starts, proc_owner *owner, const char *args, size_t args_bytes, env_owner *env, uint64_t token);
-    int64_t (*wait)(void *starts, proc_owner *owner, int64_t timeout_ns);
-    void (*hear)(void *starts, proc_owner *owner);
-    fp_proc *(*free)(fp_proc *);
-} library;
-
-/* From Python: owners.py, environment.py, status.py; and, once there is an engine, roster.py, starting.py. */
-static PyObject *make_owner, *owner_kind, *wrap_cell, *address_of, *pointer_to, *status_type;
+/* From Python: environment.py, status.py; and, once there is an engine, roster.py, starting.py. */
+static PyObject *status_type;
 static PyObject *next_token, *levels, *level, *fail;
 static environment packed;
 
 static PyObject *word_acquire, *word_release, *word_telling, *word_drain, *word_announce, *word_relax, *word_source,
-    *word_code, *word_by_task, *word_in_order, *word_append, *word_unheard, *word_count_at_most, *word_forget_oldest,
-    *word_captures;
+    *word_code, *word_by_task, *word_in_order, *word_append, *word_popleft, *word_unheard, *word_sizes,
+    *word_count_at_most, *word_forget_oldest, *word_captures;
 
-static PyObject *cell_type, *entry_type, *ledger_type;
+static PyObject *ledger_type;
 
-static void put(PyObject **where, PyObject *value) {
-    PyObject *old = *where;
-    *where = Py_NewRef(value);
-    Py_XDECREF(old);
-}
-
-/* ---- cells: owners that cffi knows nothing of -------------------------------------- */
-
-typedef struct {
-    PyObject_HEAD proc_owner owner;
-} Cell;
-
-static void cell_dealloc(Cell *self) {
-    PyTypeObject *type = Py_TYPE((PyObject *)self);
-    library.free(self->owner.proc);
-    freefunc release = PyType_GetSlot(type, Py_tp_free);
-    release(self);
-    Py_DECREF((PyObject *)type);
-}
-
-static PyObject *cell_address(Cell *self, void *closure) {
-    (void)closure;
-    return PyLong_FromVoidPtr(&self->owner);
-}
-
-/* The `fp_proc *`, good as long as the cell is there. */
-static PyObject *cell_proc(Cell *self, void *closure) {
-    (void)closure;
-    PyObject *address = PyLong_FromVoidPtr(self->owner.proc);
-    PyObject *pointer = address ? PyObject_CallFunctionObjArgs(pointer_to, address, NULL) : NULL;
-    Py_XDECREF(address);
-    return pointer;
-}
-
-/* What wraps the cell has gone: with it its reference to us. */
-static PyObject *cell_let_go(PyObject *self, PyObject *pointer) {
-    (void)self;
-    (void)pointer;
-    Py_RETURN_NONE;
-}
-
-static PyMemberDef cell_members[] = {
-    {"stand", T_LONGLONG, offsetof(Cell, owner.stand), READONLY, NULL},
-    {NULL, 0, 0, 0, NULL},
-};
-static PyGetSetDef cell_getset[] = {
-    {"address", (getter)cell_address, NULL, NULL, NULL},
-    {"proc", (getter)cell_proc, NULL, NULL, NULL},
-    {NULL, NULL, NULL, NULL, NULL},
-};
-static PyMethodDef cell_methods[] = {
-    {"let_go", cell_let_go, METH_O, NULL},
-    {NULL, NULL, 0, NULL},
-};
-static PyType_Slot cell_slots[] = {
-    {Py_tp_dealloc, cell_dealloc},
-    {Py_tp_members, cell_members},
-    {Py_tp_getset, cell_getset},
-    {Py_tp_methods, cell_methods},
-    {0, NULL},
-};
-static PyType_Spec cell_spec = {
-    .name = "fastproc._native._direct.Cell",
-    .basicsize = sizeof(Cell),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION,
-    .slots = cell_slots,
-};
-
-/* ---- entries: one process ------------------------------------------------------------ */
-
-typedef struct {
-    PyObject_HEAD PyObject *task_id;
-    PyObject *error;
-    PyObject *what;
-    PyObject *roster;
-    PyObject *owner; /* a Cell, or one of cffi's; NULL: not asked for yet */
-    PyObject *token;
-    PyObject *status;
-    PyObject *callbacks;
-    proc_owner *at; /* in `owner`; NULL: see place_of() */
-    unsigned long starter;
-    int flags;
-} Entry;
-
-static PyObject *entry_new(PyTypeObject *type, PyObject *args, PyObject *keywords) {
-    PyObject *roster, *task_id, *what;
-    (void)keywords;
-    if (!PyArg_UnpackTuple(args, "Entry", 3, 3, &roster, &task_id, &what))
-        return NULL;
-    allocfunc allocate = PyType_GetSlot(type, Py_tp_alloc);
-    Entry *self = (Entry *)allocate(type, 0);
-    if (!self)
-        return NULL;
-    self->task_id = Py_NewRef(task_id);
-    self->error = Py_NewRef(Py_None);
-    self->what = Py_NewRef(what);
-    self->roster = Py_NewRef(roster);
-    self->status = Py_NewRef(Py_None);
-    self->callbacks = Py_NewRef(Py_None);
-    self->token = PyLong_FromLong(0);
-    return (PyObject *)self;
-}
-
-static int entry_traverse(Entry *self, visitproc visit, void *arg) {
-    Py_VISIT(Py_TYPE((PyObject *)self));
-    Py_VISIT(self->task_id);
-    Py_VISIT(self->error);
-    Py_VISIT(self->what);
-    Py_VISIT(self->roster);
-    Py_VISIT(self->status);
-    Py_VISIT(self->callbacks);
-    return 0;
-}
-
-/* The owner stays: what runs later in the same garbage may still ask how it is, see owners.py. */
-static int entry_clear(Entry *self) {
-    Py_CLEAR(self->task_id);
-    Py_CLEAR(self->error);
-    Py_CLEAR(self->what);
-    Py_CLEAR(self->roster);
-    Py_CLEAR(self->status);
-    Py_CLEAR(self->callbacks);
-    return 0;
-}
-
-static void entry_dealloc(Entry *self) {
-    PyTypeObject *type = Py_TYPE((PyObject *)self);
-    PyObject_GC_UnTrack(self);
-    entry_clear(self);
-    Py_CLEAR(self->owner);
-    Py_CLEAR(self->token);
-    freefunc release = PyType_GetSlot(type, Py_tp_free);
-    release(self);
-    Py_DECREF((PyObject *)type);
-}
-
-/* As cffi has it; see owners.py. */
-static PyObject *entry_owner(Entry *self, void *closure) {
-    (void)closure;
-    PyObject *had = self->owner;
-    if (had && !Py_IS_TYPE(had, (PyTypeObject *)cell_type))
-        return Py_NewRef(had);
-    PyObject *made = had ? PyObject_CallFunctionObjArgs(wrap_cell, had, NULL)
-                         : PyObject_CallFunctionObjArgs(make_owner, owner_kind, NULL);
-    if (!made)
-        return NULL;
-    /* Another thread may have been faster; then that counts. */
-    if (self->owner == had) {
-        self->owner = made;
-        Py_XDECREF(had);
-    } else {
-        Py_DECREF(made);
-    }
-    return Py_NewRef(self->owner);
-}
-
-/* The same for a status, which has no need of cffi. */
-static PyObject *entry_source(Entry *self, void *closure) {
-    return self->owner ? Py_NewRef(self->owner) : entry_owner(self, closure);
-}
-
-/* Where its `proc_owner` is. NULL: it has none, or with an exception. */
-static proc_owner *place_of(Entry *self) {
-    if (!self->at && self->owner) {
-        PyObject *address = PyObject_CallFunctionObjArgs(address_of, self->owner, NULL);
-        self->at = address ? PyLong_AsVoidPtr(address) : NULL;
-        Py_XDECREF(address);
-    }
-    return self->at;
-}
-
-/* Whether its start is over, or at least in the hands of the library. */
-static PyObject *entry_born(Entry *self, void *closure) {
-    (void)closure;
-    const proc_owner *at = place_of(self);
-    return PyErr_Occurred() ? NULL : PyBool_FromLong(at && __atomic_load_n(&at->proc, __ATOMIC_ACQUIRE));
-}
-
-static PyMemberDef entry_members[] = {
-    {"task_id", T_OBJECT_EX, offsetof(Entry, task_id), 0, NULL},
-    {"error", T_OBJECT_EX, offsetof(Entry, error), 0, NULL},
-    {"_what", T_OBJECT_EX, offsetof(Entry, what), 0, NULL},
-    {"_roster", T_OBJECT_EX, offsetof(Entry, roster), 0, NULL},
-    {"_token", T_OBJECT_EX, offsetof(Entry, token), 0, NULL},
-    {"_status", T_OBJECT_EX, offsetof(Entry, status), 0, NULL},
-    {"_callbacks", T_OBJECT_EX, offsetof(Entry, callbacks), 0, NULL},
-    {"_starter", T_ULONG, offsetof(Entry, starter), 0, NULL},
-    {"_flags", T_INT, offsetof(Entry, flags), 0, NULL},
-    {NULL, 0, 0, 0, NULL},
-};
-static PyGetSetDef entry_getset[] = {
-    {"_owner", (getter)entry_owner, NULL, NULL, NULL},
-    {"_source", (getter)entry_source, NULL, NULL, NULL},
-    {"_born", (getter)entry_born, NULL, NULL, NULL},
-    {NULL, NULL, NULL, NULL, NULL},
-};
-static PyType_Slot entry_slots[] = {
-    {Py_tp_new, entry_new},
-    {Py_tp_traverse, entry_traverse},
-    {Py_tp_clear, entry_clear},
-    {Py_tp_dealloc, entry_dealloc},
-    {Py_tp_members, entry_members},
-    {Py_tp_getset, entry_getset},
-    {0, NULL},
-};
-static PyType_Spec entry_spec = {
-    .name = "fastproc._native._direct.Entry",
-    .basicsize = sizeof(Entry),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC,
-    .slots = entry_slots,
-};
-
-/* ---- ledgers: the processes of one manager ------------------------------------------------ */
-
-typedef struct {
-    PyObject_HEAD PyObject *lock;
-    PyObject *active;   /* by name */
-    PyObject *by_token;
-    PyObject *finished;
-    PyObject *dispatcher;
-    PyObject *cancels;
-    PyObject *specs;    /* None: nothing can be started */
-    unsigned long long starts_at; /* the `starts *` of the specs; kept when those have gone, for who waits */
-    unsigned long starts;
-    char closed;
-    char special;
-    char forgotten;
-} Ledger;
+/* ---- ledgers ----------------------------------------------------------------------------- */
 
 static PyObject *ledger_new(PyTypeObject *type, PyObject *args, PyObject *keywords) {
     (void)args;
@@ -299,20 +55,36 @@ static int ledger_init(PyObject *self, PyObject *args, PyObject *keywords) {
 static int ledger_traverse(Ledger *self, visitproc visit, void *arg) {
     Py_VISIT(Py_TYPE((PyObject *)self));
     Py_VISIT(self->lock);
+    Py_VISIT(self->acquire);
+    Py_VISIT(self->release);
     Py_VISIT(self->active);
     Py_VISIT(self->by_token);
     Py_VISIT(self->finished);
+    Py_VISIT(self->by_task);
+    Py_VISIT(self->in_order);
+    Py_VISIT(self->unheard);
+    Py_VISIT(self->sizes);
     Py_VISIT(self->dispatcher);
     Py_VISIT(self->cancels);
     Py_VISIT(self->specs);
     return 0;
 }
 
+static void clear_finished(Ledger *self) {
+    Py_CLEAR(self->finished);
+    Py_CLEAR(self->by_task);
+    Py_CLEAR(self->in_order);
+    Py_CLEAR(self->unheard);
+    Py_CLEAR(self->sizes);
+}
+
 static int ledger_clear(Ledger *self) {
     Py_CLEAR(self->lock);
+    Py_CLEAR(self->acquire);
+    Py_CLEAR(self->release);
     Py_CLEAR(self->active);
     Py_CLEAR(self->by_token);
-    Py_CLEAR(self->finished);
+    clear_finished(self);
     Py_CLEAR(self->dispatcher);
     Py_CLEAR(self->cancels);
     Py_CLEAR(self->specs);
@@ -328,11 +100,72 @@ static void ledger_dealloc(Ledger *self) {
     Py_DECREF((PyObject *)type);
 }
 
+static PyObject *had(PyObject *value, const char *name) {
+    if (!value)
+        PyErr_SetString(PyExc_AttributeError, name);
+    return Py_XNewRef(value);
+}
+
+static PyObject *ledger_get_lock(Ledger *self, void *closure) {
+    (void)closure;
+    return had(self->lock, "lock");
+}
+
+static int ledger_set_lock(Ledger *self, PyObject *lock, void *closure) {
+    (void)closure;
+    PyObject *acquire = lock ? PyObject_GetAttr(lock, word_acquire) : NULL;
+    PyObject *release = acquire ? PyObject_GetAttr(lock, word_release) : NULL;
+    if (release) {
+        entry_put(&self->lock, lock);
+        entry_put(&self->acquire, acquire);
+        entry_put(&self->release, release);
+    } else if (!lock) {
+        PyErr_SetString(PyExc_AttributeError, "lock");
+    }
+    Py_XDECREF(acquire);
+    Py_XDECREF(release);
+    return release ? 0 : -1;
+}
+
+static PyObject *ledger_get_finished(Ledger *self, void *closure) {
+    (void)closure;
+    return had(self->finished, "finished");
+}
+
+static int take_finished(Ledger *self, PyObject *finished) {
+    PyObject *at_most = PyObject_GetAttr(finished, word_count_at_most);
+    self->most_finished = at_most ? PyLong_AsSsize_t(at_most) : -1;
+    Py_XDECREF(at_most);
+    self->by_task = PyObject_GetAttr(finished, word_by_task);
+    self->in_order = PyObject_GetAttr(finished, word_in_order);
+    self->unheard = PyObject_GetAttr(finished, word_unheard);
+    self->sizes = PyObject_GetAttr(finished, word_sizes);
+    if (PyErr_Occurred())
+        return -1;
+    self->finished = Py_NewRef(finished);
+    return 0;
+}
+
+/* Its parts are looked up once: nobody puts others in their places. */
+static int ledger_set_finished(Ledger *self, PyObject *finished, void *closure) {
+    (void)closure;
+    clear_finished(self);
+    if (finished && take_finished(self, finished) == 0)
+        return 0;
+    clear_finished(self);
+    if (!PyErr_Occurred())
+        PyErr_SetString(PyExc_AttributeError, "finished");
+    return -1;
+}
+
+static PyGetSetDef ledger_getset[] = {
+    {"lock", (getter)ledger_get_lock, (setter)ledger_set_lock, NULL, NULL},
+    {"finished", (getter)ledger_get_finished, (setter)ledger_set_finished, NULL, NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
 static PyMemberDef ledger_members[] = {
-    {"lock", T_OBJECT_EX, offsetof(Ledger, lock), 0, NULL},
     {"active", T_OBJECT_EX, offsetof(Ledger, active), 0, NULL},
     {"by_token", T_OBJECT_EX, offsetof(Ledger, by_token), 0, NULL},
-    {"finished", T_OBJECT_EX, offsetof(Ledger, finished), 0, NULL},
     {"dispatcher", T_OBJECT_EX, offsetof(Ledger, dispatcher), 0, NULL},
     {"_cancels", T_OBJECT_EX, offsetof(Ledger, cancels), 0, NULL},
     {"specs", T_OBJECT_EX, offsetof(Ledger, specs), 0, NULL},
@@ -344,13 +177,10 @@ static PyMemberDef ledger_members[] = {
     {NULL, 0, 0, 0, NULL},
 };
 static PyType_Slot ledger_slots[] = {
-    {Py_tp_new, ledger_new},
-    {Py_tp_init, ledger_init},
-    {Py_tp_traverse, ledger_traverse},
-    {Py_tp_clear, ledger_clear},
-    {Py_tp_dealloc, ledger_dealloc},
-    {Py_tp_members, ledger_members},
-    {0, NULL},
+    {Py_tp_new, ledger_new},           {Py_tp_init, ledger_init},
+    {Py_tp_traverse, ledger_traverse}, {Py_tp_clear, ledger_clear},
+    {Py_tp_dealloc, ledger_dealloc},   {Py_tp_members, ledger_members},
+    {Py_tp_getset, ledger_getset},     {0, NULL},
 };
 static PyType_Spec ledger_spec = {
     .name = "fastproc._native._direct.Ledger",
@@ -359,9 +189,8 @@ static PyType_Spec ledger_spec = {
     .slots = ledger_slots,
 };
 
-/* 1: it is ours now, 0: somebody has it, -1. */
-static int take_lock(const Ledger *ledger) {
-    PyObject *taken = PyObject_CallMethodObjArgs(ledger->lock, word_acquire, Py_False, NULL);
+int ledger_take_lock(const Ledger *ledger) {
+    PyObject *taken = PyObject_CallFunctionObjArgs(ledger->acquire, Py_False, NULL);
     if (!taken)
         return -1;
     int is_ours = taken == Py_True;
@@ -369,18 +198,16 @@ static int take_lock(const Ledger *ledger) {
     return is_ours;
 }
 
-/* With whatever exception there is. */
-static void give_lock(const Ledger *ledger) {
+void ledger_give_lock(const Ledger *ledger) {
     PyObject *type, *value, *trace;
     PyErr_Fetch(&type, &value, &trace);
-    PyObject *given = PyObject_CallMethodObjArgs(ledger->lock, word_release, NULL);
+    PyObject *given = PyObject_CallNoArgs(ledger->release);
     Py_XDECREF(given);
     PyErr_Clear();
     PyErr_Restore(type, value, trace);
 }
 
-/* Nobody is told of starts and ends, and nobody has a callback or a token of this ledger. */
-static bool is_quiet(const Ledger *ledger) {
+bool ledger_is_quiet(const Ledger *ledger) {
     PyObject *telling = PyObject_GetAttr(ledger->dispatcher, word_telling);
     bool quiet = telling == Py_False;
     Py_XDECREF(telling);
@@ -395,6 +222,13 @@ static bool may_start(const Ledger *ledger) {
 
 /* ---- a start ---------------------------------------------------------------------------------- */
 
+PyObject *ledger_environment(env_owner *ret_env) {
+    if (direct_refresh(&packed) < 0)
+        return NULL;
+    ret_env->env = packed.env;
+    return Py_NewRef(packed.owner);
+}
+
 /* Its name and its token. 1, 0 if the long way is to find out why not, or -1. Called with the lock held. */
 static int enter(Ledger *ledger, Entry *entry, PyObject *token) {
     if (!may_start(ledger))
@@ -402,7 +236,7 @@ static int enter(Ledger *ledger, Entry *entry, PyObject *token) {
     if (PyDict_GetItemWithError(ledger->active, entry->task_id) || PyErr_Occurred())
         return PyErr_Occurred() ? -1 : 0;
     entry->starter = PyThread_get_thread_ident();
-    put(&entry->token, token);
+    entry_put(&entry->token, token);
     if (PyDict_SetItem(ledger->by_token, token, (PyObject *)entry) < 0)
         return -1;
     if (PyDict_SetItem(ledger->active, entry->task_id, (PyObject *)entry) < 0)
@@ -439,17 +273,9 @@ static int start(Ledger *ledger, Entry *entry, PyObject *args) {
     if (!token)
         goto out;
     uint64_t number = PyLong_AsUnsignedLongLong(token);
-    if (!entry->owner) {
-        allocfunc allocate = PyType_GetSlot((PyTypeObject *)cell_type, Py_tp_alloc);
-        Cell *cell = (Cell *)allocate((PyTypeObject *)cell_type, 0);
-        if (!cell)
-            goto out;
-        entry->owner = (PyObject *)cell;
-        entry->at = &cell->owner;
-    }
-    if (direct_refresh(&packed) < 0)
+    if (!entry_place_made(entry) || direct_refresh(&packed) < 0)
         goto out;
-    r = take_lock(ledger);
+    r = ledger_take_lock(ledger);
     if (r <= 0)
         goto out;
     r = enter(ledger, entry, token);
@@ -458,16 +284,16 @@ static int start(Ledger *ledger, Entry *entry, PyObject *args) {
     env_keeper = Py_NewRef(packed.owner);
     env_owner env = {packed.env};
     void *starts = (void *)(uintptr_t)ledger->starts_at;
-    give_lock(ledger);
+    ledger_give_lock(ledger);
     if (r <= 0)
         goto out;
 
     const char *text = PyBytes_AsString(block);
     size_t bytes = (size_t)PyBytes_Size(block);
     proc_owner *at = entry->at;
-    put(&entry->what, args);
+    entry_put(&entry->what, args);
     Py_BEGIN_ALLOW_THREADS
-    r = library.start(starts, at, text, bytes, &env, number);
+    r = library_of_ledger.start(starts, at, text, bytes, &env, number);
     Py_END_ALLOW_THREADS
     if (r < 0) {
         PyObject *result = PyLong_FromLong(r);
@@ -486,15 +312,14 @@ out:
     return r;
 }
 
-/* Whether nothing runs but our own code when such a name is looked up. */
-static bool is_simple_name(PyObject *name) {
+bool ledger_is_simple_name(PyObject *name) {
     return PyUnicode_CheckExact(name) || PyLong_CheckExact(name);
 }
 
-static Entry *entry_of(PyObject *object) {
-    if (PyObject_TypeCheck(object, (PyTypeObject *)entry_type))
-        return (Entry *)object;
-    PyErr_SetString(PyExc_TypeError, "not an Entry");
+Ledger *ledger_from(PyObject *object) {
+    if (PyObject_TypeCheck(object, (PyTypeObject *)ledger_type))
+        return (Ledger *)object;
+    PyErr_SetString(PyExc_TypeError, "not a Ledger");
     return NULL;
 }
 
@@ -511,8 +336,8 @@ static PyObject *start_entry(PyObject *module, PyObject *object) {
     Ledger *ledger = entry ? ledger_of(entry) : NULL;
     if (!ledger)
         return entry ? Py_NewRef(Py_False) : NULL;
-    if (!may_start(ledger) || !is_simple_name(entry->task_id) || !direct_are_plain(entry->what) || !is_quiet(ledger) ||
-        PyDict_GetItemWithError(levels, level) != Py_False)
+    if (!may_start(ledger) || !ledger_is_simple_name(entry->task_id) || !direct_are_plain(entry->what) ||
+        !ledger_is_quiet(ledger) || PyDict_GetItemWithError(levels, level) != Py_False)
         return PyErr_Occurred() ? NULL : Py_NewRef(Py_False);
     PyObject *args = PyList_CheckExact(entry->what) ? PyList_AsTuple(entry->what) : Py_NewRef(entry->what);
     if (!args)
@@ -526,7 +351,7 @@ static PyObject *start_entry(PyObject *module, PyObject *object) {
 
 /* ---- its end ------------------------------------------------------------------------------------ */
 
-static PyObject *status_of(int64_t stand, PyObject *source) {
+PyObject *ledger_status(int64_t stand, PyObject *source) {
     PyObject *status = PyType_GenericAlloc((PyTypeObject *)status_type, 0);
     int64_t code = stand >> STAND_CODE;
     PyObject *number = code ? PyLong_FromLongLong(code - 1) : Py_NewRef(Py_None);
@@ -538,48 +363,80 @@ static PyObject *status_of(int64_t stand, PyObject *source) {
     return status;
 }
 
-/* Among those that have ended. 0, or -1. */
-static int remember(PyObject *finished, Entry *entry) {
-    PyObject *by_task = PyObject_GetAttr(finished, word_by_task);
-    PyObject *in_order = PyObject_GetAttr(finished, word_in_order);
-    PyObject *at_most = PyObject_GetAttr(finished, word_count_at_most);
-    PyObject *done = NULL;
+/* As Finished.add() has it. 0, or -1. */
+static int remember(Ledger *ledger, Entry *entry) {
+    PyObject *self = (PyObject *)entry;
 
-    if (by_task && in_order && at_most && PyObject_SetItem(by_task, entry->task_id, (PyObject *)entry) == 0)
-        done = PyObject_CallMethodObjArgs(in_order, word_append, entry, NULL);
-    if (done && PyObject_Size(in_order) > PyLong_AsSsize_t(at_most)) {
-        Py_DECREF(done);
-        done = PyObject_CallMethodObjArgs(finished, word_forget_oldest, NULL);
+    if (ledger->most_finished == 0)
+        return 0;
+    if (PyDict_SetItem(ledger->by_task, entry->task_id, self) < 0)
+        return -1;
+    PyObject *appended = PyObject_CallMethodObjArgs(ledger->in_order, word_append, self, NULL);
+    Py_XDECREF(appended);
+    if (!appended)
+        return -1;
+    return entry->flags & HEARD ? 0 : PyDict_SetItem(ledger->unheard, entry->token, self);
+}
+
+/* The entry of that key is no more. 0, or -1. */
+static int drop_key(PyObject *dict, PyObject *key) {
+    if (PyDict_GetItemWithError(dict, key))
+        return PyDict_DelItem(dict, key);
+    return PyErr_Occurred() ? -1 : 0;
+}
+
+/* 0, or -1. */
+static int forget_one(Ledger *ledger) {
+    PyObject *oldest = PyObject_CallMethodObjArgs(ledger->in_order, word_popleft, NULL);
+    const Entry *entry = oldest ? entry_of(oldest) : NULL;
+    int r = entry ? drop_key(ledger->unheard, entry->token) : -1;
+
+    /* The id may be in use again by a later one that has ended too. */
+    if (r == 0 && PyDict_GetItemWithError(ledger->by_task, entry->task_id) == oldest)
+        r = PyDict_DelItem(ledger->by_task, entry->task_id);
+    Py_XDECREF(oldest);
+    return PyErr_Occurred() ? -1 : r;
+}
+
+int ledger_forget_oldest(Ledger *ledger) {
+    /* Who keeps output counts by its bytes as well. */
+    if (PyDict_Size(ledger->sizes) > 0) {
+        PyObject *done = PyObject_CallMethodObjArgs(ledger->finished, word_forget_oldest, NULL);
+        Py_XDECREF(done);
+        return done ? 0 : -1;
     }
-    Py_XDECREF(done);
-    Py_XDECREF(at_most);
-    Py_XDECREF(in_order);
-    Py_XDECREF(by_task);
-    return done ? 0 : -1;
+    int r = 0;
+    while (r == 0 && PyObject_Size(ledger->in_order) > ledger->most_finished)
+        r = forget_one(ledger);
+    return r;
+}
+
+int ledger_retire(Ledger *ledger, Entry *entry) {
+    if (PyDict_GetItemWithError(ledger->active, entry->task_id) == (PyObject *)entry &&
+        PyDict_DelItem(ledger->active, entry->task_id) < 0)
+        return -1;
+    if (PyErr_Occurred() || remember(ledger, entry) < 0)
+        return -1;
+    /* At last, so that this is done again if it could not be done whole. */
+    return PyDict_DelItem(ledger->by_token, entry->token);
 }
 
 /* Enter an end of which nothing but the status is to be seen to. 0, or -1. Called with the lock held. */
 static int enter_end(Ledger *ledger, Entry *entry, PyObject *status) {
     entry->flags |= HEARD;
     if (entry->status == Py_None)
-        put(&entry->status, status);
-    if (PyDict_GetItemWithError(ledger->by_token, entry->token)) {
-        if (PyDict_GetItemWithError(ledger->active, entry->task_id) == (PyObject *)entry &&
-            PyDict_DelItem(ledger->active, entry->task_id) < 0)
-            return -1;
-        if (PyErr_Occurred() || remember(ledger->finished, entry) < 0)
-            return -1;
-        /* At last, so that this is done again if it could not be done whole. */
-        return PyDict_DelItem(ledger->by_token, entry->token);
-    }
-    if (PyErr_Occurred())
-        return -1;
-    PyObject *unheard = PyObject_GetAttr(ledger->finished, word_unheard);
-    int r = unheard ? PyDict_Contains(unheard, entry->token) : -1;
-    if (r > 0)
-        r = PyDict_DelItem(unheard, entry->token);
-    Py_XDECREF(unheard);
-    return r < 0 ? -1 : 0;
+        entry_put(&entry->status, status);
+    if (!PyDict_GetItemWithError(ledger->by_token, entry->token))
+        return PyErr_Occurred() ? -1 : drop_key(ledger->unheard, entry->token);
+    return ledger_retire(ledger, entry) < 0 ? -1 : ledger_forget_oldest(ledger);
+}
+
+int ledger_relax(Ledger *ledger) {
+    if (!ledger->forgotten)
+        return 0;
+    PyObject *relaxed = PyObject_CallMethodObjArgs((PyObject *)ledger, word_relax, NULL);
+    Py_XDECREF(relaxed);
+    return relaxed ? 0 : -1;
 }
 
 /* Whether it may have left output that is kept. */
@@ -594,9 +451,8 @@ static bool captures(const Entry *entry) {
 }
 
 static bool is_simple_end(const Ledger *ledger, const Entry *entry, int64_t stand) {
-    const int64_t escalated = (int64_t)FP_EXIT_ESCALATED << STAND_FLAGS;
-    return (stand & (STAND_STATE | escalated)) == FP_STATE_DONE && entry->callbacks == Py_None &&
-           entry->status == Py_None && PyDict_Size(ledger->cancels) == 0 && is_quiet(ledger) && !captures(entry);
+    return (stand & (STAND_STATE | STAND_ESCALATED)) == FP_STATE_DONE && entry->callbacks == Py_None &&
+           entry->status == Py_None && PyDict_Size(ledger->cancels) == 0 && ledger_is_quiet(ledger) && !captures(entry);
 }
 
 /* 1: it has ended, and that is entered; 0: the long way is to see, -1. */
@@ -606,28 +462,24 @@ static int hear(Ledger *ledger, Entry *entry) {
     int64_t stand;
 
     Py_BEGIN_ALLOW_THREADS
-    stand = library.wait(starts, at, -1);
+    stand = library_of_ledger.wait(starts, at, -1);
     Py_END_ALLOW_THREADS
     if (stand <= 0 || !is_simple_end(ledger, entry, stand))
         return 0;
-    PyObject *status = status_of(stand, entry->owner);
+    PyObject *status = ledger_status(stand, entry->owner);
     if (!status)
         return -1;
-    int r = take_lock(ledger);
+    int r = ledger_take_lock(ledger);
     if (r > 0) {
         r = enter_end(ledger, entry, status) < 0 ? -1 : 1;
-        give_lock(ledger);
+        ledger_give_lock(ledger);
     }
     Py_DECREF(status);
     if (r <= 0)
         return r;
     /* The news of it are of no use any more. */
-    library.hear(starts, at);
-    if (!ledger->forgotten)
-        return 1;
-    PyObject *relaxed = PyObject_CallMethodObjArgs((PyObject *)ledger, word_relax, NULL);
-    Py_XDECREF(relaxed);
-    return relaxed ? 1 : -1;
+    library_of_ledger.hear(starts, at);
+    return ledger_relax(ledger) < 0 ? -1 : 1;
 }
 
 /* True: it has ended, and `_status` says how. False: not plain, or interrupted; nothing is lost. */
@@ -635,7 +487,7 @@ static PyObject *hear_entry(PyObject *module, PyObject *object) {
     (void)module;
     Entry *entry = entry_of(object);
     Ledger *ledger = entry ? ledger_of(entry) : NULL;
-    if (!ledger || entry->status != Py_None || !ledger->starts_at || !place_of(entry) || !entry->at->proc)
+    if (!ledger || entry->status != Py_None || !ledger->starts_at || !entry_place(entry) || !entry->at->proc)
         return PyErr_Occurred() ? NULL : Py_NewRef(Py_False);
     Py_INCREF((PyObject *)ledger);
     Py_INCREF((PyObject *)entry);
@@ -654,30 +506,25 @@ static bool is_main_interpreter(void) {
 
 static PyObject *set_up_ledger(PyObject *module, PyObject *args) {
     (void)module;
-    PyObject *functions, *owner_bytes, *given[7];
-    if (!PyArg_ParseTuple(args, "O!OOOOOOOO", &PyTuple_Type, &functions, &owner_bytes, &given[0], &given[1], &given[2],
-                          &given[3], &given[4], &given[5], &given[6]))
+    PyObject *functions, *owner_bytes, *repack, *kind_of_status;
+    entry_givens givens;
+    if (!PyArg_ParseTuple(args, "O!OOOOOOOO", &PyTuple_Type, &functions, &owner_bytes, &givens.make_owner,
+                          &givens.owner_kind, &givens.wrap_cell, &givens.address_of, &givens.pointer_to, &repack,
+                          &kind_of_status))
         return NULL;
-    void *address[4];
-    for (int i = 0; i < 4 && !PyErr_Occurred(); i++)
+    void *address[LEDGER_FUNCTIONS];
+    for (int i = 0; i < LEDGER_FUNCTIONS && !PyErr_Occurred(); i++)
         address[i] = PyLong_AsVoidPtr(PyTuple_GetItem(functions, i));
     if (!PyErr_Occurred() && PyLong_AsSize_t(owner_bytes) != sizeof(proc_owner))
-        PyErr_SetString(PyExc_ImportError, "glue.h and ledger.c disagree about the layout of an owner");
+        PyErr_SetString(PyExc_ImportError, "glue.h and ledger.h disagree about the layout of an owner");
     if (PyErr_Occurred())
         return NULL;
     if (!is_main_interpreter())
         Py_RETURN_NONE;
-    memcpy(&library.start, &address[0], sizeof address[0]);
-    memcpy(&library.wait, &address[1], sizeof address[1]);
-    memcpy(&library.hear, &address[2], sizeof address[2]);
-    memcpy(&library.free, &address[3], sizeof address[3]);
-    make_owner = Py_NewRef(given[0]);
-    owner_kind = Py_NewRef(given[1]);
-    wrap_cell = Py_NewRef(given[2]);
-    address_of = Py_NewRef(given[3]);
-    pointer_to = Py_NewRef(given[4]);
-    packed.repack = Py_NewRef(given[5]);
-    status_type = Py_NewRef(given[6]);
+    memcpy(&library_of_ledger, address, sizeof address);
+    entry_set_up(&givens);
+    entry_put(&packed.repack, repack);
+    entry_put(&status_type, kind_of_status);
     Py_RETURN_NONE;
 }
 
@@ -727,7 +574,9 @@ static const struct {
     {&word_by_task, "by_task"},
     {&word_in_order, "in_order"},
     {&word_append, "append"},
+    {&word_popleft, "popleft"},
     {&word_unheard, "unheard"},
+    {&word_sizes, "_sizes"},
     {&word_count_at_most, "_count_at_most"},
     {&word_forget_oldest, "forget_oldest"},
     {&word_captures, "captures"},
@@ -739,13 +588,9 @@ int ledger_add_to(PyObject *module) {
         if (!*words[i].word)
             return -1;
     }
-    cell_type = PyType_FromSpec(&cell_spec);
-    entry_type = PyType_FromSpec(&entry_spec);
     ledger_type = PyType_FromSpec(&ledger_spec);
-    if (!cell_type || !entry_type || !ledger_type || PyModule_AddFunctions(module, functions) < 0)
+    if (!ledger_type || entry_add_to(module) < 0 || many_add_to(module) < 0 ||
+        PyModule_AddFunctions(module, functions) < 0)
         return -1;
-    return PyModule_AddObjectRef(module, "Entry", entry_type) < 0 ||
-                   PyModule_AddObjectRef(module, "Ledger", ledger_type) < 0
-               ? -1
-               : 0;
+    return PyModule_AddObjectRef(module, "Ledger", ledger_type);
 }

@@ -1,15 +1,23 @@
-"""What ledger.c keeps of processes and does in the plain cases; it is given here what it needs of Python."""
+"""What ledger.c, entry.c and many.c keep of processes and do in the plain cases.
+
+They are given here what they need of Python.
+"""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from typing import Any
 
+from ..command import plain_block
 from ..status import ExitStatus
 from . import _direct
 from .environment import Snapshot
 from .library import ffi, lib
 from .owners import PROC_OWNER, new_proc_owner
+from .records import NewsRecord
+
+_cast = ffi.cast
 
 Entry = _direct.Entry
 Ledger = _direct.Ledger
@@ -19,24 +27,57 @@ hear_entry = _direct.hear_entry
 """Wait for the end of an Entry, and enter it. False: the long way is to be taken, and nothing is lost."""
 
 
+queue_entries = _direct.queue_entries
+"""Queue many Entries, see Starter.start_all_plain(). 0 or -errno."""
+await_starts = _direct.await_starts
+"""Block until each of these Entries has been started or has failed; how many have, or -errno."""
+
+
 def _never(_entry: Entry, /) -> bool:
     return False
 
 
-# What it takes for the bytes of a string is UTF-8.
-start_entry = _direct.start_entry if sys.getfilesystemencoding() == "utf-8" else _never
+def args_block(args: object) -> bytes | None:
+    """As plain_block() of command.py has it, which is asked where there may be bytes that are no text."""
+    block = _direct.plain_block(args) if _is_utf8 else None
+    return plain_block(args) if block is None else block
+
+
+def _not_plain(_kind: type, _roster: Ledger, _task_id: object, _args: object, /) -> None:
+    return None
+
+
+# What they take for the bytes of a string is UTF-8.
+_is_utf8 = sys.getfilesystemencoding() == "utf-8"
+plain_entry: Callable[[type, Ledger, Any, Any], tuple[Any, bytes] | None] = (
+    _direct.plain_entry if _is_utf8 else _not_plain
+)
+"""An Entry of that type and its arguments as a block, if they are sound and no more is said; else None."""
+start_entry = _direct.start_entry if _is_utf8 else _never
 """Start an Entry of which nothing is said but its arguments. False: the long way is to be taken.
 
 Raises what a start raises. The process is in the entry then, if there is one.
 """
 
 
-def _address(pointer: Any) -> int:
-    return int(ffi.cast("uintptr_t", pointer))
+def address(pointer: Any) -> int:
+    """Where what a cffi pointer points to is."""
+    return int(_cast("uintptr_t", pointer))
+
+
+def enter_ends(
+    ledger: Ledger, briefs: Any, count: int, flying: dict[int, Any] | None, ready: Any
+) -> list[NewsRecord]:
+    """Enter those of an array of `brief` that are nothing but an end; returns the others, in their order.
+
+    Each of them that is in `flying`, by its token, is moved from there to the end of `ready`. To be called
+    with the lock of the ledger.
+    """
+    return _direct.enter_ends(ledger, address(briefs), count, flying, ready)
 
 
 def _function(name: str) -> int:
-    return _address(ffi.addressof(lib, name))
+    return address(ffi.addressof(lib, name))
 
 
 def _wrapped(cell: Any) -> Any:
@@ -50,28 +91,35 @@ def _proc_at(address: int) -> Any:
     return ffi.cast("fp_proc *", address)
 
 
+# As struct ledger_library has them.
+_FUNCTIONS = (
+    "start_plain",
+    "await_end",
+    "drop_news",
+    "fp_proc_free",
+    "start_all_plain",
+    "wait_all_started",
+    "count_starts",
+    "count_end",
+)
+
 # The environment of all plain starts.
 _environment = Snapshot()
 
 
 def _keep_environment() -> None:
     owner = _environment.current()
-    _direct.keep_for_starts(_environment.seen, owner, _address(owner.env), 0)
+    _direct.keep_for_starts(_environment.seen, owner, address(owner.env), 0)
 
 
 _direct.set_up_ledger(
-    (_function("start_plain"), _function("await_end"), _function("drop_news"), _function("fp_proc_free")),
+    tuple(map(_function, _FUNCTIONS)),
     ffi.sizeof("proc_owner"),
     new_proc_owner,
     PROC_OWNER,
     _wrapped,
-    _address,
+    address,
     _proc_at,
     _keep_environment,
     ExitStatus,
 )
-
-
-def starts_address(starts: Any) -> int:
-    """Where the `starts` of a Starter are."""
-    return _address(starts)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import errno
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from .check import check
 from .library import ffi, lib
 from .owners import new_mailbox_owner
 from .records import NEWS_ORPHAN, ExitRecord, NewsRecord, read_briefs, read_exit
+
+Sift = Callable[[Any, int], list[NewsRecord]]
+"""Takes an array of `brief` and their number, and gives the news that are still to be seen to."""
 
 _BATCH = 128
 _new = ffi.new
@@ -29,12 +32,18 @@ class Mailbox:
         self._spare: list[Any] = []
         self._orphans: deque[ExitRecord] = deque()
 
-    def take(self, timeout_ns: int, *, patient: bool = False) -> list[NewsRecord] | None:
+    def take(
+        self, timeout_ns: int, *, patient: bool = False, sift: Sift = read_briefs
+    ) -> list[NewsRecord] | None:
         """Some of the news; none on a wake-up or a signal. None: nothing came in time.
 
         With `patient` those of a batch are waited for until somebody would be woken for them: they are many
-        then, and each time a thread reads some it takes a CPU from the starts.
+        then, and each time a thread reads some it takes a CPU from the starts. `sift` sees them first.
         """
+        return self._take(timeout_ns, patient, sift)[1]
+
+    def _take(self, timeout_ns: int, patient: bool, sift: Sift) -> tuple[int, list[NewsRecord] | None]:
+        """How many have come; and what take() says."""
         # Several threads may take at once, each into arrays of its own.
         try:
             arrays = self._spare.pop()
@@ -46,14 +55,14 @@ class Mailbox:
             if count > 0:
                 if what[0] & NEWS_ORPHAN:
                     self._keep_orphans(news, count)
-                return read_briefs(briefs, count)
+                return count, sift(briefs, count)
         finally:
             self._spare.append(arrays)
         if count == -errno.ETIMEDOUT:
-            return None
+            return 0, None
         if count != -errno.EINTR:
             check(count)
-        return []
+        return 0, []
 
     def rest(self, timeout_ns: int) -> bool:
         """Sleep until wake(), whatever news there are: they wake nobody meanwhile. False: it did not come."""
@@ -73,12 +82,13 @@ class Mailbox:
         except IndexError:
             return None
 
-    def drain(self) -> Iterator[list[NewsRecord]]:
-        """All that is there now, without blocking, in lists."""
-        while news := self.take(0):
-            yield news
-            if len(news) < _BATCH:
-                break
+    def drain(self, sift: Sift = read_briefs) -> Iterator[list[NewsRecord]]:
+        """All that is there now, or what `sift` leaves of it, without blocking, in lists."""
+        count = _BATCH
+        while count == _BATCH:
+            count, news = self._take(0, False, sift)
+            if news:
+                yield news
 
     def fileno(self) -> int:
         """A descriptor that is readable while there are news."""

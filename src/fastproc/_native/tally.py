@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from ..metrics import RUN_BOUNDS, SPAWN_BOUNDS, Sums
@@ -30,10 +29,6 @@ class Tally:
     def count_end(self, owner: Any) -> None:
         """A process has ended; nothing happens if that has been counted."""
         lib.tally_end(self.tally, owner)
-
-    def count_ends(self, owners: Sequence[Any]) -> None:
-        """The same of many."""
-        lib.tally_ends(self.tally, ffi.new("proc_owner *[]", owners), len(owners))
 
     def read(self) -> Sums:
         """All, as of one moment."""

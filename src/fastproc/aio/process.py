@@ -11,10 +11,11 @@ from typing import Any, Self
 from .._engine.child import Child
 from .._engine.flight import PLAIN, Flight, stop_shielded
 from .._engine.loops import mail_of
+from .._native.ledger import args_block
 from .._native.records import REASON_TERMINATED, STATE_EXITED
 from .._native.tap import Tap
 from ..cancel import CancelToken
-from ..command import PIPE, Arg, Command, plain_block
+from ..command import PIPE, Arg, Command
 from ..errors import WaitTimeout
 from ..status import ExitStatus
 from .options import drop_text, refuse_text, shell_args, split
@@ -202,9 +203,23 @@ async def create_subprocess_exec(
         TypeError, ValueError: a wrong argument, or text was asked for; found before anything is started.
     """
     if not options and stdin is None and stdout is None and stderr is None and cancel is None:
-        block = plain_block((program, *args))
+        words = (program, *args)
+        block = args_block(words)
         if block is not None:
-            return await _start_plain((program, *args), block)
+            # All that _prepare() and Flight.begin() do, in two coroutines less.
+            feed = mail_of(asyncio.get_running_loop()).loose
+            sys.audit("subprocess.Popen", program, words, None, None)
+            child = Child(feed.roster, None, words)
+            flight = Flight(feed, child, block=block)
+            start = feed.queue(flight)
+            try:
+                await start
+            except CancelledError:
+                await feed.call_off([flight])
+                raise
+            if child.error is not None:
+                raise child.error from None
+            return Process(flight)
     if options:
         refuse_text(options)
         if options.pop("shell", False):
@@ -230,24 +245,6 @@ async def create_subprocess_shell(
     process = _prepare(shell_args(cmd, options), stdin, stdout, stderr, limit, cancel, options)
     await process._flight.begin()
     return process
-
-
-async def _start_plain(args: tuple[Arg, ...], block: bytes) -> Process:
-    """Start one of which nothing is said but its arguments."""
-    feed = mail_of(asyncio.get_running_loop()).loose
-    sys.audit("subprocess.Popen", args[0], args, None, None)
-    child = Child(feed.roster, None, args)
-    flight = Flight(feed, child, block=block)
-    start = feed.queue(flight)
-    # All that Flight.begin() does, in one coroutine less.
-    try:
-        await start
-    except CancelledError:
-        await feed.call_off([flight])
-        raise
-    if child.error is not None:
-        raise child.error from None
-    return Process(flight)
 
 
 def _prepare(

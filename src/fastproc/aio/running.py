@@ -12,11 +12,12 @@ from typing import Any
 from .._engine.child import Child
 from .._engine.flight import Flight, stop_shielded
 from .._engine.loops import mail_of
+from .._native.ledger import args_block
 from .._native.records import REASON_CANCELLED, STATE_DONE, STATE_EXITED
 from .._native.tap import Tap
 from .._popen.arguments import so_far, text_encoding
 from ..cancel import CancelToken
-from ..command import PIPE, Arg, Command, plain_block
+from ..command import PIPE, Arg, Command
 from ..status import ExitReason, ExitStatus
 from ..subprocess import IdleTimeoutExpired, StatusUnknown
 from .options import split
@@ -78,7 +79,7 @@ async def run(
     codecs = encoding is None and errors is None and text is None and universal_newlines is None
     if (
         streams and limits and codecs and not shell and not options
-        and (block := plain_block(args)) is not None
+        and (block := args_block(args)) is not None
     ):  # fmt: skip
         return await _run_plain(args, tuple(args), block, check)  # type: ignore[arg-type]
     words, command, extras, codec = _asked(
