@@ -126,7 +126,9 @@ static void start_queued(fp_supervisor *supervisor, fp_share *share, fp_proc *pr
 
     share->running++;
     fp_proc_queued(proc)->spec = NULL;
+    supervisor->bears = true;
     int r = fp_proc_start(supervisor, proc, spec, &failure);
+    supervisor->bears = false;
     if (r < 0) {
         share = share_of(supervisor, proc->batch);
         if (share)
@@ -144,6 +146,7 @@ bool fp_supervisor_run_queue(fp_supervisor *supervisor) {
     int started = 0;
     fp_share *share = supervisor->shares;
 
+    supervisor->called = false;
     while (share && started < STARTS_AT_ONCE) {
         fp_share *next = share->next;
         if (share->running >= share->max_running) {
@@ -267,16 +270,17 @@ static void take_no_part(fp_supervisor *supervisor, const fp_batch *batch) {
 }
 
 /*
- * Have the loop look at the queue, if it sleeps only to start one of those `*unclaimed` that no other has been woken
- * for. One that is awake may hang in a birth, so it does not count.
+ * Have the loop look at the queue, if there are any of those `*unclaimed` left that no other has been called for. One
+ * that is busy with a birth will look, but nobody knows when.
  */
 static void call_for_starts(fp_supervisor *supervisor, const fp_share *share, size_t *unclaimed) {
-    bool counts = supervisor->has_thread && supervisor->wakes_ns != FP_AWAKE;
+    bool comes_soon = supervisor->has_thread && !supervisor->bears;
 
-    if (counts && !supervisor->kicked) {
-        if (*unclaimed == 0 || share->running >= share->max_running)
+    if (comes_soon) {
+        if (*unclaimed == 0 || supervisor->called || share->running >= share->max_running)
             return;
         --*unclaimed;
+        supervisor->called = true;
     }
     fp_supervisor_kick(supervisor);
 }

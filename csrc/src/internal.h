@@ -755,6 +755,8 @@ struct fp_supervisor {
     bool has_thread;
     bool stopping;
     bool kicked;
+    bool bears;  /* the loop is starting one of a batch */
+    bool called; /* for one that is queued */
     int64_t wakes_ns; /* when the loop will look by itself */
     fp_mailbox *unheard; /* has news that nobody was woken for; referenced */
     int64_t tell_ns;     /* when somebody is to be */
@@ -833,6 +835,8 @@ void fp_supervisor_unwatch(fp_supervisor *supervisor, int fd);
 void fp_supervisor_set_timer(fp_supervisor *supervisor, fp_proc *proc, int64_t when_ns);
 /* See that the loop turns soon. */
 void fp_supervisor_kick(fp_supervisor *supervisor);
+/* The same of all in a crew; for this no lock is needed, or only that of one. */
+void fp_crew_rouse(fp_crew *crew);
 /* Post news about `proc`, at once or, in a batch, soon. */
 void fp_supervisor_post(fp_supervisor *supervisor, fp_proc *proc, uint32_t what);
 /*

@@ -223,6 +223,9 @@ int fp_supervisor_run(fp_supervisor *supervisor) {
     fp_proc_look_at_young(supervisor, fp_now_ns());
     fp_proc_look_at_late(supervisor, fp_now_ns());
     fp_supervisor_drop_shares(supervisor);
+    /* Starts that this one was called for are left to the others. */
+    if (supervisor->called)
+        fp_crew_rouse(supervisor->crew);
     fp_supervisor_tell_unheard(supervisor);
     supervisor->has_thread = false;
     for (uint32_t i = 0; i < supervisor->n_places; i++)

@@ -98,6 +98,14 @@ void fp_supervisor_kick(fp_supervisor *supervisor) {
     sys_eventfd_raise(supervisor->event_fd);
 }
 
+void fp_crew_rouse(fp_crew *crew) {
+    pthread_mutex_lock(&crew->lock);
+    for (const fp_supervisor *member = crew->members; member; member = member->crew_next)
+        if (member->event_fd >= 0)
+            sys_eventfd_raise(member->event_fd);
+    pthread_mutex_unlock(&crew->lock);
+}
+
 void fp_supervisor_set_timer(fp_supervisor *supervisor, fp_proc *proc, int64_t when_ns) {
     if (proc->slot == FP_NO_INDEX)
         return;

@@ -221,6 +221,25 @@ static void orphans_are_reaped_and_strangers_are_not(void) {
     for_each_containment(orphans_in);
 }
 
+/* A start is called out to one supervisor; if that stops before it looks, another has it. */
+static void a_start_is_not_lost_with_who_was_called_for_it(void) {
+    for (int i = 0; i < 40; i++) {
+        crew c;
+        fp_spec spec = STORED("exit 5");
+        const fp_spec *list[1] = {&spec};
+        fp_proc *proc;
+        crew_begin(&c, 2);
+        /* The second sleeps by now, mostly. */
+        nap(MS);
+        CHECK_EQ(fp_spawn_many(members(&c), 2, list, 1, 2, &proc), 0);
+        CHECK_EQ(fp_supervisor_stop(c.of[0]), 0);
+        CHECK_EQ(fp_proc_wait(proc, FP_STATE_RUNNING, LONG, NULL), 0);
+        fp_proc_wait(proc, FP_STATE_EXITED, LONG, NULL);
+        fp_proc_free(proc);
+        crew_end(&c);
+    }
+}
+
 /* ---- all of it ----------------------------------------------------------------- */
 
 static void all_tests(void) {
@@ -228,6 +247,7 @@ static void all_tests(void) {
     WATCHED(anything_may_be_freed_first);
     WATCHED(a_handle_outlives_its_supervisor);
     WATCHED(a_stopped_crew_fails_what_is_queued);
+    WATCHED(a_start_is_not_lost_with_who_was_called_for_it);
     WATCHED(many_places_are_made);
     WATCHED(orphans_are_reaped_and_strangers_are_not);
 }
