@@ -311,7 +311,8 @@ class ProcessManager:
         """Block until all processes have ended, and say how each did, in the order of their starts.
 
         All are those that run, and those that have ended before without anybody hearing of it: by wait() or
-        poll(), a callback, an await, as_completed(), or a call of this. So each end is heard once.
+        poll(), a callback, an await, as_completed(), or a call of this. So each end is heard once. Of more
+        than the last 10,000 those are known whose Process somebody has kept, as from start_many().
 
         Raises:
             WaitTimeout: some have not within `timeout` seconds.

@@ -84,6 +84,23 @@ def test_each_end_of_a_batch_is_heard_once(manager: ProcessManager, programs: Pr
     assert manager._roster.finished.unheard == {}
 
 
+def test_an_end_is_told_of_while_somebody_keeps_the_process(
+    manager: ProcessManager, programs: Programs
+) -> None:
+    """Also if so many have ended after it that its name is forgotten."""
+    manager.start_process("first", programs.nop()).wait()
+    manager._roster.finished = Finished(5)
+    kept = manager.start_many([(number, programs.exits_with(number)) for number in range(20)])
+    assert eventually(lambda: manager.active_count() == 0, 10)
+    assert code_of(kept[3]) == 3
+
+    assert [status.code for status in manager.wait_all(10)] == [n for n in range(20) if n != 3]
+    assert manager.wait_all(10) == []
+    manager.start_many([(number, programs.exits_with(number)) for number in range(20)])
+    assert eventually(lambda: manager.active_count() == 0, 10)
+    assert len(manager.wait_all(10)) == 5
+
+
 def test_only_the_last_are_remembered(manager: ProcessManager, programs: Programs) -> None:
     """By whichever way they were entered, and whether or not one of them keeps output."""
     manager.start_process("first", programs.nop()).wait()

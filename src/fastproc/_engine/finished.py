@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from typing import TYPE_CHECKING
+from weakref import WeakValueDictionary
 
 from ..errors import TaskId
 from .child import HEARD
@@ -18,13 +19,15 @@ _BYTES_AT_MOST = 64 << 20
 class Finished:
     """The last ones, bounded by number and by bytes of output. Called with the roster's lock held."""
 
-    __slots__ = ("_bytes", "_count_at_most", "_sizes", "by_task", "in_order", "unheard")
+    __slots__ = ("_bytes", "_count_at_most", "_older", "_sizes", "by_task", "in_order", "unheard")
 
     def __init__(self, count_at_most: int = COUNT_AT_MOST) -> None:
         """With `count_at_most` 0 nobody ever asks."""
         self._count_at_most = count_at_most
         # Those of whose end nobody has heard yet who waits, by token.
         self.unheard: dict[int, Child] = {}
+        # Of these the ones that are remembered no more, as long as anybody has them in his hands.
+        self._older: WeakValueDictionary[int, Child] = WeakValueDictionary()
         self.by_task: dict[TaskId, Child] = {}
         self.in_order: deque[Child] = deque()
         # How many bytes of output those keep that keep any, by token.
@@ -50,10 +53,24 @@ class Finished:
         while len(self.in_order) > self._count_at_most or self._bytes > _BYTES_AT_MOST:
             oldest = self.in_order.popleft()
             self._bytes -= self._sizes.pop(oldest._token, 0)
-            self.unheard.pop(oldest._token, None)
+            if self.unheard.pop(oldest._token, None) is not None:
+                self.keep_weakly(oldest)
             # The id may be in use again by a later one that has ended too.
             if self.by_task.get(oldest.task_id) is oldest:
                 del self.by_task[oldest.task_id]
+
+    def keep_weakly(self, child: Child) -> None:
+        """Nobody has heard of its end, and it is too old to be remembered: it is, while somebody keeps it."""
+        self._older[child._token] = child
+
+    def all_unheard(self) -> dict[int, Child]:
+        """Those of whose end nobody has heard, by token."""
+        return {**self._older, **self.unheard}
+
+    def mark_heard(self, child: Child) -> None:
+        """Somebody who waits has heard of it."""
+        self.unheard.pop(child._token, None)
+        self._older.pop(child._token, None)
 
     def get(self, task_id: TaskId) -> Child | None:
         """The last one of that name."""

@@ -440,14 +440,13 @@ class Roster(Ledger):
         child._flags |= HEARD
         self.hear(child, stand)
         # The dispatcher may have entered the end just before, as one that nobody had heard of.
-        if child._token in self.finished.unheard:
-            self.mark_heard(child)
+        self.mark_heard(child)
 
     def mark_heard(self, child: Child) -> None:
         """Somebody who waits has heard of an end that was entered before."""
         with self.lock:
             child._flags |= HEARD
-            self.finished.unheard.pop(child._token, None)
+            self.finished.mark_heard(child)
 
     def awaited(self) -> list[Child]:
         """Those that are active, and those of whose end nobody has heard yet, in order of their starts."""
@@ -455,7 +454,7 @@ class Roster(Ledger):
         with self.lock:
             born = [child for child in self.active.values() if child._born]
             children = {child._token: child for child in born}
-            children.update(self.finished.unheard)
+            children.update(self.finished.all_unheard())
         return [children[token] for token in sorted(children)]
 
     def unheard(self) -> list[Child]:

@@ -32,7 +32,7 @@ static environment packed;
 
 static PyObject *word_acquire, *word_release, *word_telling, *word_drain, *word_announce, *word_relax, *word_source,
     *word_code, *word_by_task, *word_in_order, *word_append, *word_popleft, *word_unheard, *word_sizes,
-    *word_count_at_most, *word_forget_oldest, *word_captures;
+    *word_count_at_most, *word_forget_oldest, *word_keep_weakly, *word_captures;
 
 static PyObject *ledger_type;
 
@@ -388,9 +388,14 @@ static int drop_key(PyObject *dict, PyObject *key) {
 /* 0, or -1. */
 static int forget_one(Ledger *ledger) {
     PyObject *oldest = PyObject_CallMethodObjArgs(ledger->in_order, word_popleft, NULL);
-    const Entry *entry = oldest ? entry_of(oldest) : NULL;
-    int r = entry ? drop_key(ledger->unheard, entry->token) : -1;
+    Entry *entry = oldest ? entry_of(oldest) : NULL;
+    int r = entry ? PyDict_Contains(ledger->unheard, entry->token) : -1;
 
+    if (r > 0) {
+        PyObject *kept = PyObject_CallMethodObjArgs(ledger->finished, word_keep_weakly, oldest, NULL);
+        r = kept ? PyDict_DelItem(ledger->unheard, entry->token) : -1;
+        Py_XDECREF(kept);
+    }
     /* The id may be in use again by a later one that has ended too. */
     if (r == 0 && PyDict_GetItemWithError(ledger->by_task, entry->task_id) == oldest)
         r = PyDict_DelItem(ledger->by_task, entry->task_id);
@@ -579,6 +584,7 @@ static const struct {
     {&word_sizes, "_sizes"},
     {&word_count_at_most, "_count_at_most"},
     {&word_forget_oldest, "forget_oldest"},
+    {&word_keep_weakly, "keep_weakly"},
     {&word_captures, "captures"},
 };
 
