@@ -47,7 +47,7 @@ class Process(Child):
     @property
     def pid(self) -> int:
         """Its process id, also when it has ended; 0 if it was never started."""
-        return self._handle.pid if self.error is None else 0
+        return self._pid if self.error is None else 0
 
     @property
     def started(self) -> float:

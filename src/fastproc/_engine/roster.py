@@ -486,7 +486,7 @@ class Roster(Ledger):
         if self.dispatcher.telling:
             status = child._status
             assert status is not None
-            pid = child._handle.pid
+            pid = child._pid
             self.dispatcher.queue(Done(task_id=child.task_id, pid=pid, at=time.monotonic(), status=status))
         if child._callbacks is not None:
             self._call_back(child, STATE_DONE)
@@ -576,7 +576,7 @@ class Roster(Ledger):
                     self._tell_escalated(child)
                 if what & NEWS_UNKILLABLE and not child._flags & UNKILLABLE:
                     child._flags |= UNKILLABLE
-                    pid = child._handle.pid
+                    pid = child._pid
                     self.dispatcher.queue(Unkillable(task_id=child.task_id, pid=pid, at=time.monotonic()))
         self.hear(child, stand)
 

@@ -180,6 +180,15 @@ static PyObject *entry_born(Entry *self, void *closure) {
     return PyErr_Occurred() ? NULL : PyBool_FromLong(at && __atomic_load_n(&at->proc, __ATOMIC_ACQUIRE));
 }
 
+/* Its pid, also when it has ended; 0 before it is started. */
+static PyObject *entry_pid(Entry *self, void *closure) {
+    (void)closure;
+    const proc_owner *at = entry_place(self);
+    fp_proc *proc = at ? __atomic_load_n(&at->proc, __ATOMIC_ACQUIRE) : NULL;
+    int pid = proc ? library_of_ledger.pid(proc) : 0;
+    return PyErr_Occurred() ? NULL : PyLong_FromLong(pid > 0 ? pid : 0);
+}
+
 static PyMemberDef entry_members[] = {
     {"task_id", T_OBJECT_EX, offsetof(Entry, task_id), 0, NULL},
     {"error", T_OBJECT_EX, offsetof(Entry, error), 0, NULL},
@@ -196,6 +205,7 @@ static PyGetSetDef entry_getset[] = {
     {"_owner", (getter)entry_owner, NULL, NULL, NULL},
     {"_source", (getter)entry_source, NULL, NULL, NULL},
     {"_born", (getter)entry_born, NULL, NULL, NULL},
+    {"_pid", (getter)entry_pid, NULL, NULL, NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
 static PyType_Slot entry_slots[] = {

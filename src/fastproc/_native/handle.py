@@ -90,11 +90,6 @@ class Handle:
         return result != -errno.EALREADY and check(result) == 0
 
     @property
-    def pid(self) -> int:
-        """Its pid, also when it has ended; 0 before it is started."""
-        return 0 if not self.owner.proc else max(int(lib.fp_proc_pid(self.owner.proc)), 0)
-
-    @property
     def pidfd(self) -> int:
         """Its pidfd, borrowed. OSError (EBADF) once it is done, or where the kernel has none."""
         return check(lib.fp_proc_pidfd(self.owner.proc))

@@ -36,6 +36,7 @@ typedef struct {
     int64_t (*wait)(void *starts, proc_owner *owner, int64_t timeout_ns);
     void (*hear)(void *starts, proc_owner *owner);
     fp_proc *(*free)(fp_proc *);
+    int (*pid)(fp_proc *);
     int (*start_all)(void *starts, proc_owner **owners, const char *args, const size_t *args_bytes,
                      const uint64_t *tokens, env_owner *env, size_t n, uint32_t max_running);
     int (*wait_all_started)(proc_owner **owners, size_t n);

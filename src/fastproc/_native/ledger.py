@@ -97,6 +97,7 @@ _FUNCTIONS = (
     "await_end",
     "drop_news",
     "fp_proc_free",
+    "fp_proc_pid",
     "start_all_plain",
     "wait_all_started",
     "count_starts",

@@ -46,7 +46,7 @@ class Process:
     @property
     def pid(self) -> int:
         """Its process id, also when it has ended."""
-        return self._flight.child._handle.pid
+        return self._flight.child._pid
 
     @property
     def returncode(self) -> int | None:
