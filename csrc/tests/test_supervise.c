@@ -189,11 +189,15 @@ static void limits_of_a_cgroup_are_set_or_refused(void) {
 
 /* ---- ends that nobody waits for ------------------------------------------------ */
 
-static bool is_done_in_time(fp_proc *proc) {
+static bool is_done_within(fp_proc *proc, int64_t ns) {
     fp_exit exit = {0};
-    for (int64_t until = now_ns() + LONG; exit.state != FP_STATE_DONE && now_ns() < until; nap(MS))
+    for (int64_t until = now_ns() + ns; exit.state != FP_STATE_DONE && now_ns() < until; nap(MS))
         fp_proc_status(proc, &exit);
     return exit.state == FP_STATE_DONE;
+}
+
+static bool is_done_in_time(fp_proc *proc) {
+    return is_done_within(proc, LONG);
 }
 
 /* The last start is looked at when its time has come, the one before it when the next begins. */
@@ -210,6 +214,18 @@ static void an_end_that_nobody_waits_for_is_seen(void) {
         ended(second);
         /* By then the supervisor sleeps, for as long as nobody wakes it. */
         nap(20 * MS);
+    }
+}
+
+/* The timer may have been set for one that was started before; a supervisor that is not woken looks after 5 s. */
+static void the_timer_of_an_earlier_start_does_for_a_later(void) {
+    for (int gap = 0; gap < 8; gap++) {
+        fp_proc *earlier = start(us.of[0], SHELL("exit 0"));
+        nap(gap * MS);
+        fp_proc *later = start(us.of[0], SHELL("sleep .03"));
+        CHECK(is_done_within(later, 3000 * MS));
+        ended(earlier);
+        ended(later);
     }
 }
 
@@ -282,6 +298,7 @@ static void all_tests(void) {
     WATCHED(a_deadline_is_kept);
     WATCHED(silence_is_ended_and_talk_is_not);
     WATCHED(an_end_that_nobody_waits_for_is_seen);
+    WATCHED(the_timer_of_an_earlier_start_does_for_a_later);
     WATCHED(a_short_wait_leaves_nobody_unseen);
     WATCHED(news_tell_the_whole_story);
     WATCHED(an_escalation_is_news);
