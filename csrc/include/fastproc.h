@@ -417,7 +417,7 @@ FP_API int fp_spawn(fp_supervisor *supervisor, const fp_spec *spec, fp_proc **re
  * written to `ret_procs` is NULL.
  *
  * Who listens to a mailbox is woken for many news at a time while starts of a
- * batch are still queued: for 32, or after 5 ms.
+ * batch are still queued: for half as many as these, 3 to 32, or after 5 ms.
  */
 FP_API int fp_spawn_many(fp_supervisor *const *crew, size_t n_crew, const fp_spec *const *specs, size_t n,
                          uint32_t max_running, fp_proc **ret_procs);

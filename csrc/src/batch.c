@@ -357,7 +357,8 @@ int fp_spawn_many(fp_supervisor *const *crew, size_t n_crew, const fp_spec *cons
         batch->last = &fp_proc_queued(ret_procs[i])->next;
     }
     pthread_mutex_unlock(&batch->lock);
-    size_t unclaimed = n;
+    /* All that are queued: those of earlier calls too, if the bound was raised. */
+    size_t unclaimed = fp_batch_queued(batch);
     for (size_t i = 0; i < takers; i++)
         take_part(crew[i], batch, fair_part(max_running, i, n_crew), &spares[i], &unclaimed);
     for (size_t i = takers; i < n_crew; i++)

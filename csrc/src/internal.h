@@ -750,8 +750,7 @@ struct fp_supervisor {
     _Atomic uint32_t served;  /* how often one of them has got it */
     int epoll_fd;
     int event_fd;
-    int late_fd; /* a timer, readable when it is time to look at `late`, or before that; or -1 */
-    int64_t late_due_ns; /* when that is to strike; 0: it is not set */
+    int late_fd; /* a timer, readable when it is time to look at `late`; or -1 */
     bool has_thread;
     bool stopping;
     bool kicked;
@@ -898,8 +897,6 @@ void fp_proc_fail(fp_proc *proc, const fp_failure *failure);
 void fp_proc_look_at_young(fp_supervisor *supervisor, int64_t now);
 /* The same for the last one that another thread has started; its time has come. */
 void fp_proc_look_at_late(fp_supervisor *supervisor, int64_t now);
-/* [supervisor thread] The timer for that has struck, perhaps for an earlier one. */
-void fp_proc_on_late_timer(fp_supervisor *supervisor, int64_t now);
 
 /* ---- batch.c: queued starts ----------------------------------------------------------------- */
 

@@ -67,7 +67,7 @@ static void take_event(fp_supervisor *supervisor, uint64_t key, int64_t now) {
     }
     if (key == FP_KEY_LATE) {
         sys_timerfd_lower(supervisor->late_fd);
-        fp_proc_on_late_timer(supervisor, now);
+        fp_proc_look_at_late(supervisor, now);
         return;
     }
     fp_proc *proc = fp_supervisor_find(supervisor, key);
@@ -222,9 +222,10 @@ int fp_supervisor_run(fp_supervisor *supervisor) {
     }
     fp_proc_look_at_young(supervisor, fp_now_ns());
     fp_proc_look_at_late(supervisor, fp_now_ns());
+    bool left_some = supervisor->shares != NULL;
     fp_supervisor_drop_shares(supervisor);
-    /* Starts that this one was called for are left to the others. */
-    if (supervisor->called)
+    /* Of those that are queued some may have been called out to this one alone. */
+    if (left_some)
         fp_crew_rouse(supervisor->crew);
     fp_supervisor_tell_unheard(supervisor);
     supervisor->has_thread = false;

@@ -217,8 +217,8 @@ static void an_end_that_nobody_waits_for_is_seen(void) {
     }
 }
 
-/* The timer may have been set for one that was started before; a supervisor that is not woken looks after 5 s. */
-static void the_timer_of_an_earlier_start_does_for_a_later(void) {
+/* However soon the one follows the other; a supervisor that is not woken looks after 5 s. */
+static void ends_of_two_in_succession_are_seen_soon(void) {
     for (int gap = 0; gap < 8; gap++) {
         fp_proc *earlier = start(us.of[0], SHELL("exit 0"));
         nap(gap * MS);
@@ -298,7 +298,7 @@ static void all_tests(void) {
     WATCHED(a_deadline_is_kept);
     WATCHED(silence_is_ended_and_talk_is_not);
     WATCHED(an_end_that_nobody_waits_for_is_seen);
-    WATCHED(the_timer_of_an_earlier_start_does_for_a_later);
+    WATCHED(ends_of_two_in_succession_are_seen_soon);
     WATCHED(a_short_wait_leaves_nobody_unseen);
     WATCHED(news_tell_the_whole_story);
     WATCHED(an_escalation_is_news);

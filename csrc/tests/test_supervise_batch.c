@@ -262,10 +262,49 @@ static void handles_may_go_before_their_batch(void) {
     lifeline_end(&life);
 }
 
+static int running_of(fp_proc *const *procs, int n) {
+    int running = 0;
+    for (int i = 0; i < n; i++)
+        running += fp_proc_state(procs[i]) == FP_STATE_RUNNING;
+    return running;
+}
+
+/* What the call itself brings is one start; those of the earlier call may run now as well. */
+static void a_raised_bound_counts_for_what_is_queued_from(uint32_t low) {
+    enum { FIRST = 10, HIGH = 8 };
+    fp_spec spec = STORED("exec sleep 100");
+    const fp_spec *specs[FIRST];
+    fp_proc *procs[FIRST + 1];
+
+    CHECK_EQ(fp_mailbox_new(&spec.mailbox), 0);
+    for (int i = 0; i < FIRST; i++)
+        specs[i] = &spec;
+    CHECK_EQ(fp_spawn_many(members(&us), 2, specs, FIRST, low, procs), 0);
+    CHECK_EQ(fp_proc_wait(procs[low - 1], FP_STATE_RUNNING, LONG, NULL), 0);
+    CHECK_EQ(fp_spawn_many(members(&us), 2, specs, 1, HIGH, procs + FIRST), 0);
+    for (int64_t until = now_ns() + LONG; running_of(procs, FIRST + 1) < HIGH && now_ns() < until;)
+        nap(MS);
+    CHECK_EQ(running_of(procs, FIRST + 1), HIGH);
+    for (int i = 0; i <= FIRST; i++)
+        fp_proc_withdraw(procs[i]);
+    for (int i = 0; i <= FIRST; i++) {
+        fp_proc_stop(procs[i], FP_REASON_TERMINATED, -1, 0);
+        fp_proc_wait(procs[i], FP_STATE_DONE, LONG, NULL);
+        fp_proc_free(procs[i]);
+    }
+    fp_mailbox_free(spec.mailbox);
+}
+
+static void a_raised_bound_counts_for_what_is_queued(void) {
+    a_raised_bound_counts_for_what_is_queued_from(2);
+    a_raised_bound_counts_for_what_is_queued_from(1);
+}
+
 static void all_tests(void) {
     WATCHED(a_batch_does_all);
     WATCHED(a_bound_is_kept);
     WATCHED(a_bound_holds_over_calls);
+    WATCHED(a_raised_bound_counts_for_what_is_queued);
     WATCHED(a_batch_is_checked_before_it_is_queued);
     WATCHED(a_batch_may_have_two_mailboxes);
     WATCHED(a_queued_start_can_be_taken_back);

@@ -16,6 +16,7 @@ from ._engine.feed import Feed
 from ._engine.roster import Roster
 from ._engine.starting import start, start_many
 from ._engine.stopping import stop_all, stop_one
+from ._native.crew import ANY_NUMBER
 from ._native.ledger import plain_entry, start_entry
 from .cancel import CancelToken
 from .command import Arg, Command, CommandOptions, Containment, plain_block
@@ -430,14 +431,14 @@ def check_names(task_ids: Sequence[TaskId]) -> None:
 
 
 def bound_of(concurrency: int | None, limit: int | None) -> int:
-    """How many commands of a map() run at a time."""
+    """How many commands of a map() run at a time; the library counts to 2**32."""
     if concurrency is None:
         concurrency = len(os.sched_getaffinity(0))
     elif isinstance(concurrency, bool) or not isinstance(concurrency, int):
         raise TypeError(f"concurrency must be a whole number or None, not {concurrency!r}")
     if concurrency < 1:
         raise ValueError(f"concurrency must be at least 1, not {concurrency}")
-    return concurrency if limit is None else min(concurrency, limit)
+    return min(concurrency, ANY_NUMBER if limit is None else limit)
 
 
 def _process(

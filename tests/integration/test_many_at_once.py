@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import threading
+import time
 from collections.abc import Callable
 
 import pytest
@@ -12,8 +14,12 @@ from tests.programs import Programs
 
 import fastproc
 from fastproc import Command, ExitReason, NotActive, Process, ProcessManager, SpawnError
+from fastproc._engine import starting
 from fastproc._engine.finished import Finished
 from fastproc._native import _direct, ledger
+from fastproc._native.crew import wait_started
+from fastproc._native.environment import Snapshot
+from fastproc._native.records import STATE_DONE
 
 SLEEP = ["/bin/sleep", "100"]
 
@@ -99,6 +105,21 @@ def test_an_end_is_told_of_while_somebody_keeps_the_process(
     manager.start_many([(number, programs.exits_with(number)) for number in range(20)])
     assert eventually(lambda: manager.active_count() == 0, 10)
     assert len(manager.wait_all(10)) == 5
+
+
+def test_ends_that_nobody_will_ask_for_take_no_memory(
+    manager: ProcessManager, programs: Programs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody keeps these, so that they were evicted is all that there is of them, for a while."""
+    monkeypatch.setattr("fastproc._engine.finished.COUNT_AT_MOST", 20)
+    manager.start_process("first", programs.nop()).wait()
+    finished = manager._roster.finished = Finished(5)
+    for _ in range(12):
+        manager.start_many([(number, programs.nop()) for number in range(25)])
+        assert eventually(lambda: manager.active_count() == 0, 10)
+
+    assert 0 < len(finished._older) < 100
+    assert len(finished.all_unheard()) == 5
 
 
 def test_only_the_last_are_remembered(manager: ProcessManager, programs: Programs) -> None:
@@ -215,6 +236,183 @@ def test_a_start_wakes_one_supervisor(manager: ProcessManager, programs: Program
     # Unless one was still awake from the start before.
     assert counts[0] < 30
     assert counts[-1] >= 60
+
+
+# ---- what may come between ----
+
+
+def test_a_name_that_runs_code_may_enter_the_end_that_is_being_entered(programs: Programs) -> None:
+    """A name with the hash of another is compared with it, in the middle of all: nothing is entered twice."""
+
+    class Meddler(Name):
+        """Its owner is closed when it is compared for the first time that counts."""
+
+        counts = False
+
+        def __eq__(self, other: object) -> bool:
+            if isinstance(other, str) and Meddler.counts:
+                Meddler.counts = False
+                manager.close()
+            return self is other
+
+        __hash__ = Name.__hash__
+
+    with ProcessManager() as manager:
+        for number in range(20):
+            manager.start_process(Meddler(f"n{number}"), SLEEP)
+        started = manager.start_many([(f"n{number}", programs.exits_with(3)) for number in range(20)])
+        assert all(isinstance(process, Process) for process in started)
+        time.sleep(0.05)
+        Meddler.counts = True
+        manager.active_count()
+        Meddler.counts = False
+
+    assert [code_of(process) for process in started] == [3] * 20
+    in_order = list(map(id, manager._roster.finished.in_order))
+    assert len(in_order) == len(set(in_order)) == 40
+    assert (manager.metrics().started, manager.metrics().exited) == (40, 20)
+    assert manager._roster.by_token == {}
+
+
+def test_garbage_may_hear_of_the_end_that_is_being_entered(
+    manager: ProcessManager, programs: Programs
+) -> None:
+    """A collection may run when a status is made, and with it whatever asks how a process stands."""
+
+    class Asks:
+        def __init__(self, process: Process) -> None:
+            self.process = process
+            self.me = self
+
+        def __del__(self) -> None:
+            self.process.poll()
+
+    manager.start_process("first", programs.nop()).wait()
+    before = gc.get_threshold()
+    gc.disable()
+    try:
+        for turn in range(1, 40):
+            gc.collect()
+            started = manager.start_many([(f"{turn}-{number}", programs.nop()) for number in range(8)])
+            time.sleep(0.02)
+            for process in started:
+                assert isinstance(process, Process)
+                Asks(process)
+            gc.set_threshold(gc.get_count()[0] + turn, 1000, 1000)
+            gc.enable()
+            manager.active_count()
+            gc.disable()
+    finally:
+        gc.set_threshold(*before)
+        gc.enable()
+    assert eventually(lambda: manager.active_count() == 0, 10)
+
+    in_order = list(map(id, manager._roster.finished.in_order))
+    assert len(in_order) == len(set(in_order)) == 313
+    assert (manager.metrics().started, manager.metrics().exited) == (313, 313)
+
+
+def test_those_that_somebody_lets_go_of_are_no_mistake(manager: ProcessManager, programs: Programs) -> None:
+    manager.start_process("first", programs.nop()).wait()
+    manager._roster.finished = Finished(5)
+    kept = manager.start_many([(number, programs.nop()) for number in range(400)])
+    assert eventually(lambda: manager.active_count() == 0, 10)
+    thread = threading.Thread(target=kept.clear)
+    thread.start()
+    while len(manager._roster.awaited()) > 5:
+        pass
+    thread.join()
+
+    assert len(manager.wait_all(10)) == 5
+
+
+def test_the_environment_is_not_that_which_another_thread_has_packed_before(
+    manager: ProcessManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thread that packs it is held up, and goes on when another has packed a later one."""
+    args = ["/bin/sh", "-c", "exit ${FASTPROC_TEST_CODE:-0}"]
+    manager.start_process("first", args).wait()
+    packed, go_on = threading.Event(), threading.Event()
+    pair = Snapshot.pair
+
+    def held(snapshot: Snapshot) -> tuple[object, dict[bytes, bytes]]:
+        made = pair(snapshot)
+        if threading.current_thread() is slow and not packed.is_set():
+            packed.set()
+            go_on.wait(10)
+        return made
+
+    monkeypatch.setattr(Snapshot, "pair", held)
+    monkeypatch.setenv("FASTPROC_TEST_OTHER", "1")
+    slow = threading.Thread(target=lambda: manager.start_process("slow", args).wait())
+    slow.start()
+    assert packed.wait(10)
+    monkeypatch.setenv("FASTPROC_TEST_CODE", "7")
+    assert code_of(manager.start_many([("before", args)])[0]) == 7
+    go_on.set()
+    slow.join()
+
+    assert code_of(manager.start_many([("after", args)])[0]) == 7
+    assert [process.returncode for process in manager.map([args])] == [7]
+    assert manager.start_process("alone", args).wait().code == 7
+
+
+@pytest.mark.parametrize("ordered", [False, True])
+def test_the_last_of_a_map_are_given_back_whoever_has_read_of_them(
+    manager: ProcessManager, programs: Programs, ordered: bool
+) -> None:
+    """Another thread reads the news after the map has looked whether anything is ready."""
+
+    class Flying(dict[int, Process]):
+        """All are done, and heard of elsewhere, when it is asked whether any are left."""
+
+        asked = False
+
+        def __bool__(self) -> bool:
+            if self.keys() and not self.asked:
+                self.asked = True
+                assert eventually(self.are_heard_of, 10)
+            return len(self) > 0
+
+        def are_heard_of(self) -> bool:
+            reader = threading.Thread(target=manager.active_count)
+            reader.start()
+            reader.join()
+            return len(self) == 0
+
+    feed = manager._feed(iter([programs.exits_with(3)] * 3), 2, ordered)
+    feed._flying = Flying()
+    assert [process.returncode for process in feed.finished()] == [3] * 3
+
+
+def test_an_interrupted_batch_leaves_no_end_unheard(
+    manager: ProcessManager, programs: Programs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its news may have been taken by another thread, too early for that to enter them."""
+
+    def interrupted(children: list[Process]) -> int:
+        assert wait_started(children) == 0
+        assert eventually(lambda: all(child._handle.stand() & 7 == STATE_DONE for child in children), 10)
+        mailbox = manager._roster._mailbox
+        assert mailbox is not None
+        assert mailbox.take(0)
+        raise KeyboardInterrupt
+
+    manager.start_process("first", programs.nop()).wait()
+    monkeypatch.setattr(starting, "wait_started", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        manager.start_many([(number, programs.nop()) for number in range(5)])
+
+    assert eventually(lambda: manager.active_count() == 0, 10)
+
+
+def test_any_number_may_run_at_a_time(manager: ProcessManager, programs: Programs) -> None:
+    for number in (2**32 - 1, 2**32, 2**40 + 1):
+        began = time.monotonic()
+        assert len(list(manager.map([["/bin/sleep", "0.3"]] * 8, concurrency=number))) == 8
+        assert time.monotonic() - began < 2
+    with pytest.raises(OverflowError):
+        _direct.queue_entries(0, [], [], 2**32)
 
 
 # ---- the functions themselves ----

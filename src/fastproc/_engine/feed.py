@@ -83,7 +83,8 @@ class Feed(Generic[C]):
                     continue
                 if flying:
                     self._read(wait=True)
-                elif self._halted:
+                elif self._halted and not (ready if self._in_order is None else self._in_order):
+                    # Else another thread has read the last news just now.
                     return
         finally:
             # With nothing left to end, this may be a circle of garbage, whose parts in C have gone before it.
@@ -169,6 +170,7 @@ class Feed(Generic[C]):
                 if not child._born:
                     self._flying.pop(child._token, None)
                     roster.drop(child)
+            self._shaken = True
             raise
 
     def _read(self, *, wait: bool) -> None:

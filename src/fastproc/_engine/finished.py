@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from typing import TYPE_CHECKING
-from weakref import WeakValueDictionary
+from weakref import ref
 
 from ..errors import TaskId
 from .child import HEARD
@@ -19,15 +19,19 @@ _BYTES_AT_MOST = 64 << 20
 class Finished:
     """The last ones, bounded by number and by bytes of output. Called with the roster's lock held."""
 
-    __slots__ = ("_bytes", "_count_at_most", "_older", "_sizes", "by_task", "in_order", "unheard")
+    __slots__ = (
+        "_bytes", "_count_at_most", "_older", "_older_at_most", "_sizes", "by_task", "in_order", "unheard",
+    )  # fmt: skip
 
     def __init__(self, count_at_most: int = COUNT_AT_MOST) -> None:
         """With `count_at_most` 0 nobody ever asks."""
         self._count_at_most = count_at_most
         # Those of whose end nobody has heard yet who waits, by token.
         self.unheard: dict[int, Child] = {}
-        # Of these the ones that are remembered no more, as long as anybody has them in his hands.
-        self._older: WeakValueDictionary[int, Child] = WeakValueDictionary()
+        # Of these the ones that are remembered no more, as long as anybody has them in his hands. Without
+        # callbacks for those that go: what Ctrl-C raises in such a one is lost.
+        self._older: dict[int, ref[Child]] = {}
+        self._older_at_most = COUNT_AT_MOST
         self.by_task: dict[TaskId, Child] = {}
         self.in_order: deque[Child] = deque()
         # How many bytes of output those keep that keep any, by token.
@@ -61,11 +65,17 @@ class Finished:
 
     def keep_weakly(self, child: Child) -> None:
         """Nobody has heard of its end, and it is too old to be remembered: it is, while somebody keeps it."""
-        self._older[child._token] = child
+        self._older[child._token] = ref(child)
+        if len(self._older) > self._older_at_most:
+            for token in [token for token, known in [*self._older.items()] if known() is None]:
+                self._older.pop(token, None)
+            self._older_at_most = COUNT_AT_MOST + 2 * len(self._older)
 
     def all_unheard(self) -> dict[int, Child]:
         """Those of whose end nobody has heard, by token."""
-        return {**self._older, **self.unheard}
+        # A list first: while it is gone through, some of them go, and finalisers run.
+        older = [known() for known in [*self._older.values()]]
+        return {**{child._token: child for child in older if child is not None}, **self.unheard}
 
     def mark_heard(self, child: Child) -> None:
         """Somebody who waits has heard of it."""

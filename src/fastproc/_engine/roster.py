@@ -360,6 +360,8 @@ class Roster(Ledger):
             self.refuse(child, error)
         elif child._token and child._born:
             child._handle.stop(REASON_TERMINATED, -1)
+            # Whoever starts it enters what came before the start had returned, see is_early().
+            self._shaken = True
         else:
             self.drop(child)
 

@@ -234,19 +234,32 @@ PyObject *direct_joined(PyObject *args) {
     return block;
 }
 
-int direct_refresh(environment *packed) {
+/* Is os.environ what was packed last? -1: there is no telling. */
+static int is_fresh(const environment *packed) {
     PyObject *environ = PyObject_GetAttr(os_module, word_environ);
     PyObject *now = environ ? PyObject_GetAttr(environ, word_data) : NULL;
-    int same = now && packed->seen ? PyObject_RichCompareBool(now, packed->seen, Py_EQ) : 0;
+    int same = !now ? -1 : packed->seen ? PyObject_RichCompareBool(now, packed->seen, Py_EQ) : 0;
 
     Py_XDECREF(environ);
     Py_XDECREF(now);
-    if (same > 0)
-        return 0;
     PyErr_Clear();
-    PyObject *done = PyObject_CallNoArgs(packed->repack);
-    Py_XDECREF(done);
-    return done ? 0 : -1;
+    return same;
+}
+
+int direct_refresh(environment *packed) {
+    enum { MOST_TRIES = 3 };
+
+    /* While it is being packed another thread may have kept an older one. */
+    for (int i = 0; i < MOST_TRIES; i++) {
+        int fresh = is_fresh(packed);
+        if (fresh > 0)
+            return 0;
+        PyObject *done = PyObject_CallNoArgs(packed->repack);
+        Py_XDECREF(done);
+        if (!done || fresh < 0)
+            return done ? 0 : -1;
+    }
+    return 0;
 }
 
 /* What a plain start holds on to until it is over. */

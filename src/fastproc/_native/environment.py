@@ -24,27 +24,31 @@ class Snapshot:
     microsecond, because the strings are the same objects. Without ``_data`` it is packed for each start.
     """
 
-    __slots__ = ("_env", "seen")
+    __slots__ = ("_packed",)
 
     def __init__(self) -> None:
-        self._env: Any = None
-        # What it was when it was packed last.
-        self.seen: dict[bytes, bytes] = {}
+        # The packed one, and what it was packed from; one value, as threads may be here at once.
+        self._packed: tuple[Any, dict[bytes, bytes]] | None = None
 
     def current(self) -> Any:
         """The `fp_env` of now, in its owner."""
+        return self.pair()[0]
+
+    def pair(self) -> tuple[Any, dict[bytes, bytes]]:
+        """The same, and what it was packed from."""
         # Looked up each time: tests put another object in the place of os.environ.
         source: dict[bytes, bytes] | None = getattr(os.environ, "_data", None)
-        if source is not None and self._env is not None and source == self.seen:
-            return self._env
+        packed = self._packed
+        if source is not None and packed is not None and source == packed[1]:
+            return packed
         # One copy is both packed and remembered: a change by another thread meanwhile is seen the next time.
         if source is None:
             seen = {os.fsencode(name): os.fsencode(value) for name, value in os.environ.items()}
         else:
             seen = dict(source)
         env = pack(b"".join(b"%b=%b\0" % item for item in seen.items() if is_sound(item[0])))
-        self._env, self.seen = env, seen
-        return env
+        self._packed = packed = (env, seen)
+        return packed
 
 
 def is_sound(name: bytes) -> bool:

@@ -420,10 +420,14 @@ int ledger_retire(Ledger *ledger, Entry *entry) {
     if (PyDict_GetItemWithError(ledger->active, entry->task_id) == (PyObject *)entry &&
         PyDict_DelItem(ledger->active, entry->task_id) < 0)
         return -1;
-    if (PyErr_Occurred() || remember(ledger, entry) < 0)
+    if (PyErr_Occurred())
         return -1;
+    /* Names compare, and garbage ends, in code of others: that may have entered this very end meanwhile. */
+    int is_left = PyDict_Contains(ledger->by_token, entry->token);
+    if (is_left <= 0 || remember(ledger, entry) < 0)
+        return is_left <= 0 ? is_left : -1;
     /* At last, so that this is done again if it could not be done whole. */
-    return PyDict_DelItem(ledger->by_token, entry->token);
+    return drop_key(ledger->by_token, entry->token);
 }
 
 /* Enter an end of which nothing but the status is to be seen to. 0, or -1. Called with the lock held. */

@@ -109,8 +109,8 @@ _environment = Snapshot()
 
 
 def _keep_environment() -> None:
-    owner = _environment.current()
-    _direct.keep_for_starts(_environment.seen, owner, address(owner.env), 0)
+    owner, seen = _environment.pair()
+    _direct.keep_for_starts(seen, owner, address(owner.env), 0)
 
 
 _direct.set_up_ledger(

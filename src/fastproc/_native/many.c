@@ -127,6 +127,8 @@ static PyObject *queue_entries(PyObject *module, PyObject *const *args, Py_ssize
         return PyErr_Format(PyExc_TypeError, "queue_entries(starts, entries, blocks, max_running)");
     void *starts = PyLong_AsVoidPtr(args[0]);
     unsigned long max_running = PyLong_AsUnsignedLong(args[3]);
+    if (!PyErr_Occurred() && max_running > UINT32_MAX)
+        PyErr_SetString(PyExc_OverflowError, "max_running has more than 32 bits");
     if (!PyErr_Occurred() && order_open(&order, args[1], true) == 0 && order_fill(&order, args[2]) == 0)
         env_keeper = ledger_environment(&env);
     if (env_keeper) {
@@ -203,7 +205,9 @@ static int enter_end(Ledger *ledger, Entry *entry, int64_t stand) {
         PyObject *status = ledger_status(stand, entry->owner);
         if (!status)
             return -1;
-        entry_put(&entry->status, status);
+        /* To make it may have run a collection of garbage, and that anything. */
+        if (entry->status == Py_None)
+            entry_put(&entry->status, status);
         Py_DECREF(status);
     }
     return ledger_retire(ledger, entry);
