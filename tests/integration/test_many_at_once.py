@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import pytest
 from tests.conftest import eventually
+from tests.integration.names import Name
 from tests.programs import Programs
 
 import fastproc
@@ -22,19 +23,6 @@ from fastproc._native.environment import Snapshot
 from fastproc._native.records import STATE_DONE
 
 SLEEP = ["/bin/sleep", "100"]
-
-
-class Name:
-    """A name that runs code of its own."""
-
-    def __init__(self, text: str) -> None:
-        self.text = text
-
-    def __hash__(self) -> int:
-        return hash(self.text)
-
-    def __eq__(self, other: object) -> bool:
-        return self.text == (other.text if isinstance(other, Name) else other)
 
 
 def code_of(started: Process | SpawnError) -> int | None:

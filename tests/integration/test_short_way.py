@@ -14,6 +14,7 @@ from contextlib import contextmanager
 
 import pytest
 from tests.conftest import eventually
+from tests.integration.names import Name
 from tests.programs import Programs
 
 import fastproc
@@ -21,19 +22,6 @@ from fastproc import Command, DuplicateTask, ExitReason, ProcessManager, SpawnEr
 from fastproc._native import _direct, ledger
 
 SLEEP = ["/bin/sleep", "100"]
-
-
-class Name:
-    """A name that runs code of its own."""
-
-    def __init__(self, text: str) -> None:
-        self.text = text
-
-    def __hash__(self) -> int:
-        return hash(self.text)
-
-    def __eq__(self, other: object) -> bool:
-        return self.text == (other.text if isinstance(other, Name) else other)
 
 
 @contextmanager

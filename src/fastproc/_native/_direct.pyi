@@ -56,7 +56,7 @@ class Ledger:
 
 def set_up_ledger(
     functions: tuple[int, ...],
-    owner_bytes: int,
+    sizes: tuple[int, int],
     make_owner: Callable[[Any], object],
     owner_kind: object,
     wrap_cell: Callable[[Any], object],

@@ -515,17 +515,18 @@ static bool is_main_interpreter(void) {
 
 static PyObject *set_up_ledger(PyObject *module, PyObject *args) {
     (void)module;
-    PyObject *functions, *owner_bytes, *repack, *kind_of_status;
+    PyObject *functions, *repack, *kind_of_status;
+    Py_ssize_t owner_bytes, brief_bytes;
     entry_givens givens;
-    if (!PyArg_ParseTuple(args, "O!OOOOOOOO", &PyTuple_Type, &functions, &owner_bytes, &givens.make_owner,
-                          &givens.owner_kind, &givens.wrap_cell, &givens.address_of, &givens.pointer_to, &repack,
-                          &kind_of_status))
+    if (!PyArg_ParseTuple(args, "O!(nn)OOOOOOO", &PyTuple_Type, &functions, &owner_bytes, &brief_bytes,
+                          &givens.make_owner, &givens.owner_kind, &givens.wrap_cell, &givens.address_of,
+                          &givens.pointer_to, &repack, &kind_of_status))
         return NULL;
     void *address[LEDGER_FUNCTIONS];
     for (int i = 0; i < LEDGER_FUNCTIONS && !PyErr_Occurred(); i++)
         address[i] = PyLong_AsVoidPtr(PyTuple_GetItem(functions, i));
-    if (!PyErr_Occurred() && PyLong_AsSize_t(owner_bytes) != sizeof(proc_owner))
-        PyErr_SetString(PyExc_ImportError, "glue.h and ledger.h disagree about the layout of an owner");
+    if (!PyErr_Occurred() && (owner_bytes != sizeof(proc_owner) || brief_bytes != sizeof(brief)))
+        PyErr_SetString(PyExc_ImportError, "glue.h and ledger.h disagree about the layout of an owner or a brief");
     if (PyErr_Occurred())
         return NULL;
     if (!is_main_interpreter())

@@ -115,7 +115,7 @@ def _keep_environment() -> None:
 
 _direct.set_up_ledger(
     tuple(map(_function, _FUNCTIONS)),
-    ffi.sizeof("proc_owner"),
+    (ffi.sizeof("proc_owner"), ffi.sizeof("brief")),
     new_proc_owner,
     PROC_OWNER,
     _wrapped,
