@@ -83,8 +83,7 @@ class Feed(Generic[C]):
                     continue
                 if flying:
                     self._read(wait=True)
-                elif self._halted and not (ready if self._in_order is None else self._in_order):
-                    # Else another thread has read the last news just now.
+                elif self.is_over:
                     return
         finally:
             # With nothing left to end, this may be a circle of garbage, whose parts in C have gone before it.
@@ -121,6 +120,12 @@ class Feed(Generic[C]):
         with self._roster.lock:
             self._halted = True
             return [child for child in self._flying.values() if not _is_withdrawn(child)]
+
+    @property
+    def is_over(self) -> bool:
+        """Nothing more is taken, runs, or is to be given back: another thread may just have read the news."""
+        left = self._ready if self._in_order is None else self._in_order
+        return self._halted and not self._flying and not left
 
     def _next(self) -> C | None:
         """One that is to be given back now."""

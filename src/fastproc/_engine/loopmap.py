@@ -63,7 +63,7 @@ async def finished_in_loop(feed: Feed[C], roster: Roster, loop: AbstractEventLoo
                 await changed.wait()
                 changed.clear()
                 feed._read(wait=False)
-            elif feed._halted and not (feed._ready if feed._in_order is None else feed._in_order):
+            elif feed.is_over:
                 return
     finally:
         cancelled = await _end(feed, roster, changed)

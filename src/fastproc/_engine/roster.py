@@ -513,10 +513,7 @@ class Roster(Ledger):
         Those that a feed has under way are `ready` then.
         """
         with self.lock:
-            rest = enter_ends(self, briefs, count, flying, ready)
-        if self._forgotten:
-            self.relax()
-        return rest
+            return enter_ends(self, briefs, count, flying, ready)
 
     def drain(self) -> None:
         """Read what news there are, without blocking."""

@@ -189,7 +189,8 @@ static PyType_Spec ledger_spec = {
     .slots = ledger_slots,
 };
 
-int ledger_take_lock(const Ledger *ledger) {
+/* 1: it is ours now, 0: somebody has it, -1. */
+static int take_lock(const Ledger *ledger) {
     PyObject *taken = PyObject_CallFunctionObjArgs(ledger->acquire, Py_False, NULL);
     if (!taken)
         return -1;
@@ -198,7 +199,8 @@ int ledger_take_lock(const Ledger *ledger) {
     return is_ours;
 }
 
-void ledger_give_lock(const Ledger *ledger) {
+/* With whatever exception there is. */
+static void give_lock(const Ledger *ledger) {
     PyObject *type, *value, *trace;
     PyErr_Fetch(&type, &value, &trace);
     PyObject *given = PyObject_CallNoArgs(ledger->release);
@@ -275,7 +277,7 @@ static int start(Ledger *ledger, Entry *entry, PyObject *args) {
     uint64_t number = PyLong_AsUnsignedLongLong(token);
     if (!entry_place_made(entry) || direct_refresh(&packed) < 0)
         goto out;
-    r = ledger_take_lock(ledger);
+    r = take_lock(ledger);
     if (r <= 0)
         goto out;
     r = enter(ledger, entry, token);
@@ -284,7 +286,7 @@ static int start(Ledger *ledger, Entry *entry, PyObject *args) {
     env_keeper = Py_NewRef(packed.owner);
     env_owner env = {packed.env};
     void *starts = (void *)(uintptr_t)ledger->starts_at;
-    ledger_give_lock(ledger);
+    give_lock(ledger);
     if (r <= 0)
         goto out;
 
@@ -478,10 +480,10 @@ static int hear(Ledger *ledger, Entry *entry) {
     PyObject *status = ledger_status(stand, entry->owner);
     if (!status)
         return -1;
-    int r = ledger_take_lock(ledger);
+    int r = take_lock(ledger);
     if (r > 0) {
         r = enter_end(ledger, entry, status) < 0 ? -1 : 1;
-        ledger_give_lock(ledger);
+        give_lock(ledger);
     }
     Py_DECREF(status);
     if (r <= 0)

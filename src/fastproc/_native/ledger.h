@@ -108,10 +108,6 @@ typedef struct {
 
 /* The object as a Ledger, or NULL with an exception. */
 Ledger *ledger_from(PyObject *object);
-/* 1: it is ours now, 0: somebody has it, -1. */
-int ledger_take_lock(const Ledger *ledger);
-/* With whatever exception there is. */
-void ledger_give_lock(const Ledger *ledger);
 /* Nobody is told of starts and ends, and nobody has a callback or a token of this ledger. */
 bool ledger_is_quiet(const Ledger *ledger);
 /* Whether nothing runs but our own code when such a name is looked up. */

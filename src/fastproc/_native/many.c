@@ -245,7 +245,7 @@ static bool may_enter(const Ledger *ledger) {
            ledger_is_quiet(ledger);
 }
 
-/* Enter those pieces of news that are nothing but an end; returns the others, in order. */
+/* Enter those pieces of news that are nothing but an end; returns the others, in order. With the lock held. */
 static PyObject *enter_ends(PyObject *module, PyObject *const *args, Py_ssize_t n) {
     (void)module;
     Ledger *ledger = n == 5 ? ledger_from(args[0]) : NULL;
@@ -255,10 +255,9 @@ static PyObject *enter_ends(PyObject *module, PyObject *const *args, Py_ssize_t 
         return PyErr_Occurred() ? NULL : PyErr_Format(PyExc_TypeError, "enter_ends(ledger, news, n, flying, ready)");
     PyObject *flying = args[3] == Py_None ? NULL : args[3];
     PyObject *rest = PyList_New(0);
-    int r = rest && may_enter(ledger) ? ledger_take_lock(ledger) : rest ? 0 : -1;
-    if (r > 0) {
+    int r = rest ? 0 : -1;
+    if (rest && may_enter(ledger)) {
         r = enter_all(ledger, news, count, flying, args[4], rest);
-        ledger_give_lock(ledger);
         r = r < 0 ? r : ledger_relax(ledger);
     } else {
         for (size_t i = 0; i < count && r == 0; i++) {
