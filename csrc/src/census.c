@@ -175,7 +175,7 @@ static int by_pid(const void *a, const void *b) {
 }
 
 static int census_begin(fp_census *census) {
-    int fd = sys_above_2(sys_openat(AT_FDCWD, "/proc", O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0));
+    int fd = sys_aside(sys_openat(AT_FDCWD, "/proc", O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0));
     if (fd < 0)
         return fd;
     census->dir_fd = fd;

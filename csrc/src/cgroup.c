@@ -283,7 +283,7 @@ static int own_directory(fp_leaves *leaves) {
     let_keep_inode(parent);
     int r = sys_mkdirat(parent, name, 0755);
     if (r >= 0)
-        r = sys_above_2(sys_openat(parent, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0));
+        r = sys_aside(sys_openat(parent, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0));
     sys_close(parent);
     if (r < 0) {
         *leaves->path = '\0'; /* not asked again: what cannot be written now stays so */
@@ -346,9 +346,9 @@ static int leaf_make(fp_leaves *leaves, fp_leaf **ret_leaf) {
     r = sys_mkdirat(leaves->dir_fd, name, 0755);
     if (r < 0)
         goto out;
-    r = leaf->dir_fd = sys_above_2(sys_openat(leaves->dir_fd, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0));
+    r = leaf->dir_fd = sys_aside(sys_openat(leaves->dir_fd, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0));
     if (r >= 0)
-        r = leaf->events_fd = sys_above_2(sys_openat(leaf->dir_fd, "cgroup.events", O_RDONLY | O_CLOEXEC, 0));
+        r = leaf->events_fd = sys_aside(sys_openat(leaf->dir_fd, "cgroup.events", O_RDONLY | O_CLOEXEC, 0));
     if (r < 0) {
         sys_unlinkat(leaves->dir_fd, name, AT_REMOVEDIR);
         goto out;

@@ -95,7 +95,7 @@ static bool is_tracked(const fp_proc *proc, const fp_person *person) {
 /* Follow this one by identity: the descriptor first, then the proof that it still is who we saw. */
 static fp_tracked *track(fp_proc *proc, const fp_person *person) {
     fp_person again;
-    int pidfd = fp_can(FP_CAP_PIDFD) ? sys_above_2(sys_pidfd_open(person->pid, 0)) : -1;
+    int pidfd = fp_can(FP_CAP_PIDFD) ? sys_aside(sys_pidfd_open(person->pid, 0)) : -1;
 
     if (fp_person_read(person->pid, &again) < 0 || again.start != person->start || !is_alive(&again))
         goto stranger;

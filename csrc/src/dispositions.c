@@ -34,7 +34,7 @@ int fp_dispositions_open(void) {
     if (!fp_can(FP_CAP_PROCFS))
         return -EOPNOTSUPP;
     snprintf(path, sizeof path, "/proc/self/task/%d/stat", (int)sys_getpid());
-    return sys_above_2(sys_openat(AT_FDCWD, path, O_RDONLY | O_CLOEXEC, 0));
+    return sys_aside(sys_openat(AT_FDCWD, path, O_RDONLY | O_CLOEXEC, 0));
 }
 
 static int64_t number_at(const char **text) {

@@ -192,8 +192,8 @@ static void close_supervisor(fp_supervisor *supervisor) {
     close_fd(&supervisor->epoll_fd);
     close_fd(&supervisor->event_fd);
     close_fd(&supervisor->late_fd);
-    if (supervisor->has_slots)
-        fp_slots_close(&supervisor->slots);
+    if (supervisor->slots)
+        fp_slots_close(supervisor->slots);
     for (uint32_t i = 0; i < supervisor->n_places; i++)
         if (supervisor->places[i].proc)
             close_proc(supervisor->places[i].proc);

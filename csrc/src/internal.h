@@ -115,27 +115,27 @@ void fp_sigchld_let_in(const uint64_t *mask);
 
 /*
  * A child that shares the descriptor table for a moment (CLONE_FILES) keeps
- * what lies below a bound K and copies nothing else, so the cost of a start
+ * what lies below a bound K and copies little else, so the cost of a start
  * does not grow with the table. What the child needs must therefore be below
  * K: it is dup3()ed there for the time of the start, into a slot.
  * The slots hold a placeholder when not in use, so that nobody takes the number.
  */
-enum { FP_SLOT_COUNT = 12 };
+enum { FP_SLOT_COUNT = 24 }; /* at most */
 
 typedef struct fp_slots {
     pthread_mutex_t lock;
     int placeholder_fd; /* the null device, opened read-write */
-    uint32_t free;      /* bit i: fd[i] is free */
+    int count;
+    uint32_t free; /* bit i: fd[i] is free */
     int fd[FP_SLOT_COUNT];
-    int bound;          /* highest slot + 1 */
+    _Atomic int low; /* what is below lies low: all slots do */
     int dispositions_fd; /* for fp_dispositions_ignored(), or negative */
 } fp_slots;
 
-/*
- * `donor`, unless NULL, gives up a slot for the placeholder: that is what most
- * children get as standard input, and the lower it lies the less they copy.
- */
-int fp_slots_init(fp_slots *slots, fp_slots *donor);
+int fp_slots_init(fp_slots *slots);
+/* Some more, as one more supervisor uses them. */
+void fp_slots_add(fp_slots *slots);
+int fp_slots_low(const fp_slots *slots);
 void fp_slots_done(fp_slots *slots);
 /* Close them, and no more, in a forked copy. */
 void fp_slots_close(fp_slots *slots);
@@ -716,6 +716,8 @@ typedef struct fp_crew {
     _Atomic uint32_t watcher_calls; /* a futex: moves to wake it */
     _Atomic uint32_t freezes;       /* leaves that it had to thaw */
     bool locked_for_fork;
+    fp_slots slots;
+    bool has_slots;
     _Atomic bool adopts_orphans;
     fp_mailbox *orphan_mailbox; /* referenced, or NULL */
 } fp_crew;
@@ -774,8 +776,7 @@ struct fp_supervisor {
     fp_share *shares;
     fp_leaves leaves;
     uint32_t freezes_seen; /* see fp_crew */
-    fp_slots slots;
-    bool has_slots;
+    fp_slots *slots; /* of the crew; NULL: there are none */
     fp_ignored ignored; /* of the loop alone, as is the next */
     int64_t asked_ns;   /* when that was asked for which it has last taken from a batch, or later */
     fp_census census;

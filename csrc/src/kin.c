@@ -123,7 +123,7 @@ int fp_kin_look_into(fp_kin *kin, fp_leaf *leaf) {
 
 static void signal_one(const fp_kinsman *kinsman, int sig) {
     fp_person person;
-    int pidfd = fp_can(FP_CAP_PIDFD_SIGNAL) ? sys_above_2(sys_pidfd_open(kinsman->pid, 0)) : -1;
+    int pidfd = fp_can(FP_CAP_PIDFD_SIGNAL) ? sys_aside(sys_pidfd_open(kinsman->pid, 0)) : -1;
 
     /* The descriptor first, then the proof that it is of whom we saw. */
     if (fp_person_read(kinsman->pid, &person) == 0 && person.start == kinsman->start) {

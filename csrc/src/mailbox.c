@@ -50,7 +50,7 @@ int fp_mailbox_new(fp_mailbox **ret_mailbox) {
     fp_mailbox *mailbox = calloc(1, sizeof *mailbox);
     if (!mailbox)
         return -ENOMEM;
-    mailbox->event_fd = sys_above_2(sys_eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+    mailbox->event_fd = sys_aside(sys_eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
     if (mailbox->event_fd < 0) {
         int r = mailbox->event_fd;
         free(mailbox);

@@ -1,9 +1,10 @@
 /*
  * slots.c: low descriptors kept in reserve, see internal.h.
  *
- * They are taken once, at the start of a supervisor, and stay taken: the
+ * They are taken once, when a supervisor joins a crew, and stay taken: the
  * kernel hands out the lowest free number, so a number given up for a moment
- * would be gone.
+ * would be gone. No more of them than are likely to be used at a time, as each
+ * child copies all that are low.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -11,23 +12,7 @@
 #include "internal.h"
 #include "sys.h"
 
-enum { FIRST_SLOT = 3, MOST_GIVEN = FP_SLOT_COUNT / 2 };
-
-/* Take the lowest slot of `donor` out of its hands; it holds a placeholder. -1: it keeps what it has. */
-static int take_from(fp_slots *donor) {
-    int fd = -1;
-
-    pthread_mutex_lock(&donor->lock);
-    for (int i = 0; i < MOST_GIVEN && fd < 0; i++) {
-        if (!(donor->free >> i & 1))
-            continue;
-        fd = donor->fd[i];
-        donor->fd[i] = -1;
-        donor->free &= ~(UINT32_C(1) << i);
-    }
-    pthread_mutex_unlock(&donor->lock);
-    return fd;
-}
+enum { FIRST_SLOT = 3, FIRST_COUNT = 6, FURTHER_COUNT = 2 };
 
 static int open_placeholder(void) {
     int null_fd = sys_openat(AT_FDCWD, "/dev/null", O_RDWR | O_CLOEXEC, 0);
@@ -39,44 +24,51 @@ static int open_placeholder(void) {
     return r;
 }
 
-int fp_slots_init(fp_slots *slots, fp_slots *donor) {
-    int r;
+static int add(fp_slots *slots, int n) {
+    int r = 0;
 
-    *slots = (fp_slots){.placeholder_fd = -1, .dispositions_fd = -1};
-    pthread_mutex_init(&slots->lock, NULL);
-    for (int i = 0; i < FP_SLOT_COUNT; i++)
-        slots->fd[i] = -1;
-
-    r = donor ? take_from(donor) : -1;
-    if (r < 0)
-        r = open_placeholder();
-    if (r < 0)
-        goto out;
-    slots->placeholder_fd = r;
-    slots->bound = r + 1;
-    for (int i = 0; i < FP_SLOT_COUNT; i++) {
+    pthread_mutex_lock(&slots->lock);
+    for (; n > 0 && slots->count < FP_SLOT_COUNT; n--) {
         r = sys_fcntl(slots->placeholder_fd, F_DUPFD_CLOEXEC, FIRST_SLOT);
         if (r < 0)
-            goto out;
-        slots->fd[i] = r;
-        slots->free |= UINT32_C(1) << i;
-        if (slots->bound <= r)
-            slots->bound = r + 1;
+            break;
+        slots->fd[slots->count] = r;
+        slots->free |= UINT32_C(1) << slots->count++;
+        if (r >= atomic_load_explicit(&slots->low, memory_order_relaxed))
+            atomic_store_explicit(&slots->low, r + 1, memory_order_relaxed);
+    }
+    pthread_mutex_unlock(&slots->lock);
+    return r < 0 ? r : 0;
+}
+
+int fp_slots_init(fp_slots *slots) {
+    *slots = (fp_slots){.placeholder_fd = -1, .dispositions_fd = -1, .low = FP_LOW_FDS};
+    pthread_mutex_init(&slots->lock, NULL);
+    int r = slots->placeholder_fd = open_placeholder();
+    if (r >= 0)
+        r = add(slots, FIRST_COUNT);
+    if (r < 0) {
+        fp_slots_done(slots);
+        return r;
     }
     slots->dispositions_fd = fp_dispositions_open();
-    r = 0;
-out:
-    if (r < 0)
-        fp_slots_done(slots);
-    return r;
+    return 0;
+}
+
+void fp_slots_add(fp_slots *slots) {
+    add(slots, FURTHER_COUNT);
+}
+
+int fp_slots_low(const fp_slots *slots) {
+    return atomic_load_explicit(&slots->low, memory_order_relaxed);
 }
 
 void fp_slots_close(fp_slots *slots) {
-    for (int i = 0; i < FP_SLOT_COUNT; i++) {
+    for (int i = 0; i < slots->count; i++)
         if (slots->fd[i] >= 0)
             sys_close(slots->fd[i]);
-        slots->fd[i] = -1;
-    }
+    slots->count = 0;
+    slots->free = 0;
     if (slots->placeholder_fd >= 0)
         sys_close(slots->placeholder_fd);
     slots->placeholder_fd = -1;
@@ -87,8 +79,6 @@ void fp_slots_close(fp_slots *slots) {
 
 void fp_slots_done(fp_slots *slots) {
     fp_slots_close(slots);
-    slots->free = 0;
-    slots->bound = 0;
     pthread_mutex_destroy(&slots->lock);
 }
 
@@ -116,7 +106,7 @@ void fp_slots_return(fp_slots *slots, int slot_fd) {
     bool covered = sys_dup3(slots->placeholder_fd, slot_fd, O_CLOEXEC) >= 0;
 
     pthread_mutex_lock(&slots->lock);
-    for (int i = 0; i < FP_SLOT_COUNT; i++) {
+    for (int i = 0; i < slots->count; i++) {
         if (slots->fd[i] != slot_fd)
             continue;
         if (covered)

@@ -398,7 +398,7 @@ int fp_solo_adopt(int pid, int leads, fp_solo **ret_solo) {
     solo->stop_signal = SIGTERM;
     solo->started_ns = solo->last_byte_ns = fp_now_ns();
     if (fp_can(FP_CAP_PIDFD))
-        solo->pidfd = sys_above_2(sys_pidfd_open(pid, 0));
+        solo->pidfd = sys_aside(sys_pidfd_open(pid, 0));
     fp_solo_note_identity(solo);
     *ret_solo = solo;
     return 0;

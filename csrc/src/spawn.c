@@ -30,7 +30,6 @@
 enum {
     CHILD_STACK_BYTES = 24 * 1024,
     PLAN_BYTES = 8 * 1024, /* plans up to this size need no malloc */
-    LOW_FDS = 64,          /* what is below is cheap to copy */
     BUSY_RETRIES = 3,      /* execve(2) of a file that somebody has open for writing */
     BUSY_WAIT_MS = 10,
 };
@@ -174,7 +173,7 @@ static void close_pipes(fp_pipes *pipes, bool failed) {
 static int bring_low(struct birth *birth) {
     fp_child_plan *plan = &birth->plan;
     fp_slots *slots = birth->place->slots;
-    int low = slots->bound > LOW_FDS ? slots->bound : LOW_FDS;
+    int low = fp_slots_low(slots);
     int highest = 2;
 
     for (size_t i = 0; i < plan->n_moves; i++) {
@@ -204,7 +203,7 @@ static int bound_of_the_low(const fp_child_plan *plan) {
     for (size_t i = 0; i < plan->n_moves; i++)
         if (highest < plan->moves[i].source)
             highest = plan->moves[i].source;
-    return highest < LOW_FDS ? highest + 1 : -1;
+    return highest < FP_LOW_FDS ? highest + 1 : -1;
 }
 
 static void return_slots(struct birth *birth) {

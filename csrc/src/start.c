@@ -109,7 +109,7 @@ static int take_leaf(fp_supervisor *supervisor, fp_proc *proc, const fp_spec *sp
 static int make_birth(fp_supervisor *supervisor, fp_proc *proc, const fp_spec *spec, fp_birth_watch *watch,
                       fp_birth *ret_birth, fp_failure *reterr_failure) {
     fp_birthplace place = {
-        .slots = supervisor->has_slots ? &supervisor->slots : NULL,
+        .slots = supervisor->slots,
         .cgroup_fd = fp_leaf_fd(proc->leaf),
         .born_pid = &watch->pid,
         .pipes = &watch->pipes,

@@ -3,8 +3,9 @@
  * reference. What one does is in loop.c, what it keeps of its processes in
  * places.c.
  *
- * A supervisor shares nothing with its siblings but queued batches, who
- * watches over births, see births.c, and who hears of orphans. It lives until
+ * A supervisor shares nothing with its siblings but queued batches, low
+ * descriptors, who watches over births, see births.c, and who hears of
+ * orphans. It lives until
  * the last handle of a process of its goes, but has no thread, descriptor or
  * process any more once it was freed.
  */
@@ -29,6 +30,8 @@ static void crew_unref(fp_crew *crew) {
     if (!crew || atomic_fetch_sub_explicit(&crew->refs, 1, memory_order_acq_rel) != 1)
         return;
     fp_mailbox_unref(crew->orphan_mailbox);
+    if (crew->has_slots)
+        fp_slots_done(&crew->slots);
     pthread_mutex_destroy(&crew->lock);
     free(crew);
 }
@@ -64,6 +67,11 @@ static int join_crew(fp_supervisor *supervisor, fp_supervisor *sibling) {
     supervisor->crew = crew;
     supervisor->crew_next = crew->members;
     crew->members = supervisor;
+    if (crew->has_slots)
+        fp_slots_add(&crew->slots);
+    else
+        crew->has_slots = fp_slots_init(&crew->slots) == 0;
+    supervisor->slots = crew->has_slots ? &crew->slots : NULL;
     pthread_mutex_unlock(&crew->lock);
     return 0;
 }
@@ -81,8 +89,11 @@ static void leave_crew(fp_supervisor *supervisor) {
     }
     bool last = !crew->members;
     pthread_mutex_unlock(&crew->lock);
-    if (last)
-        fp_births_end(crew);
+    if (!last)
+        return;
+    fp_births_end(crew);
+    if (crew->has_slots)
+        fp_slots_close(&crew->slots);
 }
 
 int fp_supervisor_adopt_orphans(fp_supervisor *supervisor, fp_mailbox *mailbox) {
@@ -112,7 +123,7 @@ int fp_supervisor_adopt_orphans(fp_supervisor *supervisor, fp_mailbox *mailbox) 
 /* Not without it, but better with it: see watch_later() in start.c. */
 static void make_timer(fp_supervisor *supervisor) {
     struct epoll_event late = {.events = EPOLLIN, .data.u64 = FP_KEY_LATE};
-    int fd = sys_above_2(sys_timerfd(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK));
+    int fd = sys_aside(sys_timerfd(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK));
 
     if (fd >= 0 && sys_epoll_ctl(supervisor->epoll_fd, EPOLL_CTL_ADD, fd, &late) < 0) {
         sys_close(fd);
@@ -142,19 +153,16 @@ int fp_supervisor_new(const fp_supervisor_options *options, fp_supervisor **ret_
     fp_census_init(&supervisor->census);
     fp_leaves_init(&supervisor->leaves, options->cgroup_dir);
 
-    /* Before all that stays open: these shall lie low. */
-    fp_slots *donor = options->sibling && options->sibling->has_slots ? &options->sibling->slots : NULL;
-    supervisor->has_slots = fp_slots_init(&supervisor->slots, donor) == 0;
-    r = supervisor->epoll_fd = sys_above_2(sys_epoll_create(EPOLL_CLOEXEC));
+    r = join_crew(supervisor, options->sibling);
     if (r >= 0)
-        r = supervisor->event_fd = sys_above_2(sys_eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+        r = supervisor->epoll_fd = sys_aside(sys_epoll_create(EPOLL_CLOEXEC));
+    if (r >= 0)
+        r = supervisor->event_fd = sys_aside(sys_eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
     if (r >= 0)
         r = sys_epoll_ctl(supervisor->epoll_fd, EPOLL_CTL_ADD, supervisor->event_fd, &kick);
     if (r >= 0) {
         make_timer(supervisor);
-        r = fp_intake_init(&supervisor->intake, supervisor->has_slots ? supervisor->slots.placeholder_fd : -1);
-        if (r >= 0)
-            r = join_crew(supervisor, options->sibling);
+        r = fp_intake_init(&supervisor->intake, supervisor->slots ? supervisor->slots->placeholder_fd : -1);
     }
     if (r < 0) {
         fp_supervisor_free(supervisor);
@@ -200,9 +208,6 @@ fp_supervisor *fp_supervisor_free(fp_supervisor *supervisor) {
     if (supervisor->late_fd >= 0)
         sys_close(supervisor->late_fd);
     supervisor->epoll_fd = supervisor->event_fd = supervisor->late_fd = -1;
-    if (supervisor->has_slots)
-        fp_slots_done(&supervisor->slots);
-    supervisor->has_slots = false;
     if (!copy) {
         for (uint32_t i = 0; i < supervisor->n_places; i++) {
             fp_proc *proc = supervisor->places[i].proc;

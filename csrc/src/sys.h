@@ -550,14 +550,26 @@ static inline int sys_fcntl(int fd, int command, long arg) {
 }
 
 /*
- * A descriptor that we keep, or an error, as it came; but not under the number
- * of a standard stream that the host has closed: what it opens there later
- * would replace ours, and a child would inherit ours as its stream.
+ * What is below is cheap to copy, and copied with any part of a table: the
+ * kernel counts descriptors by the word of its bitmap, see fs/file.c.
  */
-static inline int sys_above_2(int fd) {
-    if (fd < 0 || fd > 2)
+enum { FP_LOW_FDS = 64 };
+
+/*
+ * A descriptor that we keep, or an error, as it came; but out of the way of
+ * children, each of which copies what is low, and closes it again: 40 ns and
+ * 60 ns (Linux 6.18). Where there is no number so high, at least not that of a
+ * standard stream which the host has closed: what it opens there later would
+ * replace ours, and a child would inherit ours as its stream.
+ */
+static inline int sys_aside(int fd) {
+    if (fd < 0 || fd >= FP_LOW_FDS)
         return fd;
-    int r = sys_fcntl(fd, F_DUPFD_CLOEXEC, 3);
+    int r = sys_fcntl(fd, F_DUPFD_CLOEXEC, FP_LOW_FDS);
+    if (r < 0 && fd > 2)
+        return fd;
+    if (r < 0)
+        r = sys_fcntl(fd, F_DUPFD_CLOEXEC, 3);
     sys_close(fd);
     return r;
 }

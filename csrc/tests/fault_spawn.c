@@ -56,7 +56,7 @@ static void bear(const fp_spec *spec, int cgroup_fd, int code) {
     CHECK(has_no_child());
     /* A slot may be lost to a failing dup3(2), but is never taken for free without its placeholder. */
     int lost = 0;
-    for (int i = 0; i < FP_SLOT_COUNT; i++) {
+    for (int i = 0; i < slots.count; i++) {
         lost += slots.fd[i] < 0;
         CHECK(!(slots.free >> i & 1) || fcntl(slots.fd[i], F_GETFD) >= 0);
         CHECK((slots.free >> i & 1) == (slots.fd[i] >= 0));
@@ -66,7 +66,7 @@ static void bear(const fp_spec *spec, int cgroup_fd, int code) {
 
 /* Slots that were lost are of no use for the next try. */
 static void with_fresh_slots(const fp_spec *spec, int cgroup_fd, int code) {
-    CHECK_EQ(fp_slots_init(&slots, NULL), 0);
+    CHECK_EQ(fp_slots_init(&slots), 0);
     bear(spec, cgroup_fd, code);
     fp_slots_done(&slots);
 }
@@ -125,7 +125,7 @@ static void one_that_wants_all_numbers(void) {
 /* The caller has closed his own standard streams: what we open gets their numbers. */
 static void one_of_a_caller_without_streams(void) {
     int kept[2] = {fcntl(0, F_DUPFD_CLOEXEC, 100), fcntl(1, F_DUPFD_CLOEXEC, 100)};
-    CHECK_EQ(fp_slots_init(&slots, NULL), 0);
+    CHECK_EQ(fp_slots_init(&slots), 0);
     close(0);
     close(1);
     bear(SHELL("exit 7", .stdio = {{FP_STDIO_PIPE}, {FP_STDIO_PIPE}, {FP_STDIO_PIPE}}), -1, 7);
@@ -208,7 +208,7 @@ static void one_in_a_cgroup(void) {
 static void slots_of_their_own(void) {
     int before = open_descriptors();
     faults_on();
-    int r = fp_slots_init(&slots, NULL);
+    int r = fp_slots_init(&slots);
     if (r == 0) {
         for (int i = 0; i < FP_SLOT_COUNT + 1; i++) {
             int fd = fp_slots_borrow(&slots, high_fd);
@@ -231,7 +231,7 @@ static void killed_before_exec(void) {
     fp_failure failure = {0};
     fp_birth birth;
 
-    CHECK_EQ(fp_slots_init(&slots, NULL), 0);
+    CHECK_EQ(fp_slots_init(&slots), 0);
     place.slots = &slots;
     fault_n = 1 << 30;
     faults_on();

@@ -278,7 +278,7 @@ static inline int run_way(void (*all_tests)(void), const char *disable, bool as_
         for (int capability = 0; capability < FP_CAP_COUNT; capability++)
             fp_probe(capability);
         if (with_slots)
-            CHECK_EQ(fp_slots_init(&slots, NULL), 0);
+            CHECK_EQ(fp_slots_init(&slots), 0);
         int open_before = count_open();
         all_tests();
         CHECK_EQ(count_open(), open_before);

@@ -232,7 +232,7 @@ static void many_open_descriptors_change_nothing(void) {
     for (int i = 0; i < MANY; i++)
         close(fds[i]);
     if (with_slots)
-        CHECK_EQ(slots.free, (1u << FP_SLOT_COUNT) - 1);
+        CHECK_EQ(slots.free, (1u << slots.count) - 1);
 }
 
 static void more_descriptors_than_slots_arrive_all_the_same(void) {
@@ -250,7 +250,7 @@ static void more_descriptors_than_slots_arrive_all_the_same(void) {
     for (int i = 0; i < MANY; i++)
         close(map[i].source);
     if (with_slots)
-        CHECK_EQ(slots.free, (1u << FP_SLOT_COUNT) - 1);
+        CHECK_EQ(slots.free, (1u << slots.count) - 1);
 }
 
 /* ---- slots --------------------------------------------------------------------- */
@@ -259,18 +259,20 @@ static void slots_are_borrowed_and_returned(void) {
     fp_slots mine;
     int got[FP_SLOT_COUNT];
 
-    CHECK_EQ(fp_slots_init(&mine, NULL), 0);
-    for (int i = 0; i < FP_SLOT_COUNT; i++) {
+    CHECK_EQ(fp_slots_init(&mine), 0);
+    int count = mine.count;
+    CHECK(count > 3 && count <= FP_SLOT_COUNT);
+    for (int i = 0; i < count; i++) {
         got[i] = fp_slots_borrow(&mine, 0);
-        CHECK(got[i] >= 3 && got[i] < mine.bound);
+        CHECK(got[i] >= 3 && got[i] < fp_slots_low(&mine));
         CHECK_TEXT(identity_of(got[i]), identity_of(0));
         CHECK(fcntl(got[i], F_GETFD) & FD_CLOEXEC);
     }
     CHECK_EQ(fp_slots_borrow(&mine, 0), -ENOSPC);
-    for (int i = 0; i < FP_SLOT_COUNT; i++)
+    for (int i = 0; i < count; i++)
         fp_slots_return(&mine, got[i]);
     CHECK_EQ(fp_slots_borrow(&mine, 3333), -EBADF);
-    CHECK_EQ(mine.free, (1u << FP_SLOT_COUNT) - 1);
+    CHECK_EQ(mine.free, (1u << count) - 1);
     fp_slots_done(&mine);
 
     struct rlimit before;
@@ -278,32 +280,35 @@ static void slots_are_borrowed_and_returned(void) {
     int next = dup(0);
     close(next);
     setrlimit(RLIMIT_NOFILE, &(struct rlimit){(rlim_t)next + 5, before.rlim_max});
-    CHECK_EQ(fp_slots_init(&mine, NULL), -EMFILE);
+    CHECK_EQ(fp_slots_init(&mine), -EMFILE);
     setrlimit(RLIMIT_NOFILE, &before);
     int after = dup(0);
     close(after);
     CHECK_EQ(after, next);
 }
 
-/* A sibling's null device lies as low as that of the first, which keeps most of its slots. */
-static void a_sibling_is_given_a_low_slot(void) {
-    enum { SIBLINGS = FP_SLOT_COUNT };
-    fp_slots first, siblings[SIBLINGS];
-    int given = 0;
+/* However many supervisors there are: what they have in reserve stays low, and each child copies it. */
+static void more_of_a_crew_share_a_few_more_slots(void) {
+    enum { SIBLINGS = 100 };
+    fp_slots shared;
+    int next = dup(0);
+    close(next);
 
-    CHECK_EQ(fp_slots_init(&first, NULL), 0);
-    fp_slots before = first;
-    for (int i = 0; i < SIBLINGS; i++) {
-        CHECK_EQ(fp_slots_init(&siblings[i], &first), 0);
-        given += i < FP_SLOT_COUNT / 2 && siblings[i].placeholder_fd == before.fd[i];
-        CHECK_TEXT(identity_of(siblings[i].placeholder_fd), identity_of(first.placeholder_fd));
-    }
-    CHECK_EQ(given, FP_SLOT_COUNT / 2);
-    CHECK_EQ(__builtin_popcount(first.free), FP_SLOT_COUNT - given);
-    fp_slots_done(&first);
-    CHECK(fcntl(siblings[0].placeholder_fd, F_GETFD) >= 0);
+    CHECK_EQ(fp_slots_init(&shared), 0);
+    int first = shared.count;
+    fp_slots_add(&shared);
+    CHECK(shared.count > first);
     for (int i = 0; i < SIBLINGS; i++)
-        fp_slots_done(&siblings[i]);
+        fp_slots_add(&shared);
+    CHECK_EQ(shared.count, FP_SLOT_COUNT);
+    CHECK_EQ(shared.free, (1u << FP_SLOT_COUNT) - 1);
+    CHECK_EQ(fp_slots_low(&shared), 64);
+    for (int i = 0; i < FP_SLOT_COUNT; i++)
+        CHECK(shared.fd[i] < 64);
+    fp_slots_done(&shared);
+    int after = dup(0);
+    close(after);
+    CHECK_EQ(after, next);
 }
 
 /* ---- all of it, in each way ---------------------------------------------------- */
@@ -324,6 +329,6 @@ static void all_tests(void) {
 int main(int argc, char **argv) {
     begin_births(argc, argv);
     RUN(slots_are_borrowed_and_returned);
-    RUN(a_sibling_is_given_a_low_slot);
+    RUN(more_of_a_crew_share_a_few_more_slots);
     return in_each_way(all_tests);
 }

@@ -44,6 +44,31 @@ static void anything_may_be_freed_first(void) {
     for_each_containment(anything_may_be_freed_first_in);
 }
 
+/* Each child copies the lowest 64 descriptors, whatever it needs: what we keep open is not among them. */
+static void what_is_kept_lies_out_of_the_way_of_children(void) {
+    enum { CREW = 4, LOWEST_WORD = 64, MOST_IN_RESERVE = 14 };
+    bool before[LOWEST_WORD];
+    int more = 0;
+    crew c;
+    fp_mailbox *mailbox;
+
+    for (int fd = 0; fd < LOWEST_WORD; fd++)
+        before[fd] = fcntl(fd, F_GETFD) >= 0;
+    crew_begin(&c, CREW);
+    CHECK_EQ(fp_mailbox_new(&mailbox), 0);
+    CHECK(fp_mailbox_fd(mailbox) >= LOWEST_WORD);
+    for (int i = 0; i < CREW; i++) {
+        fp_proc *proc = start(c.of[i], JOB("exit 0", .mailbox = mailbox));
+        CHECK_EQ(fp_proc_wait(proc, FP_STATE_DONE, LONG, NULL), 0);
+        fp_proc_free(proc);
+    }
+    for (int fd = 0; fd < LOWEST_WORD; fd++)
+        more += !before[fd] && fcntl(fd, F_GETFD) >= 0;
+    CHECK(more > 0 && more <= MOST_IN_RESERVE);
+    fp_mailbox_free(mailbox);
+    crew_end(&c);
+}
+
 /* The handle outlives its supervisor, and is as good as before. */
 static void a_handle_outlives_its_supervisor_in(void) {
     for (int kind = 0; kind < 4; kind++) {
@@ -244,6 +269,7 @@ static void a_start_is_not_lost_with_who_was_called_for_it(void) {
 
 static void all_tests(void) {
     WATCHED(what_the_dead_have_left_is_cleared); /* the first that starts anything */
+    WATCHED(what_is_kept_lies_out_of_the_way_of_children);
     WATCHED(anything_may_be_freed_first);
     WATCHED(a_handle_outlives_its_supervisor);
     WATCHED(a_stopped_crew_fails_what_is_queued);
