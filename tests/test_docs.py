@@ -204,6 +204,7 @@ def test_one_place_reaps_one_signals_one_creates() -> None:
 # What internal.h says of calls that go up its list; references apart, which go everywhere.
 CALLS_UPWARD = {
     ("turn.c", "batch.c", "fp_supervisor_batch_done"),
+    ("nursery.c", "batch.c", "fp_batch_started"),
     ("proc.c", "batch.c", "fp_batch_is_copy"),
     ("proc.c", "batch.c", "fp_batch_lock"),
     ("places.c", "batch.c", "fp_batch_queued"),

@@ -142,6 +142,7 @@ enum fp_spec_flag {
     FP_QUIET_START = 1 << 11,       /* FP_NEWS_STARTED wakes nobody: it comes with the next news */
     FP_FOLLOW_STDOUT = 1 << 12,     /* lose nothing of that captured stream before the first reader has come */
     FP_FOLLOW_STDERR = 1 << 13,
+    FP_PATIENT_START = 1 << 14,     /* in a batch it may run 5 ms before it is RUNNING; so may a quiet one */
     FP_KEEP_MASK = 1 << 16,         /* the caller's signal mask, and what `sigmask` adds */
     FP_INHERIT_FDS = 1 << 17,       /* every descriptor of the caller that is not close-on-exec */
     FP_SEARCH_ON = 1 << 18,         /* a search goes on after any failure, as os.execvpe() of Python has it */

@@ -104,6 +104,8 @@ static int stop_one(fp_proc *proc, int reason, int64_t grace_ns, int64_t kill_ti
     if (state == FP_STATE_QUEUED) {
         /* In a supervisor's hands, but not born yet: at its birth. */
         proc->stop_early = supervisor != NULL;
+        if (supervisor)
+            fp_supervisor_kick(supervisor);
         proc->reason = (uint8_t)reason;
         r = supervisor ? 0 : -EAGAIN;
         goto out;

@@ -3,7 +3,7 @@
  * of their layers. Read it as the table of contents.
  *
  * Calls go down this list, but for a few: references are taken and given back
- * everywhere; turn.c tells a batch of an end; proc.c asks a batch for its lock,
+ * everywhere; turn.c tells a batch of an end, and nursery.c of a start; proc.c asks a batch for its lock,
  * and places.c how many it has queued; mailbox.c asks how those stand of whom it
  * has news; fork.c closes what slots.c has open; probe.c tries what others do.
  *
@@ -13,6 +13,7 @@
  *     wait.c         threads that wait for a process
  *     follow.c       those who read what it says
  *     batch.c        queued starts, and who takes from them
+ *     nursery.c      births of a batch, beside which the loop does not stand
  *     start.c        a process comes under its supervisor, and is watched
  *     births.c       births that hang, and the thread that watches for them
  *     turn.c         what is due for a process, and what follows from it
@@ -211,6 +212,26 @@ typedef struct fp_birth {
  * left; the failure names the stage.
  */
 int fp_birth_make(const fp_spec *spec, const fp_birthplace *place, fp_birth *ret_birth, fp_failure *reterr_failure);
+
+/* What a child lives on until it has left our memory, if nobody stands still for that. */
+typedef struct fp_cradle fp_cradle;
+
+/* Freed with free(), when it is left. */
+fp_cradle *fp_cradle_new(void);
+/*
+ * The same, but on return the child is on its way, and lives on `cradle` until it has passed execve(2) or failed;
+ * fp_birth_end() must follow. All that `place` and `spec` point to stays until then. False: nothing has happened, as
+ * this needs somebody who stands still, or has failed: fp_birth_make() will do it, or say why not.
+ */
+bool fp_birth_begin(const fp_spec *spec, const fp_birthplace *place, fp_cradle *cradle);
+/* How it went, as fp_birth_make() says it. Waits, if need be, until the cradle is left. */
+int fp_birth_end(fp_cradle *cradle, fp_birth *ret_birth, fp_failure *reterr_failure);
+/* Has the child left our memory? One that dumps core before execve(2) may seem to stay, but its pidfd is readable. */
+bool fp_cradle_is_left(const fp_cradle *cradle);
+/* Sleep until it has, at most until `until_ns`. */
+void fp_cradle_watch(fp_cradle *cradle, int64_t until_ns);
+/* Readable when the child has ended; borrowed. */
+int fp_cradle_pidfd(const fp_cradle *cradle);
 
 /* ---- timer.c: when each process next needs a look ------------------------ */
 
@@ -722,6 +743,34 @@ typedef struct fp_crew {
     fp_mailbox *orphan_mailbox; /* referenced, or NULL */
 } fp_crew;
 
+/* One of a batch whose birth is under way, see nursery.c. */
+typedef struct fp_unborn {
+    struct fp_unborn *next;
+    fp_proc *proc; /* referenced */
+    fp_spec *spec; /* a copy, owned */
+    fp_birth_watch watch;
+    fp_cradle *cradle; /* owned */
+    bool ended;        /* it has, as its pidfd says */
+} fp_unborn;
+
+enum { FP_MOST_UNBORN = 4 };
+
+/* Of the loop alone. */
+typedef struct fp_nursery {
+    fp_unborn *first; /* in the order of their starts */
+    fp_unborn *empty;
+    uint32_t made;
+} fp_nursery;
+
+/* For a birth that has not begun; its pipes' lock stays as it is. */
+static inline void fp_birth_watch_reset(fp_birth_watch *watch) {
+    watch->leaf_fd = -1;
+    atomic_store_explicit(&watch->pid, 0, memory_order_relaxed);
+    for (int i = 0; i < 3; i++)
+        watch->pipes.ours[i] = watch->pipes.theirs[i] = -1;
+    watch->pipes.locked_for_fork = false;
+}
+
 /* From here to its end the crew sees how long a birth takes. Without the lock of the supervisor at the beginning. */
 void fp_birth_begins(fp_crew *crew, fp_birth_watch *birth);
 void fp_birth_ends(fp_crew *crew, fp_birth_watch *birth);
@@ -777,7 +826,8 @@ struct fp_supervisor {
     fp_leaves leaves;
     uint32_t freezes_seen; /* see fp_crew */
     fp_slots *slots; /* of the crew; NULL: there are none */
-    fp_ignored ignored; /* of the loop alone, as is the next */
+    fp_nursery nursery; /* of the loop alone, as are the next two */
+    fp_ignored ignored;
     int64_t asked_ns;   /* when that was asked for which it has last taken from a batch, or later */
     fp_census census;
     bool census_wanted;
@@ -887,8 +937,14 @@ void fp_proc_drive(fp_supervisor *supervisor, fp_proc *proc);
 /* So long after its start, at the latest, the exit of a process is watched for. */
 #define FP_WATCH_LATER (5 * FP_NS_PER_MS)
 
-/* Bring it into the world and under `supervisor`, whose lock is let go meanwhile. */
-int fp_proc_start(fp_supervisor *supervisor, fp_proc *proc, const fp_spec *spec, fp_failure *reterr_failure);
+/*
+ * Bring it into the world and under `supervisor`, whose lock is let go meanwhile. With `unborn` it may be 1: the birth
+ * is under way, and fp_proc_deliver() must follow; `spec` stays until then. NULL: it is over on return.
+ */
+int fp_proc_start(fp_supervisor *supervisor, fp_proc *proc, const fp_spec *spec, fp_unborn *unborn,
+                  fp_failure *reterr_failure);
+/* The rest of that, with the same answers but 1. Waits until the child has passed execve(2). */
+int fp_proc_deliver(fp_supervisor *supervisor, fp_unborn *unborn, fp_failure *reterr_failure);
 /* It will never start. */
 void fp_proc_fail(fp_proc *proc, const fp_failure *failure);
 /*
@@ -917,6 +973,22 @@ bool fp_supervisor_has_queued(const fp_supervisor *supervisor);
 void fp_supervisor_drop_shares(fp_supervisor *supervisor);
 /* A process of this batch is done: its place is free for the next. */
 void fp_supervisor_batch_done(fp_supervisor *supervisor, fp_proc *proc);
+/* Its start is over, and that is told. Takes `spec`. */
+void fp_batch_started(fp_supervisor *supervisor, fp_proc *proc, fp_spec *spec, int result, const fp_failure *failure);
+
+/* ---- nursery.c: births under way, [supervisor thread] ------------------------------------- */
+
+/* An empty place, or NULL; to be entered or given back. */
+fp_unborn *fp_nursery_room(fp_nursery *nursery);
+void fp_nursery_give(fp_nursery *nursery, fp_unborn *unborn);
+/* fp_proc_start() has said 1. Takes `spec`. */
+void fp_nursery_enter(fp_nursery *nursery, fp_unborn *unborn, fp_proc *proc, fp_spec *spec);
+/* Those that have left their cradle run, or have failed. `all`: wait for that. The lock is let go meanwhile. */
+void fp_nursery_deliver(fp_supervisor *supervisor, bool all);
+/* The birth that somebody waits for, and until when to stand beside it; or NULL. */
+fp_unborn *fp_nursery_urgent(const fp_nursery *nursery, int64_t now, int64_t *ret_until_ns);
+/* Without the lock; none is under way. */
+void fp_nursery_done(fp_nursery *nursery);
 
 /* ---- wait.c: threads that wait ----------------------------------------------------------------- */
 

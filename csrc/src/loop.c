@@ -102,6 +102,8 @@ static int64_t next_turn(const fp_supervisor *supervisor, int64_t now, bool more
     /* While starts come in close succession the loop keeps turning, so that none of them has to wake it. */
     if (now - supervisor->late_watch_ns < FP_WATCH_LATER && when > now + FP_WATCH_LATER)
         when = now + FP_WATCH_LATER;
+    if (supervisor->nursery.first && when > now + FP_WATCH_LATER)
+        when = now + FP_WATCH_LATER;
     if (supervisor->adopts_orphans && when > supervisor->orphans_ns)
         when = supervisor->orphans_ns;
     /* Should the host close our descriptors, nobody can wake us to tell: while somebody lives we look. */
@@ -142,17 +144,26 @@ static void give_way(fp_supervisor *supervisor, int64_t *contended_ns) {
 }
 
 /*
- * Sleep until an event, or `when`. The last start of a batch is not put under watch for that: it mostly is what wakes
- * us, and for one sleep poll(2) costs less than to enter it and to take it out again.
+ * Sleep until an event, or `when`. The last starts of a batch are not put under watch for that: it mostly is them that
+ * wake us, and for one sleep poll(2) costs less than to enter one and to take it out again.
  */
 static int await_events(fp_supervisor *supervisor, int young_fd, struct epoll_event *ret_events, int timeout_ms) {
-    struct pollfd wait[2] = {{.fd = young_fd, .events = POLLIN}, {.fd = supervisor->epoll_fd, .events = POLLIN}};
+    struct pollfd wait[2 + FP_MOST_UNBORN] = {{.fd = supervisor->epoll_fd, .events = POLLIN}};
+    fp_unborn *unborn = supervisor->nursery.first;
+    unsigned n = 1;
 
-    if (young_fd >= 0) {
-        int r = sys_poll(wait, 2, timeout_ms < 0 ? -1 : timeout_ms * FP_NS_PER_MS);
+    if (timeout_ms && (young_fd >= 0 || unborn)) {
+        if (young_fd >= 0)
+            wait[n++] = (struct pollfd){.fd = young_fd, .events = POLLIN};
+        for (unsigned i = n; unborn; unborn = unborn->next, i++, n++)
+            wait[i] = (struct pollfd){.fd = fp_cradle_pidfd(unborn->cradle), .events = POLLIN};
+        int r = sys_poll(wait, n, timeout_ms < 0 ? -1 : timeout_ms * FP_NS_PER_MS);
         if (r <= 0)
             return r;
-        if (!wait[1].revents)
+        unborn = supervisor->nursery.first;
+        for (unsigned i = young_fd >= 0 ? 2 : 1; unborn; unborn = unborn->next, i++)
+            unborn->ended = wait[i].revents;
+        if (!wait[0].revents)
             return 0;
         timeout_ms = 0;
     }
@@ -180,6 +191,7 @@ int fp_supervisor_run(fp_supervisor *supervisor) {
     supervisor->wakes_ns = FP_AWAKE;
     while (!supervisor->stopping) {
         supervisor->kicked = false;
+        fp_nursery_deliver(supervisor, false);
         bool more = fp_supervisor_run_queue(supervisor);
         int64_t now = fp_now_ns();
         look_at_due(supervisor, now);
@@ -199,12 +211,20 @@ int fp_supervisor_run(fp_supervisor *supervisor) {
         if (supervisor->unheard && (now >= supervisor->tell_ns || (!more && !fp_supervisor_has_queued(supervisor))))
             fp_supervisor_tell_unheard(supervisor);
         int64_t when = next_turn(supervisor, now, more);
-        supervisor->wakes_ns = when;
         int timeout_ms = sleep_ms(now, when), young_fd = -1, n = 0;
+        int64_t until;
+        fp_unborn *urgent = timeout_ms ? fp_nursery_urgent(&supervisor->nursery, now, &until) : NULL;
         if (timeout_ms && supervisor->young)
             young_fd = supervisor->young->pidfd;
+        /* Who stands beside a birth cannot be woken, but looks soon. */
+        if (urgent)
+            supervisor->bears = true;
+        else
+            supervisor->wakes_ns = when;
         pthread_mutex_unlock(&supervisor->lock);
-        if (timeout_ms || ++n_unasked >= MOST_UNASKED) {
+        if (urgent) {
+            fp_cradle_watch(urgent->cradle, fp_earliest(when, until));
+        } else if (timeout_ms || ++n_unasked >= MOST_UNASKED) {
             n = await_events(supervisor, young_fd, events, timeout_ms);
             n_unasked = 0;
         }
@@ -214,12 +234,16 @@ int fp_supervisor_run(fp_supervisor *supervisor) {
         give_way(supervisor, &contended_ns);
         pthread_mutex_lock(&supervisor->lock);
         supervisor->wakes_ns = FP_AWAKE;
+        supervisor->bears = false;
         now = fp_now_ns();
-        if (timeout_ms)
+        if (timeout_ms) {
+            fp_nursery_deliver(supervisor, false);
             fp_proc_look_at_young(supervisor, now);
+        }
         for (int i = 0; i < n; i++)
             take_event(supervisor, events[i].data.u64, now);
     }
+    fp_nursery_deliver(supervisor, true);
     fp_proc_look_at_young(supervisor, fp_now_ns());
     fp_proc_look_at_late(supervisor, fp_now_ns());
     bool left_some = supervisor->shares != NULL;

@@ -44,7 +44,8 @@ enum way { BY_CLONE3, BY_CLONE };
 struct birth {
     const fp_spec *spec;
     const fp_birthplace *place;
-    const fp_pipes *pipes;
+    fp_pipes *pipes;
+    void *space; /* of the plan */
     fp_child_plan plan;
     int borrowed[FP_SLOT_COUNT];
     int n_borrowed;
@@ -366,15 +367,12 @@ static int open_pidfd_late(struct birth *birth, fp_failure *reterr_failure) {
 }
 
 /*
- * Whatever the caller does meanwhile, we wait until the child has left our
- * memory: it runs on a stack of this frame. The word alone says so, not the
- * pidfd, which other threads may have closed. One that dumps core before
- * execve(2) does not clear the word on some kernels, but it can be reaped, or
- * has been.
+ * Wait until the child has left our memory, with what it stands on. The word
+ * alone says so, not the pidfd, which other threads may have closed. One that
+ * dumps core before execve(2) does not clear the word on some kernels, but it
+ * can be reaped, or has been.
  */
-static void stay_beside(struct birth *birth, pid_t pid, _Atomic uint32_t *in_our_memory) {
-    birth->stayed = true;
-    birth->ended = birth->place->stay(birth->place->stay_arg, birth->pidfd, birth->pipes->ours);
+static void await_leave(pid_t pid, _Atomic uint32_t *in_our_memory) {
     while (atomic_load_explicit(in_our_memory, memory_order_acquire)) {
         siginfo_t info = {0};
         sys_futex_wait_for_kernel(in_our_memory, 1, fp_now_ns() + EXEC_LOOK);
@@ -384,24 +382,37 @@ static void stay_beside(struct birth *birth, pid_t pid, _Atomic uint32_t *in_our
     }
 }
 
+/* Whatever the caller does meanwhile: the child runs on a stack of this frame. */
+static void stay_beside(struct birth *birth, pid_t pid, _Atomic uint32_t *in_our_memory) {
+    birth->stayed = true;
+    birth->ended = birth->place->stay(birth->place->stay_arg, birth->pidfd, birth->pipes->ours);
+    await_leave(pid, in_our_memory);
+}
+
+/* `stack` has CHILD_STACK_BYTES; the kernel clears `in_our_memory` when the child has left, if `flags` say so. */
+static long clone3_to_child(struct birth *birth, uint64_t flags, char *stack, _Atomic uint32_t *in_our_memory) {
+    _Atomic pid_t *born_pid = birth->place->born_pid;
+    fp_clone_args args = {
+        .flags = flags | FP_CLONE_CLEAR_SIGHAND | (born_pid ? CLONE_PARENT_SETTID : 0),
+        .pidfd = (uintptr_t)&birth->pidfd,
+        .child_tid = (uintptr_t)in_our_memory,
+        .parent_tid = (uintptr_t)born_pid,
+        .exit_signal = SIGCHLD,
+        .stack = (uintptr_t)stack,
+        .stack_size = CHILD_STACK_BYTES,
+        .cgroup = flags & FP_CLONE_INTO_CGROUP ? (uint64_t)birth->place->cgroup_fd : 0,
+    };
+
+    return sys_clone3_to_child(&args, fp_child_main, &birth->plan);
+}
+
 /* Not inlined: its frame holds the child's stack, which the kernel must find in memory that stays. */
 __attribute__((noinline)) static long clone_shared(struct birth *birth, enum way way, uint64_t flags) {
     _Alignas(16) char stack[CHILD_STACK_BYTES];
-    _Atomic pid_t *born_pid = birth->place->born_pid;
     _Atomic uint32_t in_our_memory = 1;
 
     if (way == BY_CLONE3) {
-        fp_clone_args args = {
-            .flags = flags | FP_CLONE_CLEAR_SIGHAND | (born_pid ? CLONE_PARENT_SETTID : 0),
-            .pidfd = (uintptr_t)&birth->pidfd,
-            .child_tid = (uintptr_t)&in_our_memory,
-            .parent_tid = (uintptr_t)born_pid,
-            .exit_signal = SIGCHLD,
-            .stack = (uintptr_t)stack,
-            .stack_size = sizeof stack,
-            .cgroup = flags & FP_CLONE_INTO_CGROUP ? (uint64_t)birth->place->cgroup_fd : 0,
-        };
-        long r = sys_clone3_to_child(&args, fp_child_main, &birth->plan);
+        long r = clone3_to_child(birth, flags, stack, &in_our_memory);
         if (r > 0 && flags & CLONE_CHILD_CLEARTID)
             stay_beside(birth, (pid_t)r, &in_our_memory);
         return r;
@@ -410,17 +421,14 @@ __attribute__((noinline)) static long clone_shared(struct birth *birth, enum way
                               &birth->plan);
 }
 
-static int bear_shared(struct birth *birth, enum way way, fp_failure *reterr_failure) {
-    static const fp_sigset all = ~UINT64_C(0);
+/* What the child in our memory has to do for itself, as it is born in this way. Returns the flags of clone(2). */
+static uint64_t plan_shared(struct birth *birth, enum way way, fp_child_report *report) {
     fp_child_plan *plan = &birth->plan;
-    fp_child_report report = {0};
     uint64_t flags = CLONE_VM;
-    fp_sigset mask;
 
     if (fp_can(FP_CAP_PIDFD) && !birth->without_pidfd)
         flags |= CLONE_PIDFD;
-    flags |= way == BY_CLONE3 && birth->place->stay && flags & CLONE_PIDFD ? CLONE_CHILD_CLEARTID : CLONE_VFORK;
-    plan->report = &report;
+    plan->report = report;
     plan->keep_below = birth->lowest_bound;
     plan->cgroup_fd = birth->place->cgroup_fd;
     plan->born_pid = NULL;
@@ -437,13 +445,32 @@ static int bear_shared(struct birth *birth, enum way way, fp_failure *reterr_fai
         if (plan->keep_below <= plan->cgroup_fd)
             plan->keep_below = plan->cgroup_fd + 1;
     }
+    return flags;
+}
 
+/* Block all signals until allow_signals(). */
+static void block_signals(struct birth *birth, fp_sigset *ret_mask) {
+    static const fp_sigset all = ~UINT64_C(0);
+
+    sys_rt_sigprocmask(SIG_SETMASK, &all, ret_mask);
+    if (birth->spec->flags & FP_KEEP_MASK)
+        birth->plan.sigmask = *ret_mask | birth->spec->sigmask;
+    birth->started_ns = fp_now_ns();
+}
+
+static void allow_signals(const fp_sigset *mask) {
+    sys_rt_sigprocmask(SIG_SETMASK, mask, NULL);
+}
+
+static int bear_shared(struct birth *birth, enum way way, fp_failure *reterr_failure) {
+    fp_child_report report = {0};
+    uint64_t flags = plan_shared(birth, way, &report);
+    fp_sigset mask;
+
+    flags |= way == BY_CLONE3 && birth->place->stay && flags & CLONE_PIDFD ? CLONE_CHILD_CLEARTID : CLONE_VFORK;
     if (changes_ids(birth->spec))
         note_dumpable();
-    sys_rt_sigprocmask(SIG_SETMASK, &all, &mask);
-    if (birth->spec->flags & FP_KEEP_MASK)
-        plan->sigmask = mask | birth->spec->sigmask;
-    birth->started_ns = fp_now_ns();
+    block_signals(birth, &mask);
     long r = clone_shared(birth, way, flags);
     /* An emulator may share memory only with who stands still. */
     if (r == -EINVAL && flags & CLONE_CHILD_CLEARTID)
@@ -452,7 +479,7 @@ static int bear_shared(struct birth *birth, enum way way, fp_failure *reterr_fai
     /* SIGCHLD does not count: a short-lived child has sent it by now. */
     if (birth->place->notes_signals)
         birth->interrupted = sys_rt_sigpending() & ~mask & ~(UINT64_C(1) << (SIGCHLD - 1));
-    sys_rt_sigprocmask(SIG_SETMASK, &mask, NULL);
+    allow_signals(&mask);
     if (changes_ids(birth->spec))
         restore_dumpable();
 
@@ -507,7 +534,6 @@ static int await_exec(const struct birth *birth, const fp_child_report *report, 
 }
 
 static int bear_by_fork(struct birth *birth, fp_failure *reterr_failure) {
-    static const fp_sigset all = ~UINT64_C(0);
     fp_child_plan *plan = &birth->plan;
     int ends[2] = {-1, -1};
     void *page = NULL;
@@ -530,16 +556,13 @@ static int bear_by_fork(struct birth *birth, fp_failure *reterr_failure) {
     plan_signals(birth, false);
     fp_plan_gaps(plan, ends[1]);
 
-    sys_rt_sigprocmask(SIG_SETMASK, &all, &mask);
-    if (birth->spec->flags & FP_KEEP_MASK)
-        plan->sigmask = mask | birth->spec->sigmask;
-    birth->started_ns = fp_now_ns();
+    block_signals(birth, &mask);
     long pid = sys_fork(SIGCHLD | (fp_can(FP_CAP_PIDFD) && !birth->without_pidfd ? CLONE_PIDFD : 0), &birth->pidfd);
     if (pid == 0) {
         fp_child_main(plan);
         sys_exit_group(0);
     }
-    sys_rt_sigprocmask(SIG_SETMASK, &mask, NULL);
+    allow_signals(&mask);
     if (pid < 0) {
         r = fail(reterr_failure, (int)pid, FP_STAGE_CLONE, -1);
         goto out;
@@ -589,68 +612,160 @@ static int bear_patiently(struct birth *birth, fp_failure *reterr_failure) {
     }
 }
 
+/* Pipes, the plan and what it needs. `small_space` has PLAN_BYTES. conclude() must follow, also on failure. */
+static int prepare(struct birth *birth, const fp_spec *spec, const fp_birthplace *place, fp_pipes *nobody_elses,
+                   void *small_space, fp_failure *reterr_failure) {
+    int null_fd = place->slots ? place->slots->placeholder_fd : -1;
+
+    birth->spec = spec;
+    birth->place = place;
+    birth->pipes = place->pipes ? place->pipes : nobody_elses;
+    birth->space = small_space;
+    birth->n_borrowed = 0;
+    birth->lowest_bound = -1;
+    birth->without_pidfd = birth->interrupted = birth->stayed = birth->ended = false;
+    birth->pid = 0;
+    birth->pidfd = -1;
+    if (has_pipes(spec)) {
+        if (birth->pipes == nobody_elses)
+            fp_fork_note_pipes(birth->pipes);
+        int r = make_pipes(spec, birth->pipes, reterr_failure);
+        if (r < 0)
+            return r;
+    }
+    size_t bytes = fp_plan_space(spec);
+    if (bytes > PLAN_BYTES)
+        birth->space = malloc(bytes);
+    if (!birth->space)
+        return fail(reterr_failure, -ENOMEM, FP_STAGE_REQUEST, -1);
+    fp_plan_make(&birth->plan, birth->space, spec, birth->pipes->theirs, null_fd);
+    /* Where no slot is free the whole table is copied: slower, and as right. */
+    if (birth->plan.has_close_range && !(spec->flags & FP_INHERIT_FDS))
+        birth->lowest_bound = place->slots ? bring_low(birth) : bound_of_the_low(&birth->plan);
+    if (birth->lowest_bound < 0)
+        birth->lowest_bound = -1;
+    fp_plan_fds(&birth->plan);
+    fp_plan_gaps(&birth->plan, -1);
+    return 0;
+}
+
+/* It is over, well or badly (`failed`). */
+static void conclude(struct birth *birth, const fp_pipes *nobody_elses, const void *small_space, bool failed) {
+    if (birth->place->born_pid)
+        atomic_store_explicit(birth->place->born_pid, 0, memory_order_release);
+    return_slots(birth);
+    if (birth->space != small_space)
+        free(birth->space);
+    if (has_pipes(birth->spec)) {
+        close_pipes(birth->pipes, failed);
+        if (birth->pipes == nobody_elses)
+            fp_fork_forget_pipes(birth->pipes);
+    }
+}
+
+static void describe(struct birth *birth, fp_birth *ret_birth) {
+    if (birth->pidfd >= 0)
+        lift_above_2(&birth->pidfd);
+    *ret_birth = (fp_birth){
+        .pid = birth->pid,
+        .pidfd = birth->pidfd,
+        .pipe_fd = {birth->pipes->ours[0], birth->pipes->ours[1], birth->pipes->ours[2]},
+        .started_ns = birth->started_ns,
+        .interrupted = birth->interrupted,
+        .stayed = birth->stayed,
+        .ended = birth->ended,
+    };
+}
+
 int fp_birth_make(const fp_spec *spec, const fp_birthplace *place, fp_birth *ret_birth, fp_failure *reterr_failure) {
     _Alignas(16) char small_space[PLAN_BYTES];
-    void *space = small_space;
     fp_pipes nobody_elses = FP_PIPES_NONE;
-    fp_pipes *pipes = place->pipes ? place->pipes : &nobody_elses;
-    struct birth birth = {.spec = spec, .place = place, .pipes = pipes, .lowest_bound = -1, .pidfd = -1};
-    bool piped = has_pipes(spec);
-    int null_fd = place->slots ? place->slots->placeholder_fd : -1;
+    struct birth birth;
 
     int r = check_sources(spec, reterr_failure);
     if (r < 0)
         return r;
-    if (piped && pipes == &nobody_elses)
-        fp_fork_note_pipes(pipes);
-    if (piped)
-        r = make_pipes(spec, pipes, reterr_failure);
+    r = prepare(&birth, spec, place, &nobody_elses, small_space, reterr_failure);
     if (r < 0)
         goto out;
-
-    size_t bytes = fp_plan_space(spec);
-    if (bytes > sizeof small_space)
-        space = malloc(bytes);
-    if (!space) {
-        r = fail(reterr_failure, -ENOMEM, FP_STAGE_REQUEST, -1);
-        goto out;
-    }
-    fp_plan_make(&birth.plan, space, spec, pipes->theirs, null_fd);
-    /* Where no slot is free the whole table is copied: slower, and as right. */
-    if (birth.plan.has_close_range && !(spec->flags & FP_INHERIT_FDS))
-        birth.lowest_bound = place->slots ? bring_low(&birth) : bound_of_the_low(&birth.plan);
-    if (birth.lowest_bound < 0)
-        birth.lowest_bound = -1;
-    fp_plan_fds(&birth.plan);
-    fp_plan_gaps(&birth.plan, -1);
-
     r = bear_patiently(&birth, reterr_failure);
     if ((r == -EMFILE || r == -ENFILE) && place->pidfd_optional && birth.pid == 0) {
         birth.without_pidfd = true;
         r = bear_patiently(&birth, reterr_failure);
     }
-    if (r < 0)
-        goto out;
-    if (birth.pidfd >= 0)
-        lift_above_2(&birth.pidfd);
-    *ret_birth = (fp_birth){
-        .pid = birth.pid,
-        .pidfd = birth.pidfd,
-        .pipe_fd = {pipes->ours[0], pipes->ours[1], pipes->ours[2]},
-        .started_ns = birth.started_ns,
-        .interrupted = birth.interrupted,
-        .stayed = birth.stayed,
-        .ended = birth.ended,
-    };
+    if (r >= 0)
+        describe(&birth, ret_birth);
 out:
-    if (place->born_pid)
-        atomic_store_explicit(place->born_pid, 0, memory_order_release);
-    return_slots(&birth);
-    if (space != small_space)
-        free(space);
-    if (piped)
-        close_pipes(pipes, r < 0);
-    if (piped && pipes == &nobody_elses)
-        fp_fork_forget_pipes(pipes);
+    conclude(&birth, &nobody_elses, small_space, r < 0);
+    return r;
+}
+
+/* ---- births for which nobody stands still ----------------------------------------------- */
+
+struct fp_cradle {
+    struct birth birth;
+    fp_birthplace place;
+    fp_child_report report;
+    _Atomic uint32_t in_our_memory; /* cleared by the kernel */
+    _Alignas(16) char space[PLAN_BYTES];
+    _Alignas(16) char stack[CHILD_STACK_BYTES];
+};
+
+fp_cradle *fp_cradle_new(void) {
+    return malloc(sizeof(fp_cradle));
+}
+
+/* The memory must be shared as promised, its end be seen by the pidfd, and all that can fail be told by the report. */
+static bool may_be_left(const fp_spec *spec, const fp_birthplace *place) {
+    return fp_can(FP_CAP_CLONE3) && fp_can(FP_CAP_PIDFD) && !changes_ids(spec) &&
+           (place->cgroup_fd < 0 || fp_can(FP_CAP_INTO_CGROUP));
+}
+
+bool fp_birth_begin(const fp_spec *spec, const fp_birthplace *place, fp_cradle *cradle) {
+    struct birth *birth = &cradle->birth;
+    fp_sigset mask;
+    long r = -1;
+
+    if (!may_be_left(spec, place) || check_sources(spec, NULL) < 0)
+        return false;
+    cradle->place = *place;
+    cradle->report = (fp_child_report){0};
+    atomic_store_explicit(&cradle->in_our_memory, 1, memory_order_relaxed);
+    if (prepare(birth, spec, &cradle->place, NULL, cradle->space, NULL) == 0) {
+        uint64_t flags = plan_shared(birth, BY_CLONE3, &cradle->report);
+        block_signals(birth, &mask);
+        r = clone3_to_child(birth, flags | CLONE_CHILD_CLEARTID, cradle->stack, &cradle->in_our_memory);
+        allow_signals(&mask);
+    }
+    if (r < 0)
+        conclude(birth, NULL, cradle->space, true);
+    else
+        birth->pid = (pid_t)r;
+    return r >= 0;
+}
+
+bool fp_cradle_is_left(const fp_cradle *cradle) {
+    return !atomic_load_explicit(&cradle->in_our_memory, memory_order_acquire);
+}
+
+void fp_cradle_watch(fp_cradle *cradle, int64_t until_ns) {
+    sys_futex_wait_for_kernel(&cradle->in_our_memory, 1, until_ns);
+}
+
+int fp_cradle_pidfd(const fp_cradle *cradle) {
+    return cradle->birth.pidfd;
+}
+
+int fp_birth_end(fp_cradle *cradle, fp_birth *ret_birth, fp_failure *reterr_failure) {
+    struct birth *birth = &cradle->birth;
+
+    await_leave(birth->pid, &cradle->in_our_memory);
+    int r = read_report(birth, &cradle->report, reterr_failure);
+    /* As in bear_patiently(); this has been the first attempt. */
+    if (r == -ETXTBSY)
+        r = bear_patiently(birth, reterr_failure);
+    if (r >= 0)
+        describe(birth, ret_birth);
+    conclude(birth, NULL, cradle->space, r < 0);
     return r;
 }

@@ -14,10 +14,11 @@
 
 enum { MOST_GROUPS = 65536, MOST_FDS = 4096, MOST_CPU_WORDS = 1024, MOST_SIGNALS = 64 };
 
-static const uint32_t known_flags =
-    FP_KEEP_LEFTOVERS | FP_NO_NEW_PRIVS | FP_DIE_WITH_PARENT | FP_SET_UID | FP_SET_GID | FP_SET_GROUPS | FP_SET_UMASK |
-    FP_SET_NICE | FP_STOP_AT_MAX_OUTPUT | FP_KEEP_SIGNALS | FP_ONE_PATH | FP_QUIET_START | FP_FOLLOW_STDOUT |
-    FP_FOLLOW_STDERR | FP_KEEP_MASK | FP_INHERIT_FDS | FP_SEARCH_ON | FP_JOIN_GROUP | FP_ASK_FOR_ROOM;
+static const uint32_t known_flags = FP_KEEP_LEFTOVERS | FP_NO_NEW_PRIVS | FP_DIE_WITH_PARENT | FP_SET_UID | FP_SET_GID |
+                                    FP_SET_GROUPS | FP_SET_UMASK | FP_SET_NICE | FP_STOP_AT_MAX_OUTPUT |
+                                    FP_KEEP_SIGNALS | FP_ONE_PATH | FP_QUIET_START | FP_FOLLOW_STDOUT |
+                                    FP_FOLLOW_STDERR | FP_PATIENT_START | FP_KEEP_MASK | FP_INHERIT_FDS | FP_SEARCH_ON |
+                                    FP_JOIN_GROUP | FP_ASK_FOR_ROOM;
 
 /* ---- the packed environment --------------------------------------------------- */
 

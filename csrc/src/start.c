@@ -5,7 +5,9 @@
  * The place is taken first, so that nothing after the birth can fail for lack
  * of memory; only what the child has used may be forgotten then. The lock is
  * let go while the child is being made, and the crew sees for how long, see
- * births.c. A start that fails has given everything back.
+ * births.c. The loop does not stand beside those of a batch: what is done once
+ * they have passed execve(2) is done later then, see nursery.c. A start that
+ * fails has given everything back.
  */
 #include <errno.h>
 
@@ -106,8 +108,9 @@ static int take_leaf(fp_supervisor *supervisor, fp_proc *proc, const fp_spec *sp
     return 0;
 }
 
+/* 1: it is under way, on `cradle`. */
 static int make_birth(fp_supervisor *supervisor, fp_proc *proc, const fp_spec *spec, fp_birth_watch *watch,
-                      fp_birth *ret_birth, fp_failure *reterr_failure) {
+                      fp_cradle *cradle, fp_birth *ret_birth, fp_failure *reterr_failure) {
     fp_birthplace place = {
         .slots = supervisor->slots,
         .cgroup_fd = fp_leaf_fd(proc->leaf),
@@ -120,6 +123,8 @@ static int make_birth(fp_supervisor *supervisor, fp_proc *proc, const fp_spec *s
         place.asked_ns = supervisor->asked_ns;
     }
     atomic_store(&watch->pid, 0);
+    if (cradle && fp_birth_begin(spec, &place, cradle))
+        return 1;
     return fp_birth_make(spec, &place, ret_birth, reterr_failure);
 }
 
@@ -155,9 +160,31 @@ static void adopt(fp_supervisor *supervisor, fp_proc *proc, const fp_spec *spec,
     fp_supervisor_set_timer(supervisor, proc, fp_proc_next_look(proc, now));
 }
 
-int fp_proc_start(fp_supervisor *supervisor, fp_proc *proc, const fp_spec *spec, fp_failure *reterr_failure) {
+/* It has not been born. */
+static void give_all_back(fp_supervisor *supervisor, fp_proc *proc) {
+    fp_leaf_give(&supervisor->leaves, proc->leaf, false);
+    proc->leaf = NULL;
+    fp_supervisor_dismiss(supervisor, proc);
+}
+
+/* With the lock again. */
+static int conclude(fp_supervisor *supervisor, fp_proc *proc, const fp_spec *spec, int result, const fp_birth *birth,
+                    fp_birth_watch *watch) {
+    if (result >= 0)
+        adopt(supervisor, proc, spec, birth, &watch->pipes);
+    /* Only now: between the two it would be nobody's child, see orphans.c. */
+    fp_birth_ends(supervisor->crew, watch);
+    if (result < 0)
+        give_all_back(supervisor, proc);
+    return result < 0 ? result : 0;
+}
+
+int fp_proc_start(fp_supervisor *supervisor, fp_proc *proc, const fp_spec *spec, fp_unborn *unborn,
+                  fp_failure *reterr_failure) {
     fp_birth birth;
-    fp_birth_watch watch = {.leaf_fd = -1, .pipes = FP_PIPES_NONE};
+    fp_birth_watch here = {.leaf_fd = -1, .pipes = FP_PIPES_NONE};
+    fp_birth_watch *watch = unborn ? &unborn->watch : &here;
+    fp_cradle *cradle = unborn ? unborn->cradle : NULL;
 
     *reterr_failure = (fp_failure){.error = ESHUTDOWN, .stage = FP_STAGE_SUPERVISOR, .detail = -1};
     if (supervisor->stopping)
@@ -168,37 +195,38 @@ int fp_proc_start(fp_supervisor *supervisor, fp_proc *proc, const fp_spec *spec,
         return r;
     }
     r = take_leaf(supervisor, proc, spec, reterr_failure);
-    if (r < 0)
-        goto out;
+    if (r < 0) {
+        give_all_back(supervisor, proc);
+        return r;
+    }
 
-    watch.leaf_fd = fp_leaf_fd(proc->leaf);
+    watch->leaf_fd = fp_leaf_fd(proc->leaf);
     pthread_mutex_unlock(&supervisor->lock);
-    fp_birth_begins(supervisor->crew, &watch);
-    r = make_birth(supervisor, proc, spec, &watch, &birth, reterr_failure);
+    fp_birth_begins(supervisor->crew, watch);
+    r = make_birth(supervisor, proc, spec, watch, cradle, &birth, reterr_failure);
     if (r < 0 && reterr_failure->stage == FP_STAGE_CGROUP && proc->containment == FP_CONTAIN_AUTO &&
         !proc->needs_leaf) {
         /* The leaf cannot be entered, now or ever: the session will do. */
-        fp_birth_ends(supervisor->crew, &watch);
-        watch.leaf_fd = -1;
+        fp_birth_ends(supervisor->crew, watch);
+        watch->leaf_fd = -1;
         fp_supervisor_lock(supervisor);
         fp_leaf_give(&supervisor->leaves, proc->leaf, false);
         proc->leaf = NULL;
         pthread_mutex_unlock(&supervisor->lock);
-        fp_birth_begins(supervisor->crew, &watch);
-        r = make_birth(supervisor, proc, spec, &watch, &birth, reterr_failure);
+        fp_birth_begins(supervisor->crew, watch);
+        r = make_birth(supervisor, proc, spec, watch, cradle, &birth, reterr_failure);
     }
     fp_supervisor_lock(supervisor);
-    if (r >= 0)
-        adopt(supervisor, proc, spec, &birth, &watch.pipes);
-    /* Only now: between the two it would be nobody's child, see orphans.c. */
-    fp_birth_ends(supervisor->crew, &watch);
-out:
-    if (r < 0) {
-        fp_leaf_give(&supervisor->leaves, proc->leaf, false);
-        proc->leaf = NULL;
-        fp_supervisor_dismiss(supervisor, proc);
-    }
-    return r < 0 ? r : 0;
+    return r == 1 ? 1 : conclude(supervisor, proc, spec, r, &birth, watch);
+}
+
+int fp_proc_deliver(fp_supervisor *supervisor, fp_unborn *unborn, fp_failure *reterr_failure) {
+    fp_birth birth;
+
+    pthread_mutex_unlock(&supervisor->lock);
+    int r = fp_birth_end(unborn->cradle, &birth, reterr_failure);
+    fp_supervisor_lock(supervisor);
+    return conclude(supervisor, unborn->proc, unborn->spec, r, &birth, &unborn->watch);
 }
 
 void fp_proc_fail(fp_proc *proc, const fp_failure *failure) {
@@ -231,7 +259,7 @@ int fp_spawn(fp_supervisor *supervisor, const fp_spec *spec, fp_proc **ret_proc,
     }
     atomic_store(&proc->supervisor, fp_supervisor_ref(supervisor));
     fp_supervisor_lock(supervisor);
-    r = fp_proc_start(supervisor, proc, spec, &failure);
+    r = fp_proc_start(supervisor, proc, spec, NULL, &failure);
     pthread_mutex_unlock(&supervisor->lock);
 out:
     if (r < 0) {

@@ -40,6 +40,7 @@ void fp_supervisor_unref(fp_supervisor *supervisor) {
     if (atomic_fetch_sub_explicit(&supervisor->refs, 1, memory_order_acq_rel) != 1)
         return;
     fp_census_done(&supervisor->census);
+    fp_nursery_done(&supervisor->nursery);
     free(supervisor->intake.scratch);
     free(supervisor->places);
     fp_timers_done(&supervisor->timers);

@@ -455,6 +455,29 @@ static void a_child_killed_before_exec(void) {
     close_down();
 }
 
+/* The same of one that is left alone; one that dumps core may not clear the word that tells that it is gone. */
+static void a_queued_child_killed_before_exec(void) {
+    static const int signals[] = {SIGKILL, SIGSEGV, SIGABRT};
+
+    for (size_t i = 0; i < sizeof signals / sizeof *signals; i++) {
+        fp_failure failure = {0};
+        const fp_spec *spec = JOB("exit 3");
+        fp_proc *proc;
+        prepare();
+        fault_n = 1 << 30;
+        CHECK(open_up());
+        fault->before_exec = signals[i];
+        CHECK_EQ(fp_spawn_many(members(&us), 1, &spec, 1, 0, &proc), 0);
+        CHECK_EQ(fp_procs_wait_started(&proc, 1, 10000 * MS), 0);
+        CHECK_EQ(fp_proc_failure(proc, &failure), 0);
+        CHECK_EQ(failure.error, ESRCH);
+        CHECK_EQ(failure.stage, FP_STAGE_PRE_EXEC);
+        CHECK_EQ(failure.detail, signals[i]);
+        fp_proc_free(proc);
+        close_down();
+    }
+}
+
 /* ---- famine ----------------------------------------------------------------------------------- */
 
 /* What is known of an end needs no memory, but for what the child has used. */
@@ -549,6 +572,7 @@ static void every_scenario(void) {
         WATCHED(a_queued_child_stopped_before_exec);
     }
     WATCHED(a_child_killed_before_exec);
+    WATCHED(a_queued_child_killed_before_exec);
 }
 
 static void in_a_session(void) {

@@ -62,6 +62,7 @@ class Feed(Generic[C]):
         self._mailbox = Mailbox()
         roster.direct_orphans(self._mailbox)
         self._specs = roster.make_specs(self._mailbox)
+        self._specs.start_patiently()
 
     def finished(self) -> Iterator[C]:
         """All of them, each when it is done or could not be started. Closing this stops what is left."""

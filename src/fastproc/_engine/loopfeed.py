@@ -69,7 +69,9 @@ class LoopFeed:
         roster.engage()
         self._specs: Specs | None = roster.make_specs(mail.mailbox)
         if not named:
-            self._specs.begin_as_asyncio_does(quiet=quiet)
+            self._specs.begin_as_asyncio_does()
+        if quiet:
+            self._specs.start_quietly()
         roster.open_feed(self)
         mail.feeds.add(self)
 

@@ -87,13 +87,18 @@ class Specs:
                 apply(spec, command, keep)
         return spec
 
-    def begin_as_asyncio_does(self, *, quiet: bool) -> None:
-        """What a command does not say is as in asyncio: standard input is ours, what is left over runs on.
-
-        With `quiet` nobody need be woken when a start has succeeded.
-        """
+    def begin_as_asyncio_does(self) -> None:
+        """What a command does not say is as in asyncio: standard input is ours, what is left over runs on."""
         self._common.stdio[0].kind = lib.FP_STDIO_INHERIT
-        self._common.flags |= lib.FP_KEEP_LEFTOVERS | (lib.FP_QUIET_START if quiet else 0)
+        self._common.flags |= lib.FP_KEEP_LEFTOVERS
+
+    def start_quietly(self) -> None:
+        """That a start has succeeded is heard with the next news of it."""
+        self._common.flags |= lib.FP_QUIET_START
+
+    def start_patiently(self) -> None:
+        """Nobody waits for a start: it is heard of some milliseconds later."""
+        self._common.flags |= lib.FP_PATIENT_START
 
     def _pack(self, block: bytes) -> Any:
         env = self._packed.get(block)
