@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Generator
 from operator import index
+from time import monotonic
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from ._engine.child import HEARD, Child
@@ -98,17 +99,22 @@ class Process(Child):
             WaitTimeout: it has not ended within `timeout` seconds. Nothing is done to it.
             SpawnError: it was never started (only a process of map()).
         """
-        if self._status is None and (timeout is not None or not hear_entry(self)):
-            try:
-                in_time = self._roster.await_exit(self, timeout)
-            except NeverStarted:
-                raise self._start_error() from None
-            if not in_time:
-                assert timeout is not None
-                raise WaitTimeout(f"task {self.task_id!r}", timeout)
+        if self._status is None:
+            until = None if timeout is None else monotonic() + timeout
+            if not hear_entry(self, timeout):
+                self._wait_until(until, timeout)
         elif not self._flags & HEARD:
             self._roster.mark_heard(self)
         return self._status  # type: ignore[return-value]
+
+    def _wait_until(self, until: float | None, timeout: float | None) -> None:
+        try:
+            in_time = self._roster.await_exit(self, until)
+        except NeverStarted:
+            raise self._start_error() from None
+        if not in_time:
+            assert timeout is not None
+            raise WaitTimeout(f"task {self.task_id!r}", timeout)
 
     def poll(self) -> ExitStatus | None:
         """Ask the kernel, without blocking: how it ended, or None while it runs."""

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 from tests.conftest import eventually
@@ -193,7 +194,7 @@ def test_circles_of_processes_are_garbage(warm: ProcessManager, programs: Progra
     entry = Tied(warm._roster, "tied", programs.exits_with(1))
     assert ledger.start_entry(entry)
     # False is said as well when it is time to look for signals.
-    assert ledger.hear_entry(entry) or entry.wait(20)
+    assert ledger.hear_entry(entry, None) or entry.wait(20)
     entry.itself = entry
     pid = entry.pid
     warm._roster.finished.by_task.clear()
@@ -204,17 +205,58 @@ def test_circles_of_processes_are_garbage(warm: ProcessManager, programs: Progra
     assert freed == [pid]
 
 
+@pytest.mark.parametrize("timeout", [None, 20, 20.0, float("inf"), 1e300])
+def test_a_wait_with_a_timeout_takes_the_short_way_too(
+    warm: ProcessManager, programs: Programs, timeout: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unless it lasts until signals are looked for, or longer than anybody waits."""
+    long_ones = []
+    await_exit = type(warm._roster).await_exit
+
+    def noted(roster: Any, child: Any, until: float | None) -> bool:
+        long_ones.append(until)
+        return await_exit(roster, child, until)
+
+    monkeypatch.setattr(type(warm._roster), "await_exit", noted)
+    for _ in range(20):
+        process = warm.start_process("nop", programs.nop())
+        assert process.wait(timeout).code == 0
+    assert len(long_ones) < 20 or (timeout is not None and timeout > 1e9)
+
+
+@pytest.mark.parametrize("timeout", [0, 0.0, 0.01, 0.2])
+def test_a_wait_that_is_over_is_told_in_time(warm: ProcessManager, timeout: float) -> None:
+    process = warm.start_process("slow", SLEEP)
+    began = time.monotonic()
+    with pytest.raises(fastproc.WaitTimeout):
+        process.wait(timeout)
+    assert timeout <= time.monotonic() - began < timeout + 5
+    assert process.running
+    process.kill()
+    assert process.wait(10).signal == signal.SIGKILL
+
+
+@pytest.mark.parametrize("timeout", ["1", b"", object(), [1]])
+def test_a_timeout_that_is_no_number_is_refused(warm: ProcessManager, timeout: Any) -> None:
+    process = warm.start_process("slow", SLEEP)
+    with pytest.raises(TypeError):
+        process.wait(timeout)
+    assert process.running
+    process.kill()
+
+
 def test_what_is_no_entry_is_refused() -> None:
-    for call in (_direct.start_entry, _direct.hear_entry):
-        with pytest.raises(TypeError):
-            call(object())  # type: ignore[arg-type]
+    with pytest.raises(TypeError):
+        _direct.start_entry(object())
+    with pytest.raises(TypeError):
+        _direct.hear_entry(object(), None)
 
 
 def test_an_entry_of_no_roster_is_left_alone(programs: Programs) -> None:
     entry = _direct.Entry(None, "nobody's", programs.exits_with(0))
 
     assert not _direct.start_entry(entry)
-    assert not _direct.hear_entry(entry)
+    assert not _direct.hear_entry(entry, None)
     assert not entry._born
 
 

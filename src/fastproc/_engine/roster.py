@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Protocol
 
-from .._native.clock import FOREVER, deadline, remaining_ns
+from .._native.clock import remaining_ns
 from .._native.crew import Crew, Starter
 from .._native.failures import spawn_error_of
 from .._native.handle import NeverStarted, is_to_be_repeated
@@ -387,19 +387,18 @@ class Roster(Ledger):
 
     # ---- hearing of ends ----
 
-    def await_exit(self, child: Child, timeout: float | None) -> bool:
-        """Block until it has exited, and enter that; False if it has not within `timeout` seconds.
+    def await_exit(self, child: Child, until: float | None) -> bool:
+        """Block until it has exited, and enter that; False if it has not by `until` on the monotonic clock.
 
         Raises:
             NeverStarted: its start has failed.
         """
         if self.generation != fork.generation:
             self.check_usable()
-        until = None if timeout is None else deadline(timeout)
         # From here on the library may take it for heard: what is lost by Ctrl-C is asked for later.
         try:
             while True:
-                left = FOREVER if until is None else remaining_ns(until)
+                left = remaining_ns(until)
                 assert self._starter is not None
                 stand: int = _wait_exit(self._starter.starts, child._owner, left)
                 # Else back here, where the handler of a signal that woke us is run; that may raise.

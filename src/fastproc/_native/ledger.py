@@ -24,7 +24,10 @@ Ledger = _direct.Ledger
 set_engine = _direct.set_engine
 
 hear_entry = _direct.hear_entry
-"""Wait for the end of an Entry, and enter it. False: the long way is to be taken, and nothing is lost."""
+"""Wait for the end of an Entry, so many seconds at most (None: for ever), and enter it.
+
+False: the long way is to be taken, also where the time is over. Nothing is lost.
+"""
 
 
 queue_entries = _direct.queue_entries
