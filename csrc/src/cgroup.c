@@ -9,9 +9,10 @@
  * that was killed does not: since its cgroup.kill was written, the kernel
  * kills all that is later cloned into it (seen on 6.18).
  *
- * Layout: <our cgroup>/fastproc-<pid>-<start time>-<n>/<leaf>. The start time
- * tells a living owner from a recycled pid, so that what a crashed owner left
- * behind can be cleared away by the next.
+ * Layout: <our cgroup>/fastproc-<pid>-<start time>-<n>/<leaf>; who needs only
+ * one and no limits lives in the directory itself. The start time tells a
+ * living owner from a recycled pid, so that what a crashed owner left behind
+ * can be cleared away by the next.
  *
  * Sources: cgroups(7); Documentation/admin-guide/cgroup-v2.rst; cgroup.kill since 5.14.
  */
@@ -33,10 +34,11 @@ enum { MOST_IDLE = 24, MOST_MEMBERS = 1024 };
 /* One a living job: 24 bytes, the least that malloc(3) gives. */
 struct fp_leaf {
     fp_leaf *next;
-    uint64_t name : 60;
+    uint64_t name : 59;
     bool known : 1; /* the kernel keeps the inode of its cgroup.procs */
     bool killed : 1;
     bool limited : 1;
+    bool alone : 1;  /* its directory is that of its fp_leaves */
     bool frozen : 1; /* somebody has frozen it: a child born into it would stand still */
     int dir_fd;
     int events_fd;
@@ -262,10 +264,25 @@ void fp_leaves_init(fp_leaves *leaves, const char *parent) {
 
 static _Atomic unsigned next_owner;
 
+/* When this process began, in clock ticks since boot; 0: that is not to be known. */
+static uint64_t own_start(void) {
+    static _Atomic pid_t known_of;
+    static _Atomic uint64_t known;
+    pid_t pid = fp_own_pid();
+    fp_person self;
+
+    if (atomic_load_explicit(&known_of, memory_order_acquire) == pid)
+        return atomic_load_explicit(&known, memory_order_relaxed);
+    if (fp_person_read(pid, &self) < 0)
+        return 0;
+    atomic_store_explicit(&known, self.start, memory_order_relaxed);
+    atomic_store_explicit(&known_of, pid, memory_order_release);
+    return self.start;
+}
+
 /* Make our directory at the first need; the path is that of the parent until then. */
 static int own_directory(fp_leaves *leaves) {
     char name[64];
-    fp_person self;
 
     if (leaves->dir_fd >= 0)
         return 0;
@@ -274,12 +291,10 @@ static int own_directory(fp_leaves *leaves) {
     int parent = sys_openat(AT_FDCWD, leaves->path, O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0);
     if (parent < 0)
         return parent;
-    if (fp_person_read(sys_getpid(), &self) < 0)
-        self = (fp_person){.pid = sys_getpid()};
     unsigned n = atomic_fetch_add(&next_owner, 1);
     if (n == 0)
         clear_after_the_dead(parent);
-    snprintf(name, sizeof name, "fastproc-%d-%llu-%u", (int)self.pid, (unsigned long long)self.start, n);
+    snprintf(name, sizeof name, "fastproc-%d-%llu-%u", (int)fp_own_pid(), (unsigned long long)own_start(), n);
     let_keep_inode(parent);
     int r = sys_mkdirat(parent, name, 0755);
     if (r >= 0)
@@ -328,7 +343,7 @@ static void leaf_name(const fp_leaf *leaf, char *ret_name) {
 }
 
 static void leaf_close(fp_leaf *leaf) {
-    if (leaf->dir_fd >= 0)
+    if (leaf->dir_fd >= 0 && !leaf->alone)
         sys_close(leaf->dir_fd);
     if (leaf->events_fd >= 0)
         sys_close(leaf->events_fd);
@@ -396,6 +411,10 @@ static int leaf_limit(fp_leaves *leaves, fp_leaf *leaf, const fp_spec *spec, int
 static void leaf_doom(fp_leaves *leaves, fp_leaf *leaf) {
     char name[24], path[sizeof leaves->path + sizeof name];
     leaf_close(leaf);
+    if (leaf->alone) {
+        free(leaf); /* its directory goes with `leaves` */
+        return;
+    }
     leaf_name(leaf, name);
     if (leaves->dir_fd < 0) {
         /* The supervisor has been freed, and this was somebody's who lived on. */
@@ -415,7 +434,7 @@ static void leaf_doom(fp_leaves *leaves, fp_leaf *leaf) {
 }
 
 int fp_leaf_take(fp_leaves *leaves, const fp_spec *spec, fp_leaf **ret_leaf, int *reterr_which) {
-    bool limits = spec->memory_max_bytes || spec->pids_max || spec->cpu_max_millis;
+    bool limits = fp_spec_needs_controllers(spec);
     fp_leaf *leaf = leaves->idle;
     int r;
 
@@ -452,10 +471,28 @@ int fp_leaf_take(fp_leaves *leaves, const fp_spec *spec, fp_leaf **ret_leaf, int
     return 0;
 }
 
+int fp_leaf_take_alone(fp_leaves *leaves, fp_leaf **ret_leaf) {
+    if (!fp_can(FP_CAP_CGROUP))
+        return -EOPNOTSUPP;
+    fp_leaf *leaf = malloc(sizeof *leaf);
+    if (!leaf)
+        return -ENOMEM;
+    int r = own_directory(leaves);
+    if (r == 0)
+        r = sys_aside(sys_openat(leaves->dir_fd, "cgroup.events", O_RDONLY | O_CLOEXEC, 0));
+    if (r < 0) {
+        free(leaf);
+        return r == -ENOENT ? -EOPNOTSUPP : r;
+    }
+    *leaf = (fp_leaf){.alone = true, .dir_fd = leaves->dir_fd, .events_fd = r};
+    *ret_leaf = leaf;
+    return 0;
+}
+
 void fp_leaf_give(fp_leaves *leaves, fp_leaf *leaf, bool empty) {
     if (!leaf)
         return;
-    bool reusable = leaves->dir_fd >= 0 && !leaf->killed && !leaf->limited && !leaf->frozen &&
+    bool reusable = leaves->dir_fd >= 0 && !leaf->alone && !leaf->killed && !leaf->limited && !leaf->frozen &&
                     leaves->n_idle < MOST_IDLE && (empty || fp_leaf_populated(leaf) == 0);
     if (!reusable) {
         leaf_doom(leaves, leaf);

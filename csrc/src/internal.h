@@ -154,6 +154,9 @@ fp_spec *fp_spec_copy(const fp_spec *spec);
 /* Drop what fp_spec_copy() had referenced (env, mailbox), and the copy. */
 fp_spec *fp_spec_free_copy(fp_spec *copy);
 
+/* Has it limits that a cgroup keeps? */
+bool fp_spec_needs_controllers(const fp_spec *spec);
+
 /* The program to execute, and the environment it gets, as execve(2) wants it; borrowed. */
 const char *fp_spec_program(const fp_spec *spec);
 const char *const *fp_spec_environment(const fp_spec *spec);
@@ -342,6 +345,8 @@ void fp_leaves_done(fp_leaves *leaves);
 /* An empty leaf with the limits of `spec`. -EOPNOTSUPP: none can be had. On failure *reterr_which says whose
  * controller is missing: 0 memory, 1 pids, 2 cpu, -1 none. */
 int fp_leaf_take(fp_leaves *leaves, const fp_spec *spec, fp_leaf **ret_leaf, int *reterr_which);
+/* The only one that `leaves` will ever have, without limits: its directory itself, so that there is one less. */
+int fp_leaf_take_alone(fp_leaves *leaves, fp_leaf **ret_leaf);
 /* Give a leaf back; it is kept for the next job if it is empty (`empty`: that is known) and was never killed. */
 void fp_leaf_give(fp_leaves *leaves, fp_leaf *leaf, bool empty);
 /* The same, but it serves nobody any more: who died in it is known to be of a process that told its news to `mailbox`. */

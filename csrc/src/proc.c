@@ -49,7 +49,7 @@ fp_proc *fp_proc_new(const fp_spec *spec) {
     proc->containment = (uint8_t)spec->containment;
     proc->keep_leftovers = spec->flags & FP_KEEP_LEFTOVERS;
     proc->stop_at_max_output = spec->flags & FP_STOP_AT_MAX_OUTPUT;
-    proc->needs_leaf = spec->memory_max_bytes || spec->pids_max || spec->cpu_max_millis;
+    proc->needs_leaf = fp_spec_needs_controllers(spec);
     proc->stop_signal = (uint8_t)(spec->stop_signal ? spec->stop_signal : SIGTERM);
     proc->grace_ns = spec->grace_ns ? spec->grace_ns : DEFAULT_GRACE;
     proc->kill_timeout_ns = spec->kill_timeout_ns > 0 ? spec->kill_timeout_ns : DEFAULT_KILL_TIMEOUT;

@@ -291,7 +291,8 @@ static int take_leaf(fp_solo *solo, const fp_spec *spec, bool must, fp_failure *
     if (!solo->leaves)
         return must ? -ENOMEM : 0;
     fp_leaves_init(solo->leaves, NULL);
-    int r = fp_leaf_take(solo->leaves, spec, &solo->leaf, &which);
+    int r = fp_spec_needs_controllers(spec) ? fp_leaf_take(solo->leaves, spec, &solo->leaf, &which)
+                                            : fp_leaf_take_alone(solo->leaves, &solo->leaf);
     if (r >= 0 || !must)
         return 0;
     if (reterr_failure)
@@ -331,8 +332,7 @@ static void adopt(fp_solo *solo, const fp_spec *spec, const fp_birth *birth) {
 
 int fp_solo_bear(const fp_spec *spec, bool wants_leaf, bool (*stay)(void *, int, const int *), fp_solo **ret_solo,
                  fp_failure *reterr_failure) {
-    bool must =
-        spec->memory_max_bytes || spec->pids_max || spec->cpu_max_millis || spec->containment == FP_CONTAIN_CGROUP;
+    bool must = fp_spec_needs_controllers(spec) || spec->containment == FP_CONTAIN_CGROUP;
     fp_failure failure = {.stage = FP_STAGE_REQUEST, .detail = -1};
     fp_birth birth;
     fp_solo *solo = NULL;

@@ -131,6 +131,10 @@ const char *fp_env_path(const fp_env *env) {
 
 /* ---- reading a spec --------------------------------------------------------------- */
 
+bool fp_spec_needs_controllers(const fp_spec *spec) {
+    return spec->memory_max_bytes || spec->pids_max || spec->cpu_max_millis;
+}
+
 const char *fp_spec_program(const fp_spec *spec) {
     if (spec->program)
         return spec->program;
@@ -267,7 +271,7 @@ static int check_fds(const fp_spec *spec, fp_failure *reterr_failure) {
 }
 
 static int check_containment(const fp_spec *spec, fp_failure *reterr_failure) {
-    bool limited = spec->memory_max_bytes || spec->pids_max || spec->cpu_max_millis;
+    bool limited = fp_spec_needs_controllers(spec);
 
     if (spec->lead < FP_LEAD_SESSION || spec->lead > FP_LEAD_NOTHING)
         return refuse(reterr_failure, -EINVAL, FP_STAGE_REQUEST, -1);

@@ -229,6 +229,47 @@ static void an_orphan_that_holds_the_pipe(void) {
     CHECK_EQ(open_descriptors(), before);
 }
 
+/* The directory of a cgroup v2 that /proc/self/cgroup has told of, seen from where we make ours. */
+static bool read_directory(const char *told, size_t bytes, char *ret_path, size_t size) {
+    char text[1024], name[256] = "";
+    snprintf(text, sizeof text, "%.*s", (int)bytes, told);
+    const char *line = strstr(text, "0::"), *at = line ? strstr(line, "/fastproc-") : NULL;
+    if (!at || sscanf(at, "/%255[^\n]", name) != 1)
+        return false;
+    snprintf(ret_path, size, "%s/%s", fp_cgroup_dir(), name);
+    return true;
+}
+
+/* One directory for each, which goes with it; unless somebody lives on in it. */
+static void a_time_out_takes_one_cgroup(void) {
+    char path[600] = "";
+    fp_solo *solo = NULL;
+    struct stat is;
+    int sleeper = 0;
+
+    if (!fp_probe(FP_CAP_CGROUP))
+        SKIP("no cgroup can be made here");
+    fp_result result = run_it(SHELL("cat /proc/self/cgroup", OUT, .timeout_ns = LONG), &solo);
+    CHECK(read_directory(result.said[0].first, result.said[0].first_bytes, path, sizeof path));
+    CHECK(strchr(strstr(path, "/fastproc-") + 1, '/') == NULL);
+    CHECK(stat(path, &is) == 0);
+    solo = fp_solo_free(solo);
+    CHECK(stat(path, &is) < 0 && errno == ENOENT);
+
+    result =
+        run_it(SHELL("cat /proc/self/cgroup; sleep 100 >&- 2>&- & echo sleeper=$!", OUT, .timeout_ns = LONG), &solo);
+    CHECK(read_directory(result.said[0].first, result.said[0].first_bytes, path, sizeof path));
+    const char *told = memmem(result.said[0].first, result.said[0].first_bytes, "sleeper=", 8);
+    CHECK(told && sscanf(told, "sleeper=%d", &sleeper) == 1);
+    solo = fp_solo_free(solo);
+    CHECK_EQ(kill(sleeper, 0), 0);
+    CHECK(stat(path, &is) == 0);
+    kill(sleeper, SIGKILL);
+    for (int64_t begin = now_ns(); now_ns() - begin < LONG && rmdir(path) < 0;)
+        nap(MS);
+    CHECK(stat(path, &is) < 0);
+}
+
 /* ---- between two calls --------------------------------------------------------------- */
 
 static fp_solo *begin(const fp_spec *spec) {
@@ -615,6 +656,7 @@ static void all_tests(void) {
     WATCHED(a_timeout_stops_all_of_it);
     WATCHED(silence_stops_it);
     WATCHED(an_orphan_that_holds_the_pipe);
+    WATCHED(a_time_out_takes_one_cgroup);
     WATCHED(waiting_and_signals);
     WATCHED(every_waiter_hears_the_same);
     WATCHED(a_status_that_was_taken);
