@@ -205,6 +205,7 @@ def test_one_place_reaps_one_signals_one_creates() -> None:
 CALLS_UPWARD = {
     ("turn.c", "batch.c", "fp_supervisor_batch_done"),
     ("nursery.c", "batch.c", "fp_batch_started"),
+    ("start.c", "nursery.c", "fp_nursery_see_off"),
     ("proc.c", "batch.c", "fp_batch_is_copy"),
     ("proc.c", "batch.c", "fp_batch_lock"),
     ("places.c", "batch.c", "fp_batch_queued"),
@@ -212,6 +213,7 @@ CALLS_UPWARD = {
     ("mailbox.c", "ask.c", "fp_proc_failure"),
     ("mailbox.c", "proc.c", "fp_proc_free"),
     ("fork.c", "slots.c", "fp_slots_close"),
+    ("fork.c", "spawn.c", "fp_cradle_close"),
     ("probe.c", "cgroup.c", "fp_cgroup_available"),
     ("probe.c", "cgroup.c", "fp_cgroup_dir"),
     ("probe.c", "child.c", "fp_child_try"),

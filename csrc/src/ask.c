@@ -104,8 +104,6 @@ static int stop_one(fp_proc *proc, int reason, int64_t grace_ns, int64_t kill_ti
     if (state == FP_STATE_QUEUED) {
         /* In a supervisor's hands, but not born yet: at its birth. */
         proc->stop_early = supervisor != NULL;
-        if (supervisor)
-            fp_supervisor_kick(supervisor);
         proc->reason = (uint8_t)reason;
         r = supervisor ? 0 : -EAGAIN;
         goto out;
@@ -148,7 +146,9 @@ int fp_procs_stop(fp_proc *const *procs, size_t n, int reason, int64_t grace_ns,
 int fp_proc_report(fp_proc *proc, fp_stop_report *ret_report) {
     fp_census census;
     fp_supervisor *supervisor = fp_proc_lock(proc);
-    bool look = supervisor && fp_proc_state(proc) != FP_STATE_DONE && !proc->leaf && fp_can(FP_CAP_PROCFS);
+    int state = supervisor ? fp_proc_state(proc) : FP_STATE_DONE;
+    /* Who is not born yet has no session of his own. */
+    bool look = (state == FP_STATE_RUNNING || state == FP_STATE_EXITED) && !proc->leaf && fp_can(FP_CAP_PROCFS);
 
     memset(ret_report, 0, sizeof *ret_report);
     fp_census_init(&census);

@@ -129,6 +129,8 @@ void fp_batch_started(fp_supervisor *supervisor, fp_proc *proc, fp_spec *spec, i
         if (share)
             share->running--;
         fp_proc_fail(proc, failure);
+    } else if (fp_proc_state(proc) != FP_STATE_RUNNING) {
+        /* Its end has been told already, which says that it was started. */
     } else if (spec->flags & FP_QUIET_START) {
         fp_mailbox_note(proc->mailbox, proc, FP_NEWS_STARTED);
     } else {

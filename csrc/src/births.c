@@ -1,8 +1,8 @@
 /*
  * births.c: births that hang, and the watcher who sees to them.
  *
- * A thread that makes a child stands still until execve(2). A child that was
- * stopped before that, or born into a cgroup that somebody has frozen, holds
+ * A thread that makes a child may stand still until execve(2), and always does
+ * for a caller of fp_spawn(). A child that was stopped before that, or born into a cgroup that somebody has frozen, holds
  * it in a sleep that no signal ends. All supervisors of a crew may be held so
  * at the same moment, and those who call fp_spawn() as well: so who watches
  * must never give birth. That is one small thread a crew, the only one that

@@ -2,8 +2,8 @@
  * child.c: the child's half, from clone3(2) to execve(2).
  *
  * CHILD ZONE. This runs in the parent's memory, on a borrowed stack that stays
- * until it is gone, while all threads run on but the calling one, which at most
- * waits for our end and reads what we say. Hence:
+ * until it is gone, while all threads run on: the calling one stands still, or
+ * waits for our end, or goes on, see nursery.c. Hence:
  *   - no libc, only sys.h: no malloc, no locks, no stdio, no errno;
  *   - no writes except to its own stack, to the failure report, and to the
  *     space the plan has set aside;

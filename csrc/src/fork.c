@@ -194,6 +194,8 @@ static void close_supervisor(fp_supervisor *supervisor) {
     close_fd(&supervisor->late_fd);
     if (supervisor->slots)
         fp_slots_close(supervisor->slots);
+    for (fp_unborn *unborn = supervisor->nursery.first; unborn; unborn = unborn->next)
+        fp_cradle_close(unborn->cradle);
     for (uint32_t i = 0; i < supervisor->n_places; i++)
         if (supervisor->places[i].proc)
             close_proc(supervisor->places[i].proc);

@@ -3,9 +3,11 @@
  * of their layers. Read it as the table of contents.
  *
  * Calls go down this list, but for a few: references are taken and given back
- * everywhere; turn.c tells a batch of an end, and nursery.c of a start; proc.c asks a batch for its lock,
- * and places.c how many it has queued; mailbox.c asks how those stand of whom it
- * has news; fork.c closes what slots.c has open; probe.c tries what others do.
+ * everywhere; turn.c tells a batch of an end, and nursery.c of a start; start.c
+ * has others leave the nursery first; proc.c asks a batch for its lock, and
+ * places.c how many it has queued; mailbox.c asks how those stand of whom it has
+ * news; fork.c closes what slots.c and spawn.c have open; probe.c tries what
+ * others do.
  *
  *     supervisor.c   supervisors and crews: made, ended, referenced
  *     loop.c         the loop of one thread, the only place where time passes
@@ -235,6 +237,8 @@ bool fp_cradle_is_left(const fp_cradle *cradle);
 void fp_cradle_watch(fp_cradle *cradle, int64_t until_ns);
 /* Readable when the child has ended; borrowed. */
 int fp_cradle_pidfd(const fp_cradle *cradle);
+/* Close it, and no more, in a forked copy. */
+void fp_cradle_close(fp_cradle *cradle);
 
 /* ---- timer.c: when each process next needs a look ------------------------ */
 
@@ -760,7 +764,7 @@ typedef struct fp_unborn {
 
 enum { FP_MOST_UNBORN = 4 };
 
-/* Of the loop alone. */
+/* Of the loop alone, but for a fork, which sees those that were entered with the lock held. */
 typedef struct fp_nursery {
     fp_unborn *first; /* in the order of their starts */
     fp_unborn *empty;
@@ -990,6 +994,10 @@ void fp_nursery_give(fp_nursery *nursery, fp_unborn *unborn);
 void fp_nursery_enter(fp_nursery *nursery, fp_unborn *unborn, fp_proc *proc, fp_spec *spec);
 /* Those that have left their cradle run, or have failed. `all`: wait for that. The lock is let go meanwhile. */
 void fp_nursery_deliver(fp_supervisor *supervisor, bool all);
+/* Before the loop stands beside another birth, for who knows how long: let those leave that can. Without the lock. */
+void fp_nursery_see_off(fp_supervisor *supervisor);
+/* When to look whether somebody has left; FP_NEVER: nobody is there. */
+int64_t fp_nursery_next_look(const fp_nursery *nursery, int64_t now);
 /* The birth that somebody waits for, and until when to stand beside it; or NULL. */
 fp_unborn *fp_nursery_urgent(const fp_nursery *nursery, int64_t now, int64_t *ret_until_ns);
 /* Without the lock; none is under way. */

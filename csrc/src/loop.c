@@ -102,8 +102,7 @@ static int64_t next_turn(const fp_supervisor *supervisor, int64_t now, bool more
     /* While starts come in close succession the loop keeps turning, so that none of them has to wake it. */
     if (now - supervisor->late_watch_ns < FP_WATCH_LATER && when > now + FP_WATCH_LATER)
         when = now + FP_WATCH_LATER;
-    if (supervisor->nursery.first && when > now + FP_WATCH_LATER)
-        when = now + FP_WATCH_LATER;
+    when = fp_earliest(when, fp_nursery_next_look(&supervisor->nursery, now));
     if (supervisor->adopts_orphans && when > supervisor->orphans_ns)
         when = supervisor->orphans_ns;
     /* Should the host close our descriptors, nobody can wake us to tell: while somebody lives we look. */
@@ -236,13 +235,17 @@ int fp_supervisor_run(fp_supervisor *supervisor) {
         supervisor->wakes_ns = FP_AWAKE;
         supervisor->bears = false;
         now = fp_now_ns();
-        if (timeout_ms) {
+        if (timeout_ms)
             fp_nursery_deliver(supervisor, false);
+        /* Who has only just begun has not ended. */
+        if (timeout_ms && !urgent)
             fp_proc_look_at_young(supervisor, now);
-        }
         for (int i = 0; i < n; i++)
             take_event(supervisor, events[i].data.u64, now);
     }
+    pthread_mutex_unlock(&supervisor->lock);
+    fp_nursery_see_off(supervisor);
+    pthread_mutex_lock(&supervisor->lock);
     fp_nursery_deliver(supervisor, true);
     fp_proc_look_at_young(supervisor, fp_now_ns());
     fp_proc_look_at_late(supervisor, fp_now_ns());

@@ -18,6 +18,9 @@
 
 /* For so long the loop stands beside one birth. */
 #define PATIENCE (20 * FP_NS_PER_MS)
+/* How often it looks at one beside which it does not: soon, and less often at one that hangs. */
+#define FIRST_LOOK FP_WATCH_LATER
+#define LAST_LOOK (50 * FP_NS_PER_MS)
 
 static fp_unborn *make_room(fp_nursery *nursery) {
     fp_unborn *unborn = malloc(sizeof *unborn);
@@ -68,8 +71,12 @@ void fp_nursery_enter(fp_nursery *nursery, fp_unborn *unborn, fp_proc *proc, fp_
 static void deliver(fp_supervisor *supervisor, fp_unborn *unborn) {
     fp_proc *proc = unborn->proc;
     fp_failure failure;
+    bool bore = supervisor->bears;
 
+    /* It may have to be tried again. */
+    supervisor->bears = true;
     int r = fp_proc_deliver(supervisor, unborn, &failure);
+    supervisor->bears = bore;
     fp_batch_started(supervisor, proc, unborn->spec, r, &failure);
     fp_proc_unref(proc);
     fp_nursery_give(&supervisor->nursery, unborn);
@@ -87,6 +94,28 @@ void fp_nursery_deliver(fp_supervisor *supervisor, bool all) {
             at = &unborn->next;
         }
     }
+}
+
+void fp_nursery_see_off(fp_supervisor *supervisor) {
+    if (!supervisor->nursery.first)
+        return;
+    for (fp_unborn *unborn = supervisor->nursery.first; unborn; unborn = unborn->next)
+        if (!fp_cradle_is_left(unborn->cradle))
+            fp_cradle_watch(unborn->cradle, unborn->watch.since_ns + PATIENCE);
+    fp_supervisor_lock(supervisor);
+    fp_nursery_deliver(supervisor, false);
+    pthread_mutex_unlock(&supervisor->lock);
+}
+
+int64_t fp_nursery_next_look(const fp_nursery *nursery, int64_t now) {
+    int64_t when = FP_NEVER;
+
+    for (const fp_unborn *unborn = nursery->first; unborn; unborn = unborn->next) {
+        int64_t gap = (now - unborn->watch.since_ns) / 4;
+        gap = gap < FIRST_LOOK ? FIRST_LOOK : gap > LAST_LOOK ? LAST_LOOK : gap;
+        when = fp_earliest(when, now + gap);
+    }
+    return when;
 }
 
 fp_unborn *fp_nursery_urgent(const fp_nursery *nursery, int64_t now, int64_t *ret_until_ns) {

@@ -24,6 +24,10 @@ static int open_placeholder(void) {
     return r;
 }
 
+int fp_slots_low(const fp_slots *slots) {
+    return atomic_load_explicit(&slots->low, memory_order_relaxed);
+}
+
 static int add(fp_slots *slots, int n) {
     int r = 0;
 
@@ -32,9 +36,14 @@ static int add(fp_slots *slots, int n) {
         r = sys_fcntl(slots->placeholder_fd, F_DUPFD_CLOEXEC, FIRST_SLOT);
         if (r < 0)
             break;
+        /* Where the first ones lie low a high one is no help, and would have all children copy what is below it. */
+        if (slots->count && r >= FP_LOW_FDS && fp_slots_low(slots) == FP_LOW_FDS) {
+            sys_close(r);
+            break;
+        }
         slots->fd[slots->count] = r;
         slots->free |= UINT32_C(1) << slots->count++;
-        if (r >= atomic_load_explicit(&slots->low, memory_order_relaxed))
+        if (r >= fp_slots_low(slots))
             atomic_store_explicit(&slots->low, r + 1, memory_order_relaxed);
     }
     pthread_mutex_unlock(&slots->lock);
@@ -57,10 +66,6 @@ int fp_slots_init(fp_slots *slots) {
 
 void fp_slots_add(fp_slots *slots) {
     add(slots, FURTHER_COUNT);
-}
-
-int fp_slots_low(const fp_slots *slots) {
-    return atomic_load_explicit(&slots->low, memory_order_relaxed);
 }
 
 void fp_slots_close(fp_slots *slots) {

@@ -306,11 +306,17 @@ static int reap_unborn(struct birth *birth) {
     /* From here on the number may become another process's. */
     if (birth->place->born_pid)
         atomic_store_explicit(birth->place->born_pid, 0, memory_order_release);
+    bool by_pidfd = birth->pidfd >= 0 && fp_can(FP_CAP_PIDFD_WAIT);
     do {
-        if (birth->pidfd >= 0 && fp_can(FP_CAP_PIDFD_WAIT))
+        if (by_pidfd)
             r = sys_waitid(FP_P_PIDFD, birth->pidfd, &info, WEXITED, NULL);
         else
             r = sys_waitid(P_PID, birth->pid, &info, WEXITED, NULL);
+        /* The host has closed it, and the number may be that of a file by now. */
+        bool lost = by_pidfd && r == -EBADF;
+        by_pidfd = by_pidfd && !lost;
+        if (lost)
+            r = -EINTR;
     } while (r == -EINTR);
     close_fd(&birth->pidfd);
     if (r < 0)
@@ -612,6 +618,11 @@ static int bear_patiently(struct birth *birth, fp_failure *reterr_failure) {
     }
 }
 
+/* Can its table be cut, and may it? */
+static bool is_to_be_flat(const struct birth *birth) {
+    return birth->plan.has_close_range && !(birth->spec->flags & FP_INHERIT_FDS);
+}
+
 /* Pipes, the plan and what it needs. `small_space` has PLAN_BYTES. conclude() must follow, also on failure. */
 static int prepare(struct birth *birth, const fp_spec *spec, const fp_birthplace *place, fp_pipes *nobody_elses,
                    void *small_space, fp_failure *reterr_failure) {
@@ -640,7 +651,7 @@ static int prepare(struct birth *birth, const fp_spec *spec, const fp_birthplace
         return fail(reterr_failure, -ENOMEM, FP_STAGE_REQUEST, -1);
     fp_plan_make(&birth->plan, birth->space, spec, birth->pipes->theirs, null_fd);
     /* Where no slot is free the whole table is copied: slower, and as right. */
-    if (birth->plan.has_close_range && !(spec->flags & FP_INHERIT_FDS))
+    if (is_to_be_flat(birth))
         birth->lowest_bound = place->slots ? bring_low(birth) : bound_of_the_low(&birth->plan);
     if (birth->lowest_bound < 0)
         birth->lowest_bound = -1;
@@ -724,14 +735,18 @@ static bool may_be_left(const fp_spec *spec, const fp_birthplace *place) {
 bool fp_birth_begin(const fp_spec *spec, const fp_birthplace *place, fp_cradle *cradle) {
     struct birth *birth = &cradle->birth;
     fp_sigset mask;
-    long r = -1;
+    long r;
 
     if (!may_be_left(spec, place) || check_sources(spec, NULL) < 0)
         return false;
     cradle->place = *place;
     cradle->report = (fp_child_report){0};
     atomic_store_explicit(&cradle->in_our_memory, 1, memory_order_relaxed);
-    if (prepare(birth, spec, &cradle->place, NULL, cradle->space, NULL) == 0) {
+    r = prepare(birth, spec, &cradle->place, NULL, cradle->space, NULL);
+    /* Others under way have all the slots: to wait for these is better than to copy a table that may be large. */
+    if (r == 0 && birth->lowest_bound < 0 && is_to_be_flat(birth))
+        r = -ENOSPC;
+    if (r == 0) {
         uint64_t flags = plan_shared(birth, BY_CLONE3, &cradle->report);
         block_signals(birth, &mask);
         r = clone3_to_child(birth, flags | CLONE_CHILD_CLEARTID, cradle->stack, &cradle->in_our_memory);
@@ -754,6 +769,10 @@ void fp_cradle_watch(fp_cradle *cradle, int64_t until_ns) {
 
 int fp_cradle_pidfd(const fp_cradle *cradle) {
     return cradle->birth.pidfd;
+}
+
+void fp_cradle_close(fp_cradle *cradle) {
+    close_fd(&cradle->birth.pidfd);
 }
 
 int fp_birth_end(fp_cradle *cradle, fp_birth *ret_birth, fp_failure *reterr_failure) {

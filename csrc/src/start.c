@@ -125,6 +125,9 @@ static int make_birth(fp_supervisor *supervisor, fp_proc *proc, const fp_spec *s
     atomic_store(&watch->pid, 0);
     if (cradle && fp_birth_begin(spec, &place, cradle))
         return 1;
+    /* Those under way would not run for anybody until this one does, and hold the slots that it needs. */
+    if (proc->batch)
+        fp_nursery_see_off(supervisor);
     return fp_birth_make(spec, &place, ret_birth, reterr_failure);
 }
 
@@ -135,6 +138,20 @@ static void take_pipes(fp_proc *proc, const fp_birth *birth, fp_pipes *pipes) {
     for (int i = 0; i < 3; i++)
         pipes->ours[i] = -1;
     pthread_mutex_unlock(&pipes->lock);
+}
+
+/* Somebody has asked for its end before it was born. If it has ended by itself since then, that counts. */
+static void stop_as_asked(fp_supervisor *supervisor, fp_proc *proc, int64_t now) {
+    uint8_t reason = proc->reason;
+
+    proc->reason = FP_REASON_NONE;
+    if (fp_proc_try_exit(supervisor, proc, now)) {
+        fp_proc_turn(proc, now);
+        return;
+    }
+    proc->reason = reason;
+    fp_proc_climb(proc, proc->grace_ns < 0 ? FP_STOP_NOW : FP_STOP_ASK, now);
+    fp_supervisor_set_timer(supervisor, proc, fp_proc_next_look(proc, now));
 }
 
 static void adopt(fp_supervisor *supervisor, fp_proc *proc, const fp_spec *spec, const fp_birth *birth,
@@ -154,10 +171,10 @@ static void adopt(fp_supervisor *supervisor, fp_proc *proc, const fp_spec *spec,
     fp_proc_tell(proc, FP_STATE_RUNNING, 0);
     *fp_proc_running(proc) = (fp_running){.deadline_ns = fp_earliest(by_timeout, by_deadline), .watch_ns = FP_NEVER};
     watch_all(supervisor, proc);
-    int64_t now = birth->started_ns;
     if (proc->stop_early)
-        fp_proc_climb(proc, proc->grace_ns < 0 ? FP_STOP_NOW : FP_STOP_ASK, now);
-    fp_supervisor_set_timer(supervisor, proc, fp_proc_next_look(proc, now));
+        stop_as_asked(supervisor, proc, fp_now_ns());
+    else
+        fp_supervisor_set_timer(supervisor, proc, fp_proc_next_look(proc, birth->started_ns));
 }
 
 /* It has not been born. */

@@ -204,6 +204,120 @@ static void while_a_birth_hangs_its_supervisor_goes_on(void) {
     CHECK(seen);
 }
 
+/* So are the streams of others. */
+static void while_a_birth_hangs_output_is_read(void) {
+    enum { ATTEMPTS = 5 };
+    bool seen = false;
+
+    for (int i = 0; i < ATTEMPTS && !seen; i++) {
+        fp_proc *hung;
+        if (!hang(IN_LEAF("exit 4"), &hung))
+            SKIP("no birth can be made to hang, or to be left alone");
+        fp_proc *other = start(us.of[0], SHELL("head -c 1000000 /dev/zero", .containment = FP_CONTAIN_SESSION,
+                                               .stdio[1].kind = FP_STDIO_PIPE));
+        fp_output output = {0};
+        for (int64_t begin = now_ns(); output.total_bytes < 1000000 && now_ns() - begin < LONG; nap(MS))
+            CHECK_EQ(fp_proc_output(other, 1, &output), 0);
+        seen = fp_proc_state(hung) == FP_STATE_QUEUED;
+        ended(other);
+        CHECK_EQ(ended(hung).code, 4);
+    }
+    CHECK(seen);
+}
+
+/* Before the loop stands beside a birth that needs it, it lets those go that need it no more. */
+static void who_has_been_born_runs_while_another_is_stood_beside(void) {
+    enum { ATTEMPTS = 5 };
+    bool seen = false;
+
+    if (geteuid() != 0)
+        SKIP("only root may change ids");
+    for (int i = 0; i < ATTEMPTS && !seen; i++) {
+        fp_proc *hung, *both[2];
+        if (!hang(IN_LEAF("exit 4"), &hung))
+            SKIP("no birth can be made to hang, or to be left alone");
+        ended(hung);
+        CHECK_EQ(ended(start(us.of[0], IN_LEAF("exit 3"))).code, 3);
+        CHECK(freeze("1"));
+        const fp_spec *specs[] = {
+            SHELL("exec sleep 100", .containment = FP_CONTAIN_SESSION),
+            IN_LEAF("exit 4", .flags = FP_SET_UID | FP_SET_GID, .uid = 65534, .gid = 65534),
+        };
+        CHECK_EQ(fp_spawn_many(members(&us), 1, specs, 2, 0, both), 0);
+        CHECK_EQ(fp_procs_wait_started(both, 1, LONG), 0);
+        seen = fp_proc_state(both[1]) == FP_STATE_QUEUED;
+        CHECK_EQ(fp_proc_signal(both[0], SIGKILL, false), 0);
+        CHECK_EQ(ended(both[0]).signal, SIGKILL);
+        CHECK_EQ(ended(both[1]).code, 4);
+    }
+    CHECK(seen);
+}
+
+/* It has ended by itself, and the loop, which stands beside another, has not seen it yet. */
+static void who_has_ended_before_it_could_be_stopped_keeps_its_own_end(void) {
+    for (int i = 0; i < 4; i++) {
+        fp_proc *hung, *both[2];
+        fp_exit exit = {0};
+        if (!hang(IN_LEAF("exit 4"), &hung))
+            SKIP("no birth can be made to hang, or to be left alone");
+        ended(hung);
+        CHECK_EQ(ended(start(us.of[0], IN_LEAF("exit 3"))).code, 3);
+        CHECK(freeze("1"));
+        const fp_spec *specs[] = {
+            SHELL("exit 7", .containment = FP_CONTAIN_SESSION, .flags = FP_PATIENT_START),
+            IN_LEAF("exit 4"),
+        };
+        CHECK_EQ(fp_spawn_many(members(&us), 1, specs, 2, 0, both), 0);
+        nap(3 * MS + i * MS / 2);
+        fp_proc_stop(both[0], FP_REASON_CANCELLED, -1, 0);
+        CHECK_EQ(fp_proc_wait(both[0], FP_STATE_DONE, LONG, &exit), 0);
+        CHECK(exit.signal == SIGKILL || (exit.code == 7 && exit.reason == FP_REASON_EXITED));
+        fp_proc_free(both[0]);
+        CHECK_EQ(ended(both[1]).code, 4);
+    }
+}
+
+/* Nobody but himself, if he is in a cgroup of his own already. */
+static void who_is_not_born_yet_has_no_survivors(void) {
+    fp_proc *hung;
+    fp_stop_report report;
+    if (!hang(IN_LEAF("exit 4"), &hung))
+        SKIP("no birth can be made to hang, or to be left alone");
+    for (int i = 0; i < 20; i++, nap(MS)) {
+        CHECK_EQ(fp_proc_report(hung, &report), 0);
+        CHECK(report.n_survivors <= 1);
+    }
+    CHECK_EQ(ended(hung).code, 4);
+}
+
+/* Not some milliseconds later, where somebody waits; and the end of a short one at any rate. */
+static void nobody_is_kept_waiting(void) {
+    enum { ATTEMPTS = 5, EACH = 10 };
+    int64_t start_ns = LONG, end_ns = LONG;
+
+    for (int i = 0; i < ATTEMPTS; i++) {
+        fp_proc *procs[EACH];
+        int64_t begun = now_ns();
+        for (int j = 0; j < EACH; j++) {
+            procs[j] = queue(SHELL("exec sleep 100"));
+            CHECK_EQ(fp_procs_wait_started(&procs[j], 1, LONG), 0);
+        }
+        int64_t took = now_ns() - begun;
+        start_ns = took < start_ns ? took : start_ns;
+        for (int j = 0; j < EACH; j++) {
+            fp_proc_stop(procs[j], FP_REASON_TERMINATED, -1, 0);
+            ended(procs[j]);
+        }
+        begun = now_ns();
+        for (int j = 0; j < EACH; j++)
+            CHECK_EQ(ended(queue(SHELL("exit 3", .flags = FP_PATIENT_START))).code, 3);
+        took = now_ns() - begun;
+        end_ns = took < end_ns ? took : end_ns;
+    }
+    CHECK(start_ns < EACH * 4 * MS);
+    CHECK(end_ns < EACH * 4 * MS);
+}
+
 static void who_is_stopped_before_it_is_born_is_stopped_then(void) {
     fp_proc *hung;
     if (!hang(IN_LEAF("exec sleep 100"), &hung))
@@ -249,7 +363,12 @@ int main(void) {
     WATCHED(those_that_fail_say_why);
     WATCHED(a_busy_program_is_tried_again);
     WATCHED(many_of_all_kinds_end_as_they_should);
+    WATCHED(nobody_is_kept_waiting);
     WATCHED(while_a_birth_hangs_its_supervisor_goes_on);
+    WATCHED(while_a_birth_hangs_output_is_read);
+    WATCHED(who_has_been_born_runs_while_another_is_stood_beside);
+    WATCHED(who_has_ended_before_it_could_be_stopped_keeps_its_own_end);
+    WATCHED(who_is_not_born_yet_has_no_survivors);
     WATCHED(who_is_stopped_before_it_is_born_is_stopped_then);
     WATCHED(a_forked_copy_keeps_no_pipe_of_one_that_is_being_born);
     crew_end(&us);
