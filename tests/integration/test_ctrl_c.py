@@ -126,6 +126,8 @@ def work(manager):
     "start-wait": """
 def work(manager):
     manager.start_process("a", programs.exits_with(3)).wait(20)
+    # Not by the short way, which hardly ever looks for signals.
+    manager.start_process("b", programs.exits_with(3), stdout=PIPE).wait(20)
 """,
     "start-many": """
 def work(manager):
