@@ -297,8 +297,11 @@ static int own_directory(fp_leaves *leaves) {
     snprintf(name, sizeof name, "fastproc-%d-%llu-%u", (int)fp_own_pid(), (unsigned long long)own_start(), n);
     let_keep_inode(parent);
     int r = sys_mkdirat(parent, name, 0755);
-    if (r >= 0)
+    if (r >= 0) {
         r = sys_aside(sys_openat(parent, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0));
+        if (r < 0)
+            sys_unlinkat(parent, name, AT_REMOVEDIR);
+    }
     sys_close(parent);
     if (r < 0) {
         *leaves->path = '\0'; /* not asked again: what cannot be written now stays so */

@@ -223,6 +223,7 @@ int fp_supervisor_run(fp_supervisor *supervisor) {
         pthread_mutex_unlock(&supervisor->lock);
         if (urgent) {
             fp_cradle_watch(urgent->cradle, fp_earliest(when, until));
+            n_unasked = MOST_UNASKED; /* the others have waited long enough */
         } else if (timeout_ms || ++n_unasked >= MOST_UNASKED) {
             n = await_events(supervisor, young_fd, events, timeout_ms);
             n_unasked = 0;

@@ -68,7 +68,9 @@ void fp_nursery_enter(fp_nursery *nursery, fp_unborn *unborn, fp_proc *proc, fp_
     unborn->spec = spec;
 }
 
-static void deliver(fp_supervisor *supervisor, fp_unborn *unborn) {
+/* The first one in the list that begins at `at`. */
+static void deliver(fp_supervisor *supervisor, fp_unborn **at) {
+    fp_unborn *unborn = *at;
     fp_proc *proc = unborn->proc;
     fp_failure failure;
     bool bore = supervisor->bears;
@@ -77,6 +79,8 @@ static void deliver(fp_supervisor *supervisor, fp_unborn *unborn) {
     supervisor->bears = true;
     int r = fp_proc_deliver(supervisor, unborn, &failure);
     supervisor->bears = bore;
+    /* No sooner, as the lock was let go: a fork has to find it. */
+    *at = unborn->next;
     fp_batch_started(supervisor, proc, unborn->spec, r, &failure);
     fp_proc_unref(proc);
     fp_nursery_give(&supervisor->nursery, unborn);
@@ -87,12 +91,10 @@ void fp_nursery_deliver(fp_supervisor *supervisor, bool all) {
 
     while (*at) {
         fp_unborn *unborn = *at;
-        if (all || unborn->ended || fp_cradle_is_left(unborn->cradle)) {
-            *at = unborn->next;
-            deliver(supervisor, unborn);
-        } else {
+        if (all || unborn->ended || fp_cradle_is_left(unborn->cradle))
+            deliver(supervisor, at);
+        else
             at = &unborn->next;
-        }
     }
 }
 
@@ -114,6 +116,13 @@ int64_t fp_nursery_next_look(const fp_nursery *nursery, int64_t now) {
         int64_t gap = (now - unborn->watch.since_ns) / 4;
         gap = gap < FIRST_LOOK ? FIRST_LOOK : gap > LAST_LOOK ? LAST_LOOK : gap;
         when = fp_earliest(when, now + gap);
+        /* Its time may be over before; but not again and again, if it hangs. */
+        int64_t over =
+            unborn->spec->timeout_ns > 0 ? fp_after(unborn->watch.since_ns, unborn->spec->timeout_ns) : FP_NEVER;
+        if (unborn->spec->deadline_ns > 0)
+            over = fp_earliest(over, unborn->spec->deadline_ns);
+        if (over > now)
+            when = fp_earliest(when, over);
     }
     return when;
 }

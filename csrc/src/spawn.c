@@ -65,10 +65,13 @@ static int fail(fp_failure *reterr_failure, int error, int stage, int detail) {
     return error;
 }
 
-static void close_fd(int *fd) {
-    if (*fd >= 0)
-        sys_close(*fd);
-    *fd = -1;
+static void close_fd(int *ret_fd) {
+    int fd = *ret_fd;
+
+    /* In this order: a copy that is forked in between must not close what has the number by then. */
+    *ret_fd = -1;
+    if (fd >= 0)
+        sys_close(fd);
 }
 
 /* ---- descriptors ------------------------------------------------------------ */

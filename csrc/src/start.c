@@ -140,20 +140,6 @@ static void take_pipes(fp_proc *proc, const fp_birth *birth, fp_pipes *pipes) {
     pthread_mutex_unlock(&pipes->lock);
 }
 
-/* Somebody has asked for its end before it was born. If it has ended by itself since then, that counts. */
-static void stop_as_asked(fp_supervisor *supervisor, fp_proc *proc, int64_t now) {
-    uint8_t reason = proc->reason;
-
-    proc->reason = FP_REASON_NONE;
-    if (fp_proc_try_exit(supervisor, proc, now)) {
-        fp_proc_turn(proc, now);
-        return;
-    }
-    proc->reason = reason;
-    fp_proc_climb(proc, proc->grace_ns < 0 ? FP_STOP_NOW : FP_STOP_ASK, now);
-    fp_supervisor_set_timer(supervisor, proc, fp_proc_next_look(proc, now));
-}
-
 static void adopt(fp_supervisor *supervisor, fp_proc *proc, const fp_spec *spec, const fp_birth *birth,
                   fp_pipes *pipes) {
     int64_t by_timeout = spec->timeout_ns > 0 ? fp_after(birth->started_ns, spec->timeout_ns) : FP_NEVER;
@@ -171,10 +157,21 @@ static void adopt(fp_supervisor *supervisor, fp_proc *proc, const fp_spec *spec,
     fp_proc_tell(proc, FP_STATE_RUNNING, 0);
     *fp_proc_running(proc) = (fp_running){.deadline_ns = fp_earliest(by_timeout, by_deadline), .watch_ns = FP_NEVER};
     watch_all(supervisor, proc);
-    if (proc->stop_early)
-        stop_as_asked(supervisor, proc, fp_now_ns());
-    else
-        fp_supervisor_set_timer(supervisor, proc, fp_proc_next_look(proc, birth->started_ns));
+    fp_supervisor_set_timer(supervisor, proc, fp_proc_next_look(proc, birth->started_ns));
+}
+
+/* Somebody has asked for its end before it was born. If it has ended by itself since then, that counts. */
+static void stop_as_asked(fp_supervisor *supervisor, fp_proc *proc, int64_t now) {
+    uint8_t reason = proc->reason;
+
+    proc->reason = FP_REASON_NONE;
+    if (fp_proc_try_exit(supervisor, proc, now))
+        fp_proc_turn(proc, now);
+    /* What it has left behind is to end as well. */
+    if (fp_proc_state(proc) == FP_STATE_DONE || proc->rung != FP_RUNG_NONE)
+        return;
+    fp_proc_ask_to_stop(proc, reason, now);
+    fp_proc_turn(proc, now);
 }
 
 /* It has not been born. */
@@ -193,6 +190,8 @@ static int conclude(fp_supervisor *supervisor, fp_proc *proc, const fp_spec *spe
     fp_birth_ends(supervisor->crew, watch);
     if (result < 0)
         give_all_back(supervisor, proc);
+    else if (proc->stop_early)
+        stop_as_asked(supervisor, proc, fp_now_ns());
     return result < 0 ? result : 0;
 }
 

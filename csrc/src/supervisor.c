@@ -64,10 +64,8 @@ static int join_crew(fp_supervisor *supervisor, fp_supervisor *sibling) {
         atomic_init(&crew->refs, 1);
         pthread_mutex_init(&crew->lock, NULL);
     }
-    pthread_mutex_lock(&crew->lock);
     supervisor->crew = crew;
-    supervisor->crew_next = crew->members;
-    crew->members = supervisor;
+    pthread_mutex_lock(&crew->lock);
     if (crew->has_slots)
         fp_slots_add(&crew->slots);
     else
@@ -75,6 +73,16 @@ static int join_crew(fp_supervisor *supervisor, fp_supervisor *sibling) {
     supervisor->slots = crew->has_slots ? &crew->slots : NULL;
     pthread_mutex_unlock(&crew->lock);
     return 0;
+}
+
+/* From now on its siblings may turn to it. */
+static void become_member(fp_supervisor *supervisor) {
+    fp_crew *crew = supervisor->crew;
+
+    pthread_mutex_lock(&crew->lock);
+    supervisor->crew_next = crew->members;
+    crew->members = supervisor;
+    pthread_mutex_unlock(&crew->lock);
 }
 
 static void leave_crew(fp_supervisor *supervisor) {
@@ -169,6 +177,7 @@ int fp_supervisor_new(const fp_supervisor_options *options, fp_supervisor **ret_
         fp_supervisor_free(supervisor);
         return r;
     }
+    become_member(supervisor);
     if (options->adopt_orphans)
         r = fp_supervisor_adopt_orphans(supervisor, options->orphan_mailbox);
     if (r < 0) {

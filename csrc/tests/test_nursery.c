@@ -277,6 +277,21 @@ static void who_has_ended_before_it_could_be_stopped_keeps_its_own_end(void) {
     }
 }
 
+/* The leader may have ended by himself by the time that the stop is carried out: what he has left is meant as well. */
+static void who_is_stopped_while_he_is_born_takes_his_own_along(void) {
+    for (int containment = FP_CONTAIN_SESSION; containment <= FP_CONTAIN_CGROUP; containment++) {
+        if (containment == FP_CONTAIN_CGROUP && !fp_probe(FP_CAP_CGROUP))
+            continue;
+        for (int i = 0; i < 24; i++) {
+            fp_proc *proc = queue(
+                SHELL("sleep 100 & exit 0", .flags = FP_PATIENT_START | FP_KEEP_LEFTOVERS, .containment = containment));
+            nap(MS / 2 + i * MS / 10);
+            CHECK_EQ(fp_proc_stop(proc, FP_REASON_CANCELLED, -1, 0), 0);
+            ended(proc);
+        }
+    }
+}
+
 /* Nobody but himself, if he is in a cgroup of his own already. */
 static void who_is_not_born_yet_has_no_survivors(void) {
     fp_proc *hung;
@@ -368,6 +383,7 @@ int main(void) {
     WATCHED(while_a_birth_hangs_output_is_read);
     WATCHED(who_has_been_born_runs_while_another_is_stood_beside);
     WATCHED(who_has_ended_before_it_could_be_stopped_keeps_its_own_end);
+    WATCHED(who_is_stopped_while_he_is_born_takes_his_own_along);
     WATCHED(who_is_not_born_yet_has_no_survivors);
     WATCHED(who_is_stopped_before_it_is_born_is_stopped_then);
     WATCHED(a_forked_copy_keeps_no_pipe_of_one_that_is_being_born);
