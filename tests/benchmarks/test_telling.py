@@ -10,6 +10,7 @@ from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import gates
+import publish
 import pytest
 import report
 from findings import Answer, Curve, Picture, Row, answer_from_json, answer_to_json, machine_in_words
@@ -276,6 +277,16 @@ def test_labels_at_the_ends_of_curves_do_not_overlap() -> None:
     assert plots.spread_out([50, 50], 12) == [44, 56]
     placed = plots.spread_out([0, 1, 2, 30, 31], 12)
     assert all(upper - lower >= 12 - 1e-9 for lower, upper in itertools.pairwise(placed))
+
+
+def test_what_is_published_is_the_newest_full_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    where, _quick, answers = read(SAMPLE)
+    keep(tmp_path / "20260101-000000.json", where, False, answers)
+    keep(tmp_path / "20260102-000000.json", where, False, {"spawn": answers["spawn"]})
+    keep(tmp_path / "20260103-000000.json", where, True, answers)
+    monkeypatch.setattr(publish, "RESULTS", tmp_path)
+
+    assert publish.newest().stem == "20260101-000000"
 
 
 def test_publishing_replaces_what_is_between_the_markers() -> None:
