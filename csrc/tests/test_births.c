@@ -4,8 +4,7 @@
  */
 #include <sys/stat.h>
 
-#include "crew.h"
-#include "internal.h"
+#include "frozen.h"
 
 enum { IDLE_EACH = 3, CALLERS = 2 };
 
@@ -14,15 +13,6 @@ enum { IDLE_EACH = 3, CALLERS = 2 };
 #define IN_SESSION(script) SHELL(script, .containment = FP_CONTAIN_SESSION)
 
 /* ---- the watcher ------------------------------------------------------------------- */
-
-static bool read_text(const char *path, char *ret_text, size_t size) {
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    ssize_t n = fd < 0 ? -1 : read(fd, ret_text, size - 1);
-    if (fd >= 0)
-        close(fd);
-    ret_text[n < 0 ? 0 : n] = '\0';
-    return n >= 0;
-}
 
 /* The threads of this process; in *ret_watcher the number of the watcher, or 0. */
 static int count_threads(int *ret_watcher) {
@@ -148,29 +138,6 @@ static void a_program_that_has_stopped_itself_is_not_set_going(void) {
 }
 
 /* ---- frozen leaves ---------------------------------------------------------------------- */
-
-/* Write `text` to cgroup.freeze of all leaves, unless NULL. Returns how many are frozen then. */
-static int freeze_all(const crew *c, const char *text) {
-    char path[640], is[8];
-    int frozen = 0;
-    for (int i = 0; i < c->n; i++) {
-        DIR *dir = opendir(c->of[i]->leaves.path);
-        for (struct dirent *entry; dir && (entry = readdir(dir));) {
-            if (*entry->d_name < '0' || *entry->d_name > '9')
-                continue;
-            snprintf(path, sizeof path, "%s/%s/cgroup.freeze", c->of[i]->leaves.path, entry->d_name);
-            int fd = text ? open(path, O_WRONLY | O_CLOEXEC) : -1;
-            if (fd >= 0) {
-                CHECK_EQ(write(fd, text, 1), 1);
-                close(fd);
-            }
-            frozen += read_text(path, is, sizeof is) && *is == '1';
-        }
-        if (dir)
-            closedir(dir);
-    }
-    return frozen;
-}
 
 typedef struct caller {
     pthread_t thread;

@@ -2,13 +2,10 @@
  * test_nursery.c: births beside which the loop does not stand. What becomes of
  * them is what would have become of them otherwise, and while one of them hangs
  * its supervisor goes on.
- *
- * A birth into a frozen leaf hangs until the watcher thaws it, 200 ms later.
  */
 #include <sys/stat.h>
 
-#include "crew.h"
-#include "internal.h"
+#include "frozen.h"
 
 #define IN_LEAF(script, ...) SHELL(script, .containment = FP_CONTAIN_CGROUP, __VA_ARGS__)
 
@@ -26,31 +23,20 @@ static bool can_be_left_alone(void) {
     return fp_probe(FP_CAP_CLONE3) && fp_probe(FP_CAP_PIDFD);
 }
 
-/* All idle leaves of the one supervisor; at least one, which has served a first job. */
-static bool freeze(const char *text) {
-    char path[640];
-    int n = 0;
-    DIR *dir = opendir(us.of[0]->leaves.path);
-    for (struct dirent *entry; dir && (entry = readdir(dir));) {
-        if (*entry->d_name < '0' || *entry->d_name > '9')
-            continue;
-        snprintf(path, sizeof path, "%s/%s/cgroup.freeze", us.of[0]->leaves.path, entry->d_name);
-        int fd = open(path, O_WRONLY | O_CLOEXEC);
-        n += fd >= 0 && write(fd, text, 1) == 1;
-        if (fd >= 0)
-            close(fd);
-    }
-    if (dir)
-        closedir(dir);
-    return n > 0;
+/* From now on whoever is to be born into an idle leaf hangs. False: that cannot be had here. */
+static bool freeze(void) {
+    if (!fp_probe(FP_CAP_CGROUP) || !fp_probe(FP_CAP_INTO_CGROUP) || !can_be_left_alone())
+        return false;
+    /* There is one at least. */
+    CHECK_EQ(ended(start(us.of[0], IN_LEAF("exit 3"))).code, 3);
+    CHECK(freeze_all(&us, "1") > 0);
+    return true;
 }
 
 /* One whose birth hangs. False: that cannot be had here. */
 static bool hang(const fp_spec *spec, fp_proc **ret_proc) {
-    if (!fp_probe(FP_CAP_CGROUP) || !fp_probe(FP_CAP_INTO_CGROUP) || !can_be_left_alone())
+    if (!freeze())
         return false;
-    CHECK_EQ(ended(start(us.of[0], IN_LEAF("exit 3"))).code, 3);
-    CHECK(freeze("1"));
     *ret_proc = queue(spec);
     return true;
 }
@@ -233,12 +219,9 @@ static void who_has_been_born_runs_while_another_is_stood_beside(void) {
     if (geteuid() != 0)
         SKIP("only root may change ids");
     for (int i = 0; i < ATTEMPTS && !seen; i++) {
-        fp_proc *hung, *both[2];
-        if (!hang(IN_LEAF("exit 4"), &hung))
+        fp_proc *both[2];
+        if (!freeze())
             SKIP("no birth can be made to hang, or to be left alone");
-        ended(hung);
-        CHECK_EQ(ended(start(us.of[0], IN_LEAF("exit 3"))).code, 3);
-        CHECK(freeze("1"));
         const fp_spec *specs[] = {
             SHELL("exec sleep 100", .containment = FP_CONTAIN_SESSION),
             IN_LEAF("exit 4", .flags = FP_SET_UID | FP_SET_GID, .uid = 65534, .gid = 65534),
@@ -256,13 +239,10 @@ static void who_has_been_born_runs_while_another_is_stood_beside(void) {
 /* It has ended by itself, and the loop, which stands beside another, has not seen it yet. */
 static void who_has_ended_before_it_could_be_stopped_keeps_its_own_end(void) {
     for (int i = 0; i < 4; i++) {
-        fp_proc *hung, *both[2];
+        fp_proc *both[2];
         fp_exit exit = {0};
-        if (!hang(IN_LEAF("exit 4"), &hung))
+        if (!freeze())
             SKIP("no birth can be made to hang, or to be left alone");
-        ended(hung);
-        CHECK_EQ(ended(start(us.of[0], IN_LEAF("exit 3"))).code, 3);
-        CHECK(freeze("1"));
         const fp_spec *specs[] = {
             SHELL("exit 7", .containment = FP_CONTAIN_SESSION, .flags = FP_PATIENT_START),
             IN_LEAF("exit 4"),
