@@ -19,7 +19,7 @@
 
 enum {
     STARTS_AT_ONCE = 1, /* drain before the next start: what is dead costs less than what is alive */
-    FEW = 4,
+    FEW = 4,            /* see may_go_on() */
 };
 
 struct fp_batch {
@@ -140,8 +140,8 @@ void fp_batch_started(fp_supervisor *supervisor, fp_proc *proc, fp_spec *spec, i
 }
 
 /*
- * Shall the loop go on before this one is born? If little else is to be started, so that a wake-up is saved. Of many
- * more would be alive at a time, which costs a tenth (`make bench`, many).
+ * Shall the loop go on before this one is born? If little else is to be started, so that a wake-up is saved. Where many
+ * wait, more of them would be alive at a time, which costs a tenth: see docs/adr/0026.
  */
 static bool may_go_on(const fp_share *share) {
     return share->running + 1 >= share->max_running || fp_batch_queued(share->batch) <= FEW;

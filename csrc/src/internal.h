@@ -224,7 +224,7 @@ typedef struct fp_cradle fp_cradle;
 /* Freed with free(), when it is left. */
 fp_cradle *fp_cradle_new(void);
 /*
- * The same, but on return the child is on its way, and lives on `cradle` until it has passed execve(2) or failed;
+ * As fp_birth_make(), but on return the child is on its way, and lives on `cradle` until it has passed execve(2) or failed;
  * fp_birth_end() must follow. All that `place` and `spec` point to stays until then. False: nothing has happened, as
  * this needs somebody who stands still, or has failed: fp_birth_make() will do it, or say why not.
  */

@@ -5,7 +5,7 @@
  * The place is taken first, so that nothing after the birth can fail for lack
  * of memory; only what the child has used may be forgotten then. The lock is
  * let go while the child is being made, and the crew sees for how long, see
- * births.c. The loop does not stand beside those of a batch: what is done once
+ * births.c. Beside some of a batch the loop does not stand: what is done once
  * they have passed execve(2) is done later then, see nursery.c. A start that
  * fails has given everything back.
  */

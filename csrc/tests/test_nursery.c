@@ -86,7 +86,7 @@ static void *let_go(void *fd) {
 
 /* The first attempt finds the program open for writing, and somebody lets go of it meanwhile. */
 static void a_busy_program_is_tried_again(void) {
-    char path[] = "/tmp/fastproc-busy-XXXXXX", text[65536];
+    char path[] = "/tmp/fastproc-busy-XXXXXX", text[4096];
     int to = mkstemp(path), from = open("/bin/true", O_RDONLY | O_CLOEXEC);
     pthread_t thread;
 
