@@ -18,11 +18,19 @@ static fp_stream *stream_of(const fp_proc *proc, int stream) {
     return &proc->flow->streams[stream - 1];
 }
 
+/* Who asks what it says does not wait until somebody would attend to that by himself. */
+static fp_supervisor *lock_and_attend(fp_proc *proc) {
+    fp_supervisor *supervisor = fp_proc_lock(proc);
+    if (supervisor && !fp_proc_is_copy(proc, supervisor))
+        fp_proc_attend(supervisor, proc);
+    return supervisor;
+}
+
 int fp_proc_output(fp_proc *proc, int stream, fp_output *ret_output) {
     fp_stream *s = stream_of(proc, stream);
     if (!s)
         return -EINVAL;
-    fp_supervisor *supervisor = fp_proc_lock(proc);
+    fp_supervisor *supervisor = lock_and_attend(proc);
     fp_stream_describe(s, ret_output);
     if (fp_proc_state(proc) < FP_STATE_RUNNING)
         ret_output->ended = fp_proc_state(proc) == FP_STATE_FAILED;
@@ -54,7 +62,7 @@ int fp_proc_follow(fp_proc *proc, int stream, int on) {
     if (!s)
         return -EINVAL;
     int r = 0;
-    fp_supervisor *supervisor = fp_proc_lock(proc);
+    fp_supervisor *supervisor = lock_and_attend(proc);
     if (fp_proc_is_copy(proc, supervisor)) {
         r = -EOWNERDEAD;
         goto out;
@@ -79,7 +87,7 @@ int fp_reader_new(fp_proc *proc, int stream, fp_reader **ret_reader) {
     fp_reader *reader = calloc(1, sizeof *reader);
     if (!reader)
         return -ENOMEM;
-    fp_supervisor *supervisor = fp_proc_lock(proc);
+    fp_supervisor *supervisor = lock_and_attend(proc);
     if (fp_proc_is_copy(proc, supervisor)) {
         fp_proc_unlock(proc, supervisor);
         free(reader);
@@ -128,7 +136,7 @@ static int64_t read_from(fp_proc *proc, int stream, uint64_t *offset, uint64_t *
 
     if (!buffer_bytes)
         return -EINVAL;
-    fp_supervisor *supervisor = fp_proc_lock(proc);
+    fp_supervisor *supervisor = lock_and_attend(proc);
     for (;;) {
         if (fp_proc_is_copy(proc, supervisor)) {
             r = -EOWNERDEAD;

@@ -37,6 +37,7 @@
  *     fdplan.c       orders descriptor moves; pure
  *     census.c       who is alive, read from /proc in slices
  *     slots.c        low descriptors kept in reserve
+ *     moment.c       who has just been started is given a moment to end
  *     nap.c          how long the main thread sleeps at a time
  *     dispositions.c which signals this process ignores; SIGCHLD while we sleep
  *     fork.c         is this a forked copy of the host? What it must not keep
@@ -88,6 +89,19 @@ bool fp_can(int capability);
 int64_t fp_nap_end(int64_t now);
 /* It has slept that long. Returns -EINTR. */
 int fp_nap_over(int64_t now);
+
+/* ---- moment.c: who has just been started is given a moment --------------- */
+
+/*
+ * A timer of less than a tick of the kernel's clock has to be entered into the hardware, which took 20 us of a run in a
+ * virtual machine: so it is longer than that.
+ */
+#define FP_MOMENT (5 * FP_NS_PER_MS)
+/*
+ * Wait for its exit, for `longest` and FP_MOMENT at most, and no longer than it says little on those streams (-1: none).
+ * 1: it has ended; 0: it is to be read, or the time is over; -EINTR, or what poll(2) says.
+ */
+int fp_await_quick_end(int pidfd, const int fds[2], int64_t longest);
 
 /* ---- dispositions.c: which signals this process ignores ------------------ */
 
@@ -457,6 +471,7 @@ typedef struct fp_flow {
     fp_stream streams[2]; /* standard output, standard error */
     int in_fd;
     bool in_epoll;
+    bool unattended; /* nobody watches them yet, see start.c */
     uint8_t *input;
     size_t input_bytes;
     size_t input_at;
@@ -932,6 +947,10 @@ void fp_proc_unwatch_exit(fp_supervisor *supervisor, fp_proc *proc);
 void fp_proc_watch_stream(fp_supervisor *supervisor, fp_proc *proc, int which);
 /* and for the input: ready for writing is told at once if it is so already. */
 void fp_proc_watch_input(fp_supervisor *supervisor, fp_proc *proc);
+/* All of them, if they are unattended. */
+void fp_proc_attend(fp_supervisor *supervisor, fp_proc *proc);
+/* Write what its input takes, in any thread. */
+void fp_proc_feed(fp_supervisor *supervisor, fp_proc *proc);
 /* Its pidfd is readable. */
 void fp_proc_on_exit_event(fp_proc *proc, int64_t now);
 /* A captured stream (0, 1) or the input (2) is ready. */

@@ -80,6 +80,7 @@ void fp_flow_attach(fp_flow *flow, const fp_birth *birth) {
     flow->streams[0].fd = birth->pipe_fd[1];
     flow->streams[1].fd = birth->pipe_fd[2];
     flow->last_byte_ns = birth->started_ns;
+    flow->unattended = true;
 }
 
 fp_flow *fp_flow_free(fp_flow *flow) {

@@ -13,7 +13,6 @@
  */
 #include <errno.h>
 #include <string.h>
-#include <sys/ioctl.h>
 
 #include "solo.h"
 #include "sys.h"
@@ -23,7 +22,6 @@ enum {
     LARGE_INPUT = 64 << 10,
     LARGE_PIPE = 1 << 20,
     MOST_LOOKS = 8,
-    LITTLE = 4096, /* the least that the C library writes into a pipe at a time */
 };
 #define DEFAULT_GRACE (5 * FP_NS_PER_S)
 #define DEFAULT_KILL_TIMEOUT (5 * FP_NS_PER_S)
@@ -32,7 +30,6 @@ enum {
 #define LEAF_GAP (2 * FP_NS_PER_MS)
 #define KIN_GAP (30 * FP_NS_PER_MS)
 #define BLIND_GAP (10 * FP_NS_PER_MS)
-#define MOMENT (5 * FP_NS_PER_MS)
 #define NOT_SOON (100 * FP_NS_PER_MS)
 #define SAFE_TO_NAP (60 * FP_NS_PER_S)
 
@@ -43,14 +40,6 @@ enum goal {
     GOAL_TALK_AND_EXIT, /* and so has it itself */
     GOAL_STOPPED /* nobody is left */
 };
-
-static int64_t after(int64_t now, int64_t length) {
-    return length > INT64_MAX - now ? INT64_MAX : now + length;
-}
-
-static int64_t earliest(int64_t a, int64_t b) {
-    return a < b ? a : b;
-}
 
 /* ---- its streams ------------------------------------------------------------------ */
 
@@ -150,8 +139,8 @@ static void ask_all(fp_solo *solo, int64_t now) {
     /* What is stopped hears nothing until it goes on. */
     signal_all(solo, SIGCONT);
     solo->rung = FP_RUNG_ASKED;
-    solo->step_ns = after(now, solo->grace_ns);
-    solo->look_ns = after(now, LEAF_GAP);
+    solo->step_ns = fp_after(now, solo->grace_ns);
+    solo->look_ns = fp_after(now, LEAF_GAP);
 }
 
 static void kill_all(fp_solo *solo, int64_t now) {
@@ -172,8 +161,8 @@ static void kill_all(fp_solo *solo, int64_t now) {
     signal_all(solo, SIGKILL);
     solo->killed = true;
     solo->rung = FP_RUNG_KILLED;
-    solo->step_ns = after(now, solo->kill_timeout_ns);
-    solo->look_ns = after(now, LEAF_GAP);
+    solo->step_ns = fp_after(now, solo->kill_timeout_ns);
+    solo->look_ns = fp_after(now, LEAF_GAP);
 }
 
 static void begin_stop(fp_solo *solo, int reason, int64_t now) {
@@ -192,7 +181,7 @@ static void look_after_ladder(fp_solo *solo, int64_t now) {
     if (now < solo->look_ns)
         return;
     int alive = look_for_kin(solo);
-    solo->look_ns = after(now, solo->leaf ? LEAF_GAP : KIN_GAP);
+    solo->look_ns = fp_after(now, solo->leaf ? LEAF_GAP : KIN_GAP);
     if (alive == 0 && fp_solo_reap(solo, false) > 0) {
         solo->rung = FP_RUNG_EMPTY;
         solo->step_ns = FP_NEVER;
@@ -209,7 +198,7 @@ static bool is_climbing(const fp_solo *solo) {
 }
 
 static int64_t idle_at(const fp_solo *solo) {
-    return solo->idle_ns > 0 && outputs_open(solo) ? after(solo->last_byte_ns, solo->idle_ns) : FP_NEVER;
+    return solo->idle_ns > 0 && outputs_open(solo) ? fp_after(solo->last_byte_ns, solo->idle_ns) : FP_NEVER;
 }
 
 /*
@@ -220,7 +209,7 @@ static int64_t drain_until(const fp_solo *solo) {
     if (!solo->drain_ns)
         return FP_NEVER;
     int64_t silent = solo->last_byte_ns > solo->drain_ns ? solo->last_byte_ns : solo->drain_ns;
-    return earliest(after(silent, DRAIN_IDLE), after(solo->drain_ns, DRAIN_MOST));
+    return fp_earliest(fp_after(silent, DRAIN_IDLE), fp_after(solo->drain_ns, DRAIN_MOST));
 }
 
 static void tick(fp_solo *solo, int64_t now, bool to_the_end) {
@@ -305,7 +294,7 @@ static int serve(fp_solo *solo, const struct watch *watch) {
 
 /* When a talk has been silent for too long; nobody is stopped for that. */
 static int64_t talk_idle_at(const fp_solo *solo) {
-    return solo->talk_idle_ns > 0 && outputs_open(solo) ? after(solo->last_byte_ns, solo->talk_idle_ns) : FP_NEVER;
+    return solo->talk_idle_ns > 0 && outputs_open(solo) ? fp_after(solo->last_byte_ns, solo->talk_idle_ns) : FP_NEVER;
 }
 
 /* It has ended, or is about to: its status, and what its streams still hold. */
@@ -320,42 +309,6 @@ static int take_quick_end(fp_solo *solo) {
     return r < 0 ? r : 0;
 }
 
-/* Whether what has come on these streams, and is unread, is less than a program says that writes on and on. */
-static bool says_little(const int fds[2]) {
-    int64_t bytes = 0;
-
-    for (int i = 0; i < 2; i++) {
-        int unread = LITTLE;
-        if (fds[i] >= 0 && sys_ioctl(fds[i], FIONREAD, &unread) < 0)
-            return false;
-        bytes += fds[i] >= 0 ? unread : 0;
-    }
-    return bytes < LITTLE;
-}
-
-/*
- * Most programs say little and end soon. So at first their end is waited for,
- * a moment: who reads what they say at once is woken for it, then by the
- * closing of their streams, when the exit is yet to come, and then has to wait
- * for that. Programs write in pieces of LITTLE or more, but for what they have
- * left in the end; who says that much is read at once. The moment is longer
- * than a tick of the kernel's clock: a timer that strikes before that has to be
- * entered into the hardware, which took 20 us of a run in a virtual machine.
- * 1: it has ended, 0, -EINTR.
- */
-static int await_quick_end(int pidfd, const int fds[2], int64_t longest) {
-    struct pollfd wait[] = {
-        {.fd = pidfd, .events = POLLIN}, {.fd = fds[0], .events = POLLIN}, {.fd = fds[1], .events = POLLIN}};
-    int64_t moment = earliest(longest, MOMENT);
-
-    int r = sys_poll(wait, fds[0] < 0 && fds[1] < 0 ? 1 : 3, moment);
-    if (r > 0 && !wait[0].revents && says_little(fds))
-        r = sys_poll(wait, 1, moment);
-    if (r <= 0)
-        return r == -EINTR ? r : 0;
-    return wait[0].revents & POLLIN;
-}
-
 /* Of one that is run or talked with: its status and what it has said are taken then. 0, or what reading says. */
 static int give_a_moment(fp_solo *solo, int64_t until) {
     if (solo->may_have_ended) {
@@ -365,18 +318,18 @@ static int give_a_moment(fp_solo *solo, int64_t until) {
     int pidfd = fp_solo_checked_pidfd(solo);
     if (solo->was_given_a_moment || pidfd < 0 || solo->in_fd >= 0 || fp_solo_has_ended(solo))
         return 0;
-    int64_t clock = earliest(earliest(until, solo->deadline_ns), idle_at(solo));
+    int64_t clock = fp_earliest(fp_earliest(until, solo->deadline_ns), idle_at(solo));
     int64_t longest = clock == FP_NEVER ? FP_NEVER : clock - fp_now_ns();
     if (longest <= 0)
         return 0;
     solo->was_given_a_moment = true;
-    int r = await_quick_end(pidfd, (int[]){solo->piles[0].fd, solo->piles[1].fd}, longest);
+    int r = fp_await_quick_end(pidfd, (int[]){solo->piles[0].fd, solo->piles[1].fd}, longest);
     return r > 0 ? take_quick_end(solo) : r;
 }
 
 int fp_solo_wait_a_moment(fp_solo *solo, int fd, fp_exit *ret_exit) {
     int pidfd = fp_solo_checked_pidfd(solo);
-    int r = pidfd < 0 ? 0 : await_quick_end(pidfd, (int[]){fd, -1}, MOMENT);
+    int r = pidfd < 0 ? 0 : fp_await_quick_end(pidfd, (int[]){fd, -1}, FP_MOMENT);
     return r < 0 ? r : fp_solo_wait(solo, 0, ret_exit);
 }
 
@@ -386,7 +339,7 @@ int fp_solo_wait_a_moment(fp_solo *solo, int fd, fp_exit *ret_exit) {
  * the process meanwhile: not when one of them may strike.
  */
 static int64_t nap_end(const fp_solo *solo, int64_t now) {
-    int64_t clock = earliest(solo->deadline_ns, idle_at(solo));
+    int64_t clock = fp_earliest(solo->deadline_ns, idle_at(solo));
     return clock == FP_NEVER || clock - now > SAFE_TO_NAP ? fp_nap_end(now) : FP_NEVER;
 }
 
@@ -436,15 +389,15 @@ static int advance(fp_solo *solo, enum goal goal, int64_t until, bool to_the_end
         /* A turn of the clocks may have changed that. */
         looks_out = exit_matters(solo, goal);
         watch.exit = looks_out ? watch_fd(&watch, solo->pidfd, POLLIN) : -1;
-        int64_t next = earliest(earliest(until, solo->deadline_ns), earliest(idle_at(solo), solo->step_ns));
-        next = earliest(next, look ? look : FP_NEVER);
+        int64_t next = fp_earliest(fp_earliest(until, solo->deadline_ns), fp_earliest(idle_at(solo), solo->step_ns));
+        next = fp_earliest(next, look ? look : FP_NEVER);
         if (is_climbing(solo))
-            next = earliest(next, solo->look_ns);
-        next = earliest(next, drain_until(solo));
+            next = fp_earliest(next, solo->look_ns);
+        next = fp_earliest(next, drain_until(solo));
         if (goal != GOAL_RUN)
-            next = earliest(next, talk_idle_at(solo));
+            next = fp_earliest(next, talk_idle_at(solo));
         if (looks_out && watch.exit < 0)
-            next = earliest(next, after(now, BLIND_GAP));
+            next = fp_earliest(next, fp_after(now, BLIND_GAP));
         int64_t left = next == FP_NEVER ? -1 : next > now ? next - now : 0;
         int r = sys_poll(watch.fds, watch.n, left);
         if (r == -EINTR || r == -EINVAL)
@@ -491,10 +444,10 @@ static void describe(const fp_solo *solo, fp_result *ret_result) {
 }
 
 static void set_clocks(fp_solo *solo, const fp_spec *spec) {
-    int64_t by_timeout = spec->timeout_ns > 0 ? after(solo->started_ns, spec->timeout_ns) : FP_NEVER;
+    int64_t by_timeout = spec->timeout_ns > 0 ? fp_after(solo->started_ns, spec->timeout_ns) : FP_NEVER;
     int64_t by_deadline = spec->deadline_ns > 0 ? spec->deadline_ns : FP_NEVER;
 
-    solo->deadline_ns = earliest(by_timeout, by_deadline);
+    solo->deadline_ns = fp_earliest(by_timeout, by_deadline);
     solo->idle_ns = spec->idle_timeout_ns;
     solo->grace_ns = spec->grace_ns ? spec->grace_ns : DEFAULT_GRACE;
     solo->kill_timeout_ns = spec->kill_timeout_ns > 0 ? spec->kill_timeout_ns : DEFAULT_KILL_TIMEOUT;
@@ -520,7 +473,7 @@ static bool stay(void *arg, int pidfd, const int *pipe_fds) {
 
     for (;;) {
         int64_t now = fp_now_ns();
-        until = until ? until : now + MOMENT;
+        until = until ? until : now + FP_MOMENT;
         if (now >= until || sys_poll(wait, n_fds, until - now) <= 0)
             return false;
         /* Another thread may have closed it. */
@@ -602,7 +555,7 @@ int fp_solo_talk(fp_solo *solo, const fp_talk *talk, fp_result *ret_result) {
     solo->talk_idle_ns = talk->idle_timeout_ns;
     solo->last_byte_ns = fp_now_ns();
     bool changed = make_nonblocking(talk->fds[0]);
-    int64_t until = talk->timeout_ns < 0 ? FP_NEVER : after(fp_now_ns(), talk->timeout_ns);
+    int64_t until = talk->timeout_ns < 0 ? FP_NEVER : fp_after(fp_now_ns(), talk->timeout_ns);
     enum goal goal = talk->flags & FP_TALK_AND_WAIT ? GOAL_TALK_AND_EXIT : GOAL_TALK;
     int r = advance(solo, goal, until, talk->flags & FP_TALK_TO_THE_END, true);
     if (changed)

@@ -20,7 +20,9 @@
  * A child that its starter waits for at once, and most of those do not live
  * long, is not put under watch only to be taken out again, and no second
  * thread is woken for it. So the watch begins a little later, unless somebody
- * listens who wants to hear of the exit at once.
+ * listens who wants to hear of the exit at once. The same goes for its streams,
+ * if nobody follows them: what a program says that ends soon is taken with its
+ * exit, by whoever waits for that.
  *
  * For each supervisor there is one that is not watched yet: the next start
  * looks at it, or else the loop, which a timer wakes. While starts and waits
@@ -44,6 +46,8 @@ static void look_at(fp_supervisor *supervisor, fp_proc **which, int64_t now) {
         else
             fp_proc_watch_exit(supervisor, proc, now);
     }
+    if (!proc->claimed)
+        fp_proc_attend(supervisor, proc);
     fp_proc_unref(proc);
 }
 
@@ -71,8 +75,20 @@ static bool is_started_by_loop(const fp_supervisor *supervisor, const fp_proc *p
     return supervisor->has_thread && proc->batch && proc->pidfd >= 0;
 }
 
+/* Nobody follows them, and no clock or limit asks for what they say, so they may wait a moment. */
+static bool may_attend_later(const fp_proc *proc) {
+    const fp_flow *flow = proc->flow;
+
+    for (int which = 0; which < 2; which++)
+        if (fp_stream_is_followed(&flow->streams[which]))
+            return false;
+    return !flow->idle_timeout_ns && !flow->max_bytes;
+}
+
 static void watch_all(fp_supervisor *supervisor, fp_proc *proc) {
-    if (may_watch_later(supervisor, proc)) {
+    bool later = may_watch_later(supervisor, proc);
+
+    if (later) {
         watch_later(supervisor, proc);
     } else if (is_started_by_loop(supervisor, proc)) {
         fp_proc_look_at_young(supervisor, fp_now_ns());
@@ -80,10 +96,12 @@ static void watch_all(fp_supervisor *supervisor, fp_proc *proc) {
     } else {
         fp_proc_watch_exit(supervisor, proc, proc->started_ns);
     }
-    if (!proc->flow)
+    if (!later || !proc->flow || !may_attend_later(proc)) {
+        fp_proc_attend(supervisor, proc);
         return;
-    for (int which = 0; which < 2; which++)
-        fp_proc_watch_stream(supervisor, proc, which);
+    }
+    /* Mostly all of it fits into the pipe. */
+    fp_proc_feed(supervisor, proc);
     fp_proc_watch_input(supervisor, proc);
 }
 

@@ -60,6 +60,15 @@ void fp_proc_watch_input(fp_supervisor *supervisor, fp_proc *proc) {
         flow->in_epoll = fp_supervisor_watch(supervisor, proc, flow->in_fd, FP_KEY_IN, EPOLLOUT) == 0;
 }
 
+void fp_proc_attend(fp_supervisor *supervisor, fp_proc *proc) {
+    if (!proc->flow || !proc->flow->unattended)
+        return;
+    proc->flow->unattended = false;
+    for (int which = 0; which < 2; which++)
+        fp_proc_watch_stream(supervisor, proc, which);
+    fp_proc_watch_input(supervisor, proc);
+}
+
 static void unwatch_input(fp_supervisor *supervisor, fp_flow *flow) {
     if (flow->in_epoll && flow->in_fd >= 0)
         fp_supervisor_unwatch(supervisor, flow->in_fd);
@@ -100,7 +109,7 @@ static void feed(fp_supervisor *supervisor, fp_proc *proc) {
 }
 
 /* The same in any thread: those of the host do not block SIGPIPE, and must not hear of ours. */
-static void feed_anywhere(fp_supervisor *supervisor, fp_proc *proc) {
+void fp_proc_feed(fp_supervisor *supervisor, fp_proc *proc) {
     const fp_sigset broken_pipe = UINT64_C(1) << (SIGPIPE - 1);
     fp_sigset old;
 
@@ -142,6 +151,8 @@ void fp_proc_look_again(fp_proc *proc, int64_t now) {
 }
 
 static bool is_unwatched(const fp_flow *flow) {
+    if (flow->unattended)
+        return false;
     for (int which = 0; which < 2; which++)
         if (flow->streams[which].fd >= 0 && !flow->streams[which].in_epoll && !flow->streams[which].paused)
             return true;
@@ -268,6 +279,8 @@ bool fp_proc_try_exit(fp_supervisor *supervisor, fp_proc *proc, int64_t now) {
             while (proc->flow->streams[which].total < most && pump(supervisor, proc, which, now))
                 ;
         }
+        /* Somebody else holds them. */
+        fp_proc_attend(supervisor, proc);
         fp_flow_begin_drain(proc->flow, now);
     }
     proc->check_ns = now;
@@ -307,7 +320,7 @@ static void look_after_unwatched(fp_supervisor *supervisor, fp_proc *proc, int64
     }
     tell_followers(proc);
     if (!flow->in_epoll) {
-        feed_anywhere(supervisor, proc);
+        fp_proc_feed(supervisor, proc);
         fp_proc_watch_input(supervisor, proc);
     }
     enforce_output_limit(proc, now);
@@ -334,6 +347,8 @@ void fp_proc_turn(fp_proc *proc, int64_t now) {
         fp_proc_running(proc)->watch_ns = FP_NEVER;
         if (!proc->claimed && !proc->in_epoll && !proc->by_polling)
             fp_proc_watch_exit(supervisor, proc, now);
+        if (!proc->claimed)
+            fp_proc_attend(supervisor, proc);
     }
     if (fp_proc_state(proc) == FP_STATE_EXITED) {
         if (settle(supervisor, proc, now))
@@ -408,7 +423,7 @@ void fp_proc_drive(fp_supervisor *supervisor, fp_proc *proc) {
         for (int which = 0; which < 2; which++)
             for (int i = 0; i < PUMPS_AT_ONCE && pump(supervisor, proc, which, now); i++)
                 ;
-        feed_anywhere(supervisor, proc);
+        fp_proc_feed(supervisor, proc);
         if (fp_proc_state(proc) == FP_STATE_RUNNING)
             enforce_output_limit(proc, now);
     }

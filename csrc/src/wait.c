@@ -34,10 +34,17 @@ static bool is_one_of_many(const fp_proc *proc) {
 
 /*
  * Watch the pidfd in the calling thread: the supervisor is told to leave the
- * exit to us, so one thread is woken instead of two. Returns what poll said.
+ * exit to us, so one thread is woken instead of two. If nobody attends to its
+ * streams yet, and it says little and ends soon, what it says is taken with its
+ * exit. Returns what poll said.
  */
 static int wait_by_pidfd(fp_supervisor *supervisor, fp_proc *proc, int64_t left) {
     struct pollfd wait = {.fd = proc->pidfd, .events = POLLIN};
+    bool unattended = proc->flow && proc->flow->unattended;
+    int fds[2] = {-1, -1};
+
+    for (int i = 0; unattended && i < 2; i++)
+        fds[i] = proc->flow->streams[i].fd;
 
     proc->claimed = true;
     fp_proc_running(proc)->watch_ns = FP_NEVER;
@@ -45,19 +52,23 @@ static int wait_by_pidfd(fp_supervisor *supervisor, fp_proc *proc, int64_t left)
     pthread_mutex_unlock(&supervisor->lock);
     uint64_t mask;
     bool held_back = is_one_of_many(proc) && fp_sigchld_hold_back(&mask);
-    int r = sys_poll(&wait, 1, left);
+    int r = unattended ? fp_await_quick_end(proc->pidfd, fds, left < 0 ? FP_NEVER : left) : sys_poll(&wait, 1, left);
     if (held_back)
         fp_sigchld_let_in(&mask);
     fp_supervisor_lock(supervisor);
     proc->claimed = false;
+    if (r <= 0)
+        fp_proc_attend(supervisor, proc);
     if (fp_proc_state(proc) == FP_STATE_DONE)
         fp_proc_close_pidfd(proc);
     if (fp_proc_state(proc) != FP_STATE_RUNNING)
         return r;
     if (r > 0) {
         int64_t now = fp_now_ns();
-        if (!fp_proc_try_exit(supervisor, proc, now))
+        if (!fp_proc_try_exit(supervisor, proc, now)) {
             fp_proc_look_again(proc, now);
+            fp_proc_attend(supervisor, proc);
+        }
         fp_proc_turn(proc, now);
     } else {
         fp_proc_watch_exit(supervisor, proc, fp_now_ns());

@@ -155,6 +155,124 @@ static void much_output_is_counted(void) {
     fp_proc_free(proc);
 }
 
+/* How it stands becomes DONE without anybody waiting for it. */
+static void done_by_itself(fp_proc *proc) {
+    for (int64_t until = now_ns() + LONG; fp_proc_state(proc) != FP_STATE_DONE && now_ns() < until;)
+        nap(2 * MS);
+    CHECK_EQ(fp_proc_state(proc), FP_STATE_DONE);
+}
+
+static uint64_t said(fp_proc *proc, int stream) {
+    fp_output output = {0};
+    CHECK_EQ(fp_proc_output(proc, stream, &output), 0);
+    CHECK(output.ended && output.complete);
+    return output.total_bytes;
+}
+
+/* Its supervisor, which holds still meanwhile, need not be asked. */
+static void who_waits_takes_what_was_said(void) {
+    char buffer[8] = {0};
+    int before = open_descriptors();
+    fp_proc *proc =
+        start(us.of[0], SHELL("echo out; echo err >&2; exit 7", .stdio = {{0}, {FP_STDIO_PIPE}, {FP_STDIO_PIPE}}));
+    CHECK_EQ(fp_proc_wait(proc, FP_STATE_EXITED, LONG, NULL), 0);
+    CHECK_EQ(fp_proc_output_copy(proc, 1, buffer, sizeof buffer), 4);
+    CHECK(memcmp(buffer, "out\n", 4) == 0);
+    CHECK_EQ(fp_proc_output_copy(proc, 2, buffer, sizeof buffer), 4);
+    CHECK(memcmp(buffer, "err\n", 4) == 0);
+    CHECK_EQ(said(proc, 1), 4);
+    CHECK_EQ(ended(proc).code, 7);
+    CHECK_EQ(open_descriptors(), before);
+}
+
+/* Nobody waits for these, or not for long, and each says more than a pipe holds. */
+static void what_nobody_waits_for_is_read(void) {
+    fp_proc *proc = start(us.of[0], SHELL("head -c 300000 /dev/zero", CAPTURED));
+    done_by_itself(proc);
+    CHECK_EQ(said(proc, 1), 300000);
+    fp_proc_free(proc);
+
+    proc = start(us.of[0], SHELL("sleep 0.1; head -c 300000 /dev/zero", CAPTURED));
+    CHECK_EQ(fp_proc_wait(proc, FP_STATE_EXITED, MS, NULL), -ETIMEDOUT);
+    done_by_itself(proc);
+    CHECK_EQ(said(proc, 1), 300000);
+    fp_proc_free(proc);
+
+    /* Where there is no timer for the one that is looked at later. */
+    fp_supervisor_lock(us.of[0]);
+    int late_fd = us.of[0]->late_fd;
+    us.of[0]->late_fd = -1;
+    pthread_mutex_unlock(&us.of[0]->lock);
+    proc = start(us.of[0], SHELL("head -c 300000 /dev/zero", CAPTURED));
+    done_by_itself(proc);
+    CHECK_EQ(said(proc, 1), 300000);
+    fp_proc_free(proc);
+    fp_supervisor_lock(us.of[0]);
+    us.of[0]->late_fd = late_fd;
+    pthread_mutex_unlock(&us.of[0]->lock);
+
+    /* Two in close succession: the second is looked at later than the first. */
+    fp_proc *two[2];
+    for (int i = 0; i < 2; i++)
+        two[i] = start(us.of[0], SHELL("head -c 300000 /dev/zero", CAPTURED));
+    for (int i = 0; i < 2; i++) {
+        done_by_itself(two[i]);
+        CHECK_EQ(said(two[i], 1), 300000);
+        fp_proc_free(two[i]);
+    }
+}
+
+static bool is_open(fp_proc *proc) {
+    fp_supervisor *supervisor = fp_proc_lock(proc);
+    bool open = fp_flow_open(proc->flow);
+    fp_proc_unlock(proc, supervisor);
+    return open;
+}
+
+/* It has ended, and who holds its output is one it has left behind. */
+static void a_quick_end_with_the_output_held(void) {
+    fp_output output = {0};
+    fp_exit exit;
+    fp_proc *proc = start(us.of[0], SHELL("(sleep 0.05; echo there; exec sleep 100) & echo here; exit 3", CAPTURED,
+                                          .flags = FP_KEEP_LEFTOVERS));
+    /* As if another start had looked at it while somebody waited for it: nobody else will. */
+    fp_supervisor_lock(us.of[0]);
+    if (us.of[0]->late)
+        fp_proc_unref(us.of[0]->late);
+    us.of[0]->late = NULL;
+    pthread_mutex_unlock(&us.of[0]->lock);
+    CHECK_EQ(fp_proc_wait(proc, FP_STATE_EXITED, LONG, &exit), 0);
+    CHECK_EQ(exit.code, 3);
+    /* Not asked, or it would be attended to for that. */
+    for (int64_t until = now_ns() + LONG; is_open(proc) && now_ns() < until;)
+        nap(5 * MS);
+    CHECK_EQ(fp_proc_output(proc, 1, &output), 0);
+    CHECK(output.ended && !output.complete);
+    CHECK_EQ(output.total_bytes, 11);
+    CHECK_EQ(fp_proc_stop(proc, FP_REASON_TERMINATED, -1, 0), 0);
+    ended(proc);
+}
+
+/* Who asks hears at once, though it has only just begun and nobody attends to it. */
+static void who_asks_is_told_though_it_has_just_begun(void) {
+    char buffer[8];
+    uint64_t offset = 0;
+    fp_reader *reader;
+    fp_proc *proc = start(us.of[0], SHELL("echo one; exec sleep 100", CAPTURED));
+    CHECK_EQ(fp_proc_read(proc, 1, &offset, buffer, 1, 0) == -ETIMEDOUT || offset == 1, true);
+    CHECK(!proc->flow->unattended);
+    offset = 0;
+    CHECK_EQ(fp_proc_read(proc, 1, &offset, buffer, sizeof buffer, LONG), 4);
+    CHECK_EQ(fp_proc_stop(proc, FP_REASON_TERMINATED, -1, 0), 0);
+    ended(proc);
+    proc = start(us.of[0], SHELL("echo one; exec sleep 100", CAPTURED));
+    CHECK_EQ(fp_reader_new(proc, 1, &reader), 0);
+    CHECK_EQ(fp_reader_read(reader, buffer, sizeof buffer, LONG), 4);
+    fp_reader_free(reader);
+    CHECK_EQ(fp_proc_stop(proc, FP_REASON_TERMINATED, -1, 0), 0);
+    ended(proc);
+}
+
 static void all_tests(void) {
     WATCHED(input_goes_through);
     WATCHED(who_is_followed_from_birth_waits_for_us);
@@ -163,6 +281,10 @@ static void all_tests(void) {
     WATCHED(reading_has_an_end_in_time);
     WATCHED(who_says_too_much_is_stopped);
     WATCHED(much_output_is_counted);
+    WATCHED(who_waits_takes_what_was_said);
+    WATCHED(what_nobody_waits_for_is_read);
+    WATCHED(a_quick_end_with_the_output_held);
+    WATCHED(who_asks_is_told_though_it_has_just_begun);
 }
 
 int main(void) {
