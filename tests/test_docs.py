@@ -181,17 +181,19 @@ def test_the_map_names_every_source_file_and_no_other() -> None:
 def test_one_place_reaps_one_signals_one_creates() -> None:
     """Besides the exceptions that ARCHITECTURE.md gives a reason for."""
     places = {
-        r"sys_waitid": {"reap.c", "spawn.c", "probe.c", "solo.c"},
+        r"fp_outcome_collect": {"outcome.c", "reap.c", "solo.c", "spawn_report.c"},
+        r"sys_waitid": {"outcome.c", "spawn_shared.c", "probe.c"},
         r"sys_kill|sys_pidfd_send_signal": {
             "contain.c",
-            "spawn.c",
+            "spawn_fork.c",
+            "spawn_report.c",
             "births.c",
             "cgroup.c",
             "probe.c",
             "solo.c",
             "kin.c",
         },
-        r"sys_fork|sys_clone_to_child|sys_clone3_to_child": {"spawn.c", "probe.c"},
+        r"sys_fork|sys_clone_to_child|sys_clone3_to_child": {"spawn_fork.c", "spawn_shared.c", "probe.c"},
     }
     sources = {path.name: path.read_text(encoding="utf-8") for path in (ROOT / "csrc" / "src").glob("*.c")}
 
@@ -213,7 +215,7 @@ CALLS_UPWARD = {
     ("mailbox.c", "ask.c", "fp_proc_failure"),
     ("mailbox.c", "proc.c", "fp_proc_free"),
     ("fork.c", "slots.c", "fp_slots_close"),
-    ("fork.c", "spawn.c", "fp_cradle_close"),
+    ("fork.c", "cradle.c", "fp_cradle_close"),
     ("probe.c", "cgroup.c", "fp_cgroup_available"),
     ("probe.c", "cgroup.c", "fp_cgroup_dir"),
     ("probe.c", "child.c", "fp_child_try"),

@@ -17,10 +17,7 @@
 #include "internal.h"
 #include "sys.h"
 
-enum {
-    STARTS_AT_ONCE = 1, /* drain before the next start: what is dead costs less than what is alive */
-    FEW = 4,            /* see may_go_on() */
-};
+enum { FEW = 4 }; /* see may_go_on() */
 
 struct fp_batch {
     _Atomic uint32_t refs;
@@ -166,12 +163,12 @@ static void start_queued(fp_supervisor *supervisor, fp_share *share, fp_proc *pr
     fp_batch_started(supervisor, proc, spec, r, &failure);
 }
 
+/* One at a time: between two starts the dead are reaped, as who is dead costs less than who is alive. */
 bool fp_supervisor_run_queue(fp_supervisor *supervisor) {
-    int started = 0;
     fp_share *share = supervisor->shares;
 
     supervisor->called = false;
-    while (share && started < STARTS_AT_ONCE) {
+    while (share) {
         fp_share *next = share->next;
         if (share->running >= share->max_running) {
             /* A lowered bound leaves it no part, unless two who lowered it at once have left none to anybody. */
@@ -190,11 +187,9 @@ bool fp_supervisor_run_queue(fp_supervisor *supervisor) {
         }
         start_queued(supervisor, share, proc);
         fp_proc_unref(proc);
-        started++;
-        /* The lock was let go: the list may have changed. */
-        share = supervisor->shares;
+        return true;
     }
-    return started > 0;
+    return false;
 }
 
 bool fp_supervisor_has_queued(const fp_supervisor *supervisor) {

@@ -11,7 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "internal.h"
+#include "host.h"
 #include "sys.h"
 
 /* The kernel's flags of a process, and among them PF_FORKNOEXEC: it is still the program that it was forked from. */
@@ -91,6 +91,10 @@ int fp_person_read(pid_t pid, fp_person *ret_person) {
     if (n <= 0)
         return n < 0 ? (int)n : -ESRCH;
     return fp_person_parse(text, (size_t)n, ret_person);
+}
+
+bool fp_person_is_alive(const fp_person *person) {
+    return person->state != 'Z' && person->state != 'X';
 }
 
 /* The pid that a directory entry of /proc stands for, or 0. */

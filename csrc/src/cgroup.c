@@ -26,7 +26,7 @@
 #include <sys/xattr.h>
 #include <unistd.h>
 
-#include "internal.h"
+#include "proc.h"
 #include "sys.h"
 
 enum { MOST_IDLE = 24, MOST_MEMBERS = 1024 };

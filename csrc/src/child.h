@@ -7,7 +7,7 @@
 #define FASTPROC_CHILD_H
 
 #include "fdplan.h"
-#include "internal.h"
+#include "host.h"
 #include "sys.h"
 
 #pragma GCC visibility push(hidden)

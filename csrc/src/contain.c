@@ -81,10 +81,6 @@ int fp_contain_signal(fp_proc *proc, int sig, bool to_group) {
 
 /* ---- following those who left the group ---------------------------------------- */
 
-static bool is_alive(const fp_person *person) {
-    return person->state != 'Z' && person->state != 'X';
-}
-
 static bool is_tracked(const fp_proc *proc, const fp_person *person) {
     for (uint32_t i = 0; i < proc->n_tracked; i++)
         if (proc->tracked[i].pid == person->pid && proc->tracked[i].start == person->start)
@@ -97,7 +93,7 @@ static fp_tracked *track(fp_proc *proc, const fp_person *person) {
     fp_person again;
     int pidfd = fp_can(FP_CAP_PIDFD) ? sys_aside(sys_pidfd_open(person->pid, 0)) : -1;
 
-    if (fp_person_read(person->pid, &again) < 0 || again.start != person->start || !is_alive(&again))
+    if (fp_person_read(person->pid, &again) < 0 || again.start != person->start || !fp_person_is_alive(&again))
         goto stranger;
     /* Room for powers of two, from 4. */
     if (proc->n_tracked == 0 || (proc->n_tracked >= 4 && (proc->n_tracked & (proc->n_tracked - 1)) == 0)) {
@@ -154,7 +150,7 @@ static void track_descendants(fp_proc *proc) {
                 continue;
             queue[n++] = pid;
             bool in_group = proc->lead != FP_LEAD_NOTHING && person.group == proc->pid;
-            if (!in_group && is_alive(&person) && !is_tracked(proc, &person))
+            if (!in_group && fp_person_is_alive(&person) && !is_tracked(proc, &person))
                 track(proc, &person);
         }
     }
@@ -198,7 +194,7 @@ static bool ask_newcomers(fp_proc *proc, fp_supervisor *supervisor, int sig) {
 
     for (int i = 0; i < n; i++) {
         fp_person person;
-        bool ours = pids[i] != proc->pid && fp_person_read(pids[i], &person) == 0 && is_alive(&person);
+        bool ours = pids[i] != proc->pid && fp_person_read(pids[i], &person) == 0 && fp_person_is_alive(&person);
         bool asked = ours && proc->lead != FP_LEAD_NOTHING && person.group == proc->pid &&
                      (group_by_pidfd(proc) || !proc->reaped);
         if (!ours || asked || is_tracked(proc, &person))
@@ -315,7 +311,7 @@ int fp_contain_count(fp_proc *proc, const fp_census *census) {
             const fp_person *person = &census->people[i];
             if (person->pid == proc->pid)
                 continue;
-            if (!is_alive(person)) {
+            if (!fp_person_is_alive(person)) {
                 /* Its leader will be forgotten: later nobody could tell whose it was. */
                 if (proc->lead == FP_LEAD_SESSION && person->session == proc->pid && belongs(proc, &b, person))
                     fp_orphan_found(proc, person);
@@ -345,7 +341,7 @@ static bool tracked_are_gone(const fp_proc *proc) {
     for (uint32_t i = 0; i < proc->n_tracked; i++) {
         fp_person person;
         int r = fp_person_read(proc->tracked[i].pid, &person);
-        if (r == 0 ? person.start == proc->tracked[i].start && is_alive(&person) : r != -ESRCH)
+        if (r == 0 ? person.start == proc->tracked[i].start && fp_person_is_alive(&person) : r != -ESRCH)
             return false;
     }
     return true;
@@ -437,7 +433,7 @@ int fp_contain_survivors(fp_proc *proc, const fp_census *census, int32_t *ret_pi
     belief b = believe(proc, census);
     for (uint32_t i = 0; i < census->count; i++) {
         const fp_person *person = &census->people[i];
-        if (!is_alive(person) || person->pid == proc->pid)
+        if (!fp_person_is_alive(person) || person->pid == proc->pid)
             continue;
         if (!belongs(proc, &b, person) && !is_tracked(proc, person))
             continue;

@@ -17,7 +17,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "internal.h"
+#include "host.h"
 #include "sys.h"
 
 enum { FIRST_REALTIME = 32, LAST_REALTIME = 64, SIGIGNORE_FIELD = 33 };

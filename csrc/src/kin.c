@@ -16,10 +16,6 @@
 
 enum { MOST_MEMBERS = 4096 };
 
-static bool is_alive(const fp_person *person) {
-    return person->state != 'Z' && person->state != 'X';
-}
-
 static bool is_known(const fp_kin *kin, const fp_person *person) {
     for (uint32_t i = 0; i < kin->n; i++)
         if (kin->of[i].pid == person->pid && kin->of[i].start == person->start)
@@ -86,7 +82,7 @@ int fp_kin_look(fp_kin *kin, pid_t root, bool root_lives, bool root_leads) {
         alive = 0;
         for (uint32_t i = 0; i < census.count; i++) {
             const fp_person *person = &census.people[i];
-            if (person->pid <= 1 || person->pid == us.pid || person->pid == root || !is_alive(person))
+            if (person->pid <= 1 || person->pid == us.pid || person->pid == root || !fp_person_is_alive(person))
                 continue;
             if (!is_known(kin, person)) {
                 if (!belongs(kin, &census, person, &us, root_lives ? root : 0, leader))
@@ -111,7 +107,7 @@ int fp_kin_look_into(fp_kin *kin, fp_leaf *leaf) {
 
     for (int i = 0; i < n; i++) {
         fp_person person;
-        if (pids[i] <= 1 || pids[i] == self || fp_person_read(pids[i], &person) < 0 || !is_alive(&person))
+        if (pids[i] <= 1 || pids[i] == self || fp_person_read(pids[i], &person) < 0 || !fp_person_is_alive(&person))
             continue;
         alive++;
         if (!is_known(kin, &person))

@@ -75,10 +75,10 @@ static void take_event(fp_supervisor *supervisor, uint64_t key, int64_t now) {
         return;
     int kind = (int)(key >> 62);
     fp_proc_ref(proc);
-    if (kind == FP_KEY_PIDFD)
+    if (kind == FP_KIND_PIDFD)
         fp_proc_on_exit_event(proc, now);
     else
-        fp_proc_on_stream_event(proc, kind - FP_KEY_OUT, now);
+        fp_proc_on_stream_event(proc, kind - FP_KIND_OUT, now);
     fp_proc_unref(proc);
 }
 

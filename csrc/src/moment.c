@@ -8,7 +8,7 @@
 #include <poll.h>
 #include <sys/ioctl.h>
 
-#include "internal.h"
+#include "host.h"
 #include "sys.h"
 
 /* Programs write into a pipe in pieces of that size or more, but for what they have left in the end. */

@@ -4,7 +4,7 @@
 #include <signal.h>
 #include <string.h>
 
-#include "internal.h"
+#include "host.h"
 
 #define TEXT_OF(number) #number
 #define TEXT(number) TEXT_OF(number)

@@ -14,7 +14,7 @@
  */
 #include <errno.h>
 
-#include "internal.h"
+#include "host.h"
 #include "sys.h"
 
 #define FIRST_NAP (20 * FP_NS_PER_MS)

@@ -36,6 +36,15 @@ static fp_unborn *make_room(fp_nursery *nursery) {
     return unborn;
 }
 
+/* For a birth that has not begun; its pipes' lock stays as it is. */
+static void reset(fp_birth_watch *watch) {
+    watch->leaf_fd = -1;
+    atomic_store_explicit(&watch->pid, 0, memory_order_relaxed);
+    for (int i = 0; i < 3; i++)
+        watch->pipes.ours[i] = watch->pipes.theirs[i] = -1;
+    watch->pipes.locked_for_fork = false;
+}
+
 fp_unborn *fp_nursery_room(fp_nursery *nursery) {
     fp_unborn *unborn = nursery->empty;
 
@@ -49,7 +58,7 @@ fp_unborn *fp_nursery_room(fp_nursery *nursery) {
     unborn->proc = NULL;
     unborn->spec = NULL;
     unborn->ended = false;
-    fp_birth_watch_reset(&unborn->watch);
+    reset(&unborn->watch);
     return unborn;
 }
 

@@ -18,7 +18,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 
-#include "internal.h"
+#include "proc.h"
 #include "sys.h"
 
 enum {

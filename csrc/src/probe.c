@@ -17,6 +17,7 @@
 #include <string.h>
 
 #include "child.h"
+#include "proc.h"
 
 enum { TRIAL_STACK_BYTES = 8 * 1024 };
 

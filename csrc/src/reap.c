@@ -1,18 +1,16 @@
 /*
  * reap.c: the one reap, and what an exit means.
  *
- * fp_proc_reap() is the one place that waits for a child. Who comes first
- * reaps, a thread in fp_proc_wait() or the supervisor, always under the lock of
+ * fp_proc_reap() is the one place that waits for a process of a supervisor. Who
+ * comes first reaps, a thread in fp_proc_wait() or the supervisor, always under the lock of
  * the process; all others are told. Nothing is made up: a status that somebody
  * else has taken is asked for once more, and otherwise called unknown.
  */
 #include <errno.h>
 #include <signal.h>
-#include <string.h>
-#include <sys/resource.h>
 #include <sys/wait.h>
 
-#include "internal.h"
+#include "proc.h"
 #include "sys.h"
 
 enum { LOST_STATUS_LOOKS = 20 };
@@ -23,45 +21,26 @@ static bool must_stay_zombie(const fp_proc *proc) {
            !fp_can(FP_CAP_PIDFD_GROUP) && fp_can(FP_CAP_PROCFS);
 }
 
-fp_usage fp_usage_of(const struct rusage *usage) {
-    return (fp_usage){
-        .user_us = usage->ru_utime.tv_sec * INT64_C(1000000) + usage->ru_utime.tv_usec,
-        .system_us = usage->ru_stime.tv_sec * INT64_C(1000000) + usage->ru_stime.tv_usec,
-        .max_rss_bytes = usage->ru_maxrss * INT64_C(1024),
-        .minor_faults = usage->ru_minflt,
-        .major_faults = usage->ru_majflt,
-        .blocks_in = usage->ru_inblock,
-        .blocks_out = usage->ru_oublock,
-        .voluntary_switches = usage->ru_nvcsw,
-        .involuntary_switches = usage->ru_nivcsw,
-    };
-}
-
-/* A status as wait(2) packs it. */
-static void take_packed_status(fp_proc *proc, int32_t status) {
-    if (WIFEXITED(status)) {
-        proc->code = (int16_t)WEXITSTATUS(status);
-    } else {
-        proc->signal = (int16_t)WTERMSIG(status);
-        if (WCOREDUMP(status))
-            proc->flags |= FP_EXIT_CORE_DUMPED;
-    }
+static void enter(fp_proc *proc, const fp_outcome *outcome) {
+    if (outcome->signal)
+        proc->signal = outcome->signal;
+    else
+        proc->code = outcome->code;
+    if (outcome->core_dumped)
+        proc->flags |= FP_EXIT_CORE_DUMPED;
 }
 
 /*
- * Somebody else has reaped it, or the host ignores SIGCHLD. The kernel keeps
- * the status with the pidfd (PIDFD_INFO_EXIT, Linux 6.15); it appears a moment
- * after the pidfd has turned readable. Elsewhere the status is unknown, and is
- * called so.
+ * Somebody else has reaped it, or the host ignores SIGCHLD. Where the kernel
+ * does not keep the status it is unknown, and is called so.
  */
 static bool ask_for_lost_status(fp_proc *proc) {
     proc->reaped = true;
     proc->flags |= FP_EXIT_FOREIGN;
     if (proc->pidfd >= 0 && fp_can(FP_CAP_PIDFD_INFO)) {
-        fp_pidfd_info info = {.mask = FP_PIDFD_INFO_EXIT};
-        int r = sys_ioctl(proc->pidfd, FP_PIDFD_GET_INFO, &info);
-        if (r >= 0 && (info.mask & FP_PIDFD_INFO_EXIT)) {
-            take_packed_status(proc, info.exit_code);
+        fp_outcome outcome;
+        if (fp_outcome_ask(proc->pidfd, &outcome)) {
+            enter(proc, &outcome);
             return true;
         }
         proc->lost = true;
@@ -73,43 +52,29 @@ static bool ask_for_lost_status(fp_proc *proc) {
 }
 
 bool fp_proc_reap(fp_proc *proc, fp_usage *ret_usage) {
-    siginfo_t info;
-    struct rusage usage;
     bool keep = must_stay_zombie(proc);
-    bool by_pidfd = proc->pidfd >= 0 && fp_can(FP_CAP_PIDFD_WAIT);
+    fp_outcome outcome;
 
     *ret_usage = (fp_usage){0};
     if (proc->lost)
         return ask_for_lost_status(proc);
-    memset(&info, 0, sizeof info);
-    memset(&usage, 0, sizeof usage);
-    int options = WEXITED | WNOHANG | (keep ? WNOWAIT : 0);
-    int r = sys_waitid(by_pidfd ? FP_P_PIDFD : P_PID, by_pidfd ? proc->pidfd : proc->pid, &info, options, &usage);
-    /* The host has closed our descriptor: then by its number, which is good until it is reaped. */
-    if (r == -EBADF && by_pidfd)
-        r = sys_waitid(P_PID, proc->pid, &info, options, &usage);
+    int r = fp_outcome_collect(proc->pidfd, proc->pid, WEXITED | WNOHANG | (keep ? WNOWAIT : 0), &outcome);
     if (r == -ECHILD)
         return ask_for_lost_status(proc);
-    if (r < 0 || info.si_pid == 0)
+    if (r <= 0)
         return false;
     proc->reaped = !keep;
-    *ret_usage = fp_usage_of(&usage);
-    if (info.si_code == CLD_EXITED) {
-        proc->code = (int16_t)info.si_status;
-    } else {
-        proc->signal = (int16_t)info.si_status;
-        if (info.si_code == CLD_DUMPED)
-            proc->flags |= FP_EXIT_CORE_DUMPED;
-    }
+    *ret_usage = outcome.usage;
+    enter(proc, &outcome);
     return true;
 }
 
 void fp_proc_bury(fp_proc *proc) {
-    siginfo_t info;
+    fp_outcome known;
+
     if (proc->reaped || proc->pid <= 0)
         return;
-    bool by_pidfd = proc->pidfd >= 0 && fp_can(FP_CAP_PIDFD_WAIT);
-    sys_waitid(by_pidfd ? FP_P_PIDFD : P_PID, by_pidfd ? proc->pidfd : proc->pid, &info, WEXITED | WNOHANG, NULL);
+    fp_outcome_collect(proc->pidfd, proc->pid, WEXITED | WNOHANG, &known);
     proc->reaped = true;
 }
 

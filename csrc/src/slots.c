@@ -9,7 +9,7 @@
 #include <errno.h>
 #include <fcntl.h>
 
-#include "internal.h"
+#include "host.h"
 #include "sys.h"
 
 enum { FIRST_SLOT = 3, FIRST_COUNT = 6, FURTHER_COUNT = 2 };

@@ -12,7 +12,6 @@
  */
 #include <errno.h>
 #include <stdlib.h>
-#include <string.h>
 #include <sys/wait.h>
 
 #include "solo.h"
@@ -51,20 +50,25 @@ static bool is_copy(const fp_solo *solo) {
 
 /* ---- the reap ------------------------------------------------------------------- */
 
+static void enter(fp_solo *solo, const fp_outcome *outcome) {
+    solo->code = outcome->signal ? solo->code : outcome->code;
+    solo->signal = outcome->signal;
+    solo->flags |= outcome->core_dumped ? FP_EXIT_CORE_DUMPED : 0;
+}
+
 static void settle(fp_solo *solo) {
     solo->ended_ns = fp_now_ns();
     atomic_store_explicit(&solo->state, FP_STATE_EXITED, memory_order_release);
 }
 
 /*
- * Somebody else has reaped it, the host ignores SIGCHLD, or we are a copy. The
- * kernel keeps the status with the pidfd (PIDFD_INFO_EXIT, Linux 6.15), a
- * moment after that has turned readable. 1: settled, 0: not known yet.
+ * Somebody else has reaped it, the host ignores SIGCHLD, or we are a copy.
+ * 1: settled, 0: not known yet.
  */
 static int ask_for_lost_status(fp_solo *solo) {
-    fp_pidfd_info info = {.mask = FP_PIDFD_INFO_EXIT};
+    fp_outcome outcome = {.code = -1};
     bool can_ask = fp_solo_checked_pidfd(solo) >= 0 && fp_can(FP_CAP_PIDFD_INFO);
-    bool known = can_ask && sys_ioctl(solo->pidfd, FP_PIDFD_GET_INFO, &info) >= 0 && (info.mask & FP_PIDFD_INFO_EXIT);
+    bool known = can_ask && fp_outcome_ask(solo->pidfd, &outcome);
 
     if (!known && can_ask && solo->lost_looks++ < LOST_STATUS_LOOKS)
         return 0;
@@ -72,15 +76,7 @@ static int ask_for_lost_status(fp_solo *solo) {
     if (!atomic_compare_exchange_strong(&solo->state, &state, FP_SOLO_SETTLING) && !is_copy(solo))
         return state == FP_STATE_EXITED;
     solo->flags |= FP_EXIT_FOREIGN;
-    if (!known) {
-        solo->code = -1;
-        solo->signal = 0;
-    } else if (WIFEXITED(info.exit_code)) {
-        solo->code = (int16_t)WEXITSTATUS(info.exit_code);
-    } else {
-        solo->signal = (int16_t)WTERMSIG(info.exit_code);
-        solo->flags |= WCOREDUMP(info.exit_code) ? FP_EXIT_CORE_DUMPED : 0;
-    }
+    enter(solo, &outcome);
     settle(solo);
     return 1;
 }
@@ -95,26 +91,13 @@ static void await_siblings(fp_solo *solo) {
 
 /* waitid(2), and what it says. 1, 0, -EINTR, -ECHILD. */
 static int ask_kernel(fp_solo *solo, bool block) {
-    siginfo_t info;
-    struct rusage usage;
-    int options = WEXITED | (block ? 0 : WNOHANG);
-    bool by_pidfd = fp_can(FP_CAP_PIDFD_WAIT) && fp_solo_checked_pidfd(solo) >= 0;
+    fp_outcome outcome;
 
-    memset(&info, 0, sizeof info);
-    int r = sys_waitid(by_pidfd ? FP_P_PIDFD : P_PID, by_pidfd ? solo->pidfd : solo->pid, &info, options, &usage);
-    if (r == -EBADF && by_pidfd)
-        r = sys_waitid(P_PID, solo->pid, &info, options, &usage);
-    if (r < 0)
-        return r == -EINTR ? r : -ECHILD;
-    if (info.si_pid == 0)
-        return 0;
-    solo->usage = fp_usage_of(&usage);
-    if (info.si_code == CLD_EXITED) {
-        solo->code = (int16_t)info.si_status;
-    } else {
-        solo->signal = (int16_t)info.si_status;
-        solo->flags |= info.si_code == CLD_DUMPED ? FP_EXIT_CORE_DUMPED : 0;
-    }
+    int r = fp_outcome_collect(fp_solo_checked_pidfd(solo), solo->pid, WEXITED | (block ? 0 : WNOHANG), &outcome);
+    if (r <= 0)
+        return r == 0 || r == -EINTR ? r : -ECHILD;
+    solo->usage = outcome.usage;
+    enter(solo, &outcome);
     settle(solo);
     return 1;
 }

@@ -13,7 +13,7 @@
 #ifndef FASTPROC_SOLO_H
 #define FASTPROC_SOLO_H
 
-#include "internal.h"
+#include "proc.h"
 
 #pragma GCC visibility push(hidden)
 

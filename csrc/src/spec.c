@@ -10,7 +10,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "internal.h"
+#include "proc.h"
 
 enum { MOST_GROUPS = 65536, MOST_FDS = 4096, MOST_CPU_WORDS = 1024, MOST_SIGNALS = 64 };
 

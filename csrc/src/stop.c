@@ -14,7 +14,7 @@
  */
 #include <assert.h>
 
-#include "internal.h"
+#include "proc.h"
 
 typedef struct move {
     fp_rung next;

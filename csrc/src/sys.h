@@ -101,9 +101,6 @@ typedef struct fp_pidfd_info {
 } fp_pidfd_info;
 
 #define FP_PIDFD_GET_INFO 0xc040ff0bul /* _IOWR(0xff, 11, 64 bytes) */
-#define FP_PIDFD_INFO_PID UINT64_C(1)
-#define FP_PIDFD_INFO_CREDS UINT64_C(2)
-#define FP_PIDFD_INFO_CGROUPID UINT64_C(4)
 #define FP_PIDFD_INFO_EXIT UINT64_C(8)
 
 /* The record of getdents64(2). */
@@ -491,24 +488,9 @@ static inline ssize_t sys_pread(int fd, void *buffer, size_t bytes, int64_t offs
     return SYS_CALL_4(SYS_pread64, fd, buffer, bytes, offset);
 }
 
-static inline ssize_t sys_pwrite(int fd, const void *buffer, size_t bytes, int64_t offset) {
-    FP_FAULT("pwrite64");
-    return SYS_CALL_4(SYS_pwrite64, fd, buffer, bytes, offset);
-}
-
-static inline int64_t sys_lseek(int fd, int64_t offset, int whence) {
-    FP_FAULT("lseek");
-    return SYS_CALL_3(SYS_lseek, fd, offset, whence);
-}
-
 static inline int sys_statx(int dir_fd, const char *path, int flags, unsigned mask, struct statx *ret_statx) {
     FP_FAULT("statx");
     return (int)SYS_CALL_5(SYS_statx, dir_fd, path, flags, mask, ret_statx);
-}
-
-static inline ssize_t sys_readlinkat(int dir_fd, const char *path, char *buffer, size_t bytes) {
-    FP_FAULT("readlinkat");
-    return SYS_CALL_4(SYS_readlinkat, dir_fd, path, buffer, bytes);
 }
 
 static inline int sys_faccessat(int dir_fd, const char *path, int mode) {
@@ -640,15 +622,6 @@ static inline int sys_epoll_ctl(int epoll_fd, int operation, int fd, struct epol
 static inline int sys_epoll_wait(int epoll_fd, struct epoll_event *ret_events, int n, int timeout_ms) {
     FP_FAULT("epoll_pwait");
     return (int)SYS_CALL_6(SYS_epoll_pwait, epoll_fd, ret_events, n, timeout_ms, 0, sizeof(fp_sigset));
-}
-
-/* The same to the nanosecond; -ENOSYS before Linux 5.11. */
-static inline int sys_epoll_wait_ns(int epoll_fd, struct epoll_event *ret_events, int n, int64_t timeout_ns) {
-    struct timespec timeout = sys_timespec(timeout_ns < 0 ? 0 : timeout_ns);
-
-    FP_FAULT("epoll_pwait2");
-    return (int)SYS_CALL_6(SYS_epoll_pwait2, epoll_fd, ret_events, n, timeout_ns < 0 ? 0 : (long)&timeout, 0,
-                           sizeof(fp_sigset));
 }
 
 /* timeout_ns: negative waits for ever. */

@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "internal.h"
+#include "proc.h"
 
 int fp_timers_reserve(fp_timers *timers, uint32_t count) {
     if (count <= timers->capacity)

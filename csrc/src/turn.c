@@ -49,7 +49,7 @@ void fp_proc_watch_stream(fp_supervisor *supervisor, fp_proc *proc, int which) {
     fp_stream *stream = &proc->flow->streams[which];
     if (stream->fd < 0 || stream->in_epoll)
         return;
-    stream->in_epoll = fp_supervisor_watch(supervisor, proc, stream->fd, FP_KEY_OUT + which, EPOLLIN) == 0;
+    stream->in_epoll = fp_supervisor_watch(supervisor, proc, stream->fd, FP_KIND_OUT + which, EPOLLIN) == 0;
     if (!stream->in_epoll && fp_timers_when(&supervisor->timers, proc) > fp_now_ns() + UNWATCHED_GAP)
         fp_supervisor_set_timer(supervisor, proc, fp_now_ns() + UNWATCHED_GAP);
 }
@@ -57,7 +57,7 @@ void fp_proc_watch_stream(fp_supervisor *supervisor, fp_proc *proc, int which) {
 void fp_proc_watch_input(fp_supervisor *supervisor, fp_proc *proc) {
     fp_flow *flow = proc->flow;
     if (flow->in_fd >= 0 && !flow->in_epoll)
-        flow->in_epoll = fp_supervisor_watch(supervisor, proc, flow->in_fd, FP_KEY_IN, EPOLLOUT) == 0;
+        flow->in_epoll = fp_supervisor_watch(supervisor, proc, flow->in_fd, FP_KIND_IN, EPOLLOUT) == 0;
 }
 
 void fp_proc_attend(fp_supervisor *supervisor, fp_proc *proc) {
@@ -182,7 +182,7 @@ int64_t fp_proc_next_look(fp_proc *proc, int64_t now) {
 }
 
 void fp_proc_watch_exit(fp_supervisor *supervisor, fp_proc *proc, int64_t now) {
-    int r = proc->pidfd < 0 ? -EBADF : fp_supervisor_watch(supervisor, proc, proc->pidfd, FP_KEY_PIDFD, EPOLLIN);
+    int r = proc->pidfd < 0 ? -EBADF : fp_supervisor_watch(supervisor, proc, proc->pidfd, FP_KIND_PIDFD, EPOLLIN);
     proc->in_epoll = r == 0;
     if (r == 0)
         return;
