@@ -129,8 +129,7 @@ fp_reader *fp_reader_free(fp_reader *reader) {
 /* Read at `*offset`, and move both that and `*read_to`, up to where this follower has read, on. */
 static int64_t read_from(fp_proc *proc, int stream, uint64_t *offset, uint64_t *read_to, void *buffer,
                          size_t buffer_bytes, int64_t timeout_ns) {
-    int64_t until = timeout_ns < 0 ? FP_NEVER : fp_after(fp_now_ns(), timeout_ns);
-    int64_t look = 0; /* when the nap ends, once there is one */
+    fp_sleep sleep = fp_sleep_begin(timeout_ns);
     fp_stream *s = stream_of(proc, stream);
     int64_t r;
 
@@ -157,16 +156,10 @@ static int64_t read_from(fp_proc *proc, int stream, uint64_t *offset, uint64_t *
             r = 0;
             break;
         }
-        int64_t now = fp_now_ns();
-        if (now >= until) {
-            r = -ETIMEDOUT;
+        int64_t now = fp_now_ns(), wake;
+        r = fp_sleep_next(&sleep, now, &wake);
+        if (r < 0)
             break;
-        }
-        look = look ? look : fp_nap_end(now);
-        if (now >= look) {
-            r = fp_nap_over(now);
-            break;
-        }
         bool driven = supervisor && supervisor->has_thread;
         if (!driven && state >= FP_STATE_RUNNING) {
             uint64_t total = s->total;
@@ -177,8 +170,8 @@ static int64_t read_from(fp_proc *proc, int stream, uint64_t *offset, uint64_t *
         uint32_t sequence = atomic_load_explicit(&proc->flow->sequence, memory_order_acquire);
         proc->flow->readers++;
         fp_proc_unlock(proc, supervisor);
-        int64_t drive = driven ? FP_NEVER : now + 5 * FP_NS_PER_MS;
-        r = sys_futex_wait(&proc->flow->sequence, sequence, fp_earliest(fp_earliest(until, look), drive));
+        int64_t drive = driven ? FP_NEVER : now + FP_UNDRIVEN_NAP;
+        r = sys_futex_wait(&proc->flow->sequence, sequence, fp_earliest(wake, drive));
         supervisor = fp_proc_lock(proc);
         proc->flow->readers--;
         if (r == -EINTR)

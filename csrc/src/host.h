@@ -40,6 +40,17 @@ int64_t fp_nap_end(int64_t now);
 /* It has slept that long. Returns -EINTR. */
 int fp_nap_over(int64_t now);
 
+/* A wait that may take several sleeps. */
+typedef struct fp_sleep {
+    int64_t until_ns;
+    int64_t look_ns; /* when the nap ends, 0: it has not begun */
+} fp_sleep;
+
+/* Nanoseconds, less than 0: for ever. */
+fp_sleep fp_sleep_begin(int64_t timeout_ns);
+/* Until when the next one may be; -ETIMEDOUT: the time is over; -EINTR: the host is to look for signals. */
+int fp_sleep_next(fp_sleep *sleep, int64_t now, int64_t *ret_wake_ns);
+
 /* ---- moment.c: who has just been started is given a moment --------------- */
 
 /*

@@ -300,6 +300,8 @@ void fp_proc_on_stream_event(fp_proc *proc, int which, int64_t now);
 void fp_proc_on_census(fp_proc *proc, int64_t now);
 /* Nobody lends the supervisor a thread: the waiter turns this process by itself, now and then. */
 void fp_proc_drive(fp_supervisor *supervisor, fp_proc *proc);
+/* In between. */
+#define FP_UNDRIVEN_NAP (5 * FP_NS_PER_MS)
 
 /* ---- start.c: a process comes under its supervisor --------------------------------------- */
 

@@ -169,82 +169,87 @@ static int await_events(fp_supervisor *supervisor, int young_fd, struct epoll_ev
     return sys_epoll_wait(supervisor->epoll_fd, ret_events, EVENTS_AT_ONCE, timeout_ms);
 }
 
+/* Tell the news of a batch that were held back, if it is time, or nothing else is to be done. */
+static void tell_what_is_due(fp_supervisor *supervisor, int64_t now, bool more) {
+    if (!supervisor->unheard)
+        return;
+    if (now >= supervisor->tell_ns) {
+        /* A sibling may have told them meanwhile, and what there is now is younger. */
+        int64_t tell_ns = fp_mailbox_tell_at(supervisor->unheard);
+        if (tell_ns != FP_NEVER)
+            supervisor->tell_ns = tell_ns;
+    }
+    if (now >= supervisor->tell_ns || (!more && !fp_supervisor_has_queued(supervisor)))
+        fp_supervisor_tell_unheard(supervisor);
+}
+
+/* What one turn of the loop leaves to the next. */
+struct pace {
+    struct epoll_event events[EVENTS_AT_ONCE];
+    int n_unasked; /* turns since epoll was asked last */
+    int64_t contended_ns;
+};
+
+/* Let go of the lock, sleep until `when` or an event, and take the lock again. Returns how many events there are. */
+static int rest(fp_supervisor *supervisor, struct pace *pace, int64_t now, int64_t when) {
+    int timeout_ms = sleep_ms(now, when), young_fd = -1, n = 0;
+    int64_t until = 0;
+    fp_unborn *urgent = timeout_ms ? fp_nursery_urgent(&supervisor->nursery, now, &until) : NULL;
+
+    if (timeout_ms && supervisor->young)
+        young_fd = supervisor->young->pidfd;
+    /* Who stands beside a birth cannot be woken, but looks soon. */
+    if (urgent)
+        supervisor->bears = true;
+    else
+        supervisor->wakes_ns = when;
+    pthread_mutex_unlock(&supervisor->lock);
+    if (urgent) {
+        fp_cradle_watch(urgent->cradle, fp_earliest(when, until));
+        pace->n_unasked = MOST_UNASKED; /* the others have waited long enough */
+    } else if (timeout_ms || ++pace->n_unasked >= MOST_UNASKED) {
+        n = await_events(supervisor, young_fd, pace->events, timeout_ms);
+        pace->n_unasked = 0;
+    }
+    /* The host has closed our descriptor: who waits looks for himself, and we keep the deadlines. */
+    if (n < 0 && n != -EINTR)
+        sys_poll(NULL, 0, LOST_NAP);
+    give_way(supervisor, &pace->contended_ns);
+    pthread_mutex_lock(&supervisor->lock);
+    supervisor->wakes_ns = FP_AWAKE;
+    supervisor->bears = false;
+    if (timeout_ms)
+        fp_nursery_deliver(supervisor, false);
+    /* Who has only just begun has not ended. */
+    if (timeout_ms && !urgent)
+        fp_proc_look_at_young(supervisor, fp_now_ns());
+    return n;
+}
+
 /* ---- the loop ------------------------------------------------------------------ */
 
-int fp_supervisor_run(fp_supervisor *supervisor) {
-    struct epoll_event events[EVENTS_AT_ONCE];
-    int n_unasked = 0;
-    int64_t contended_ns = 0;
-    fp_sigset all = fp_signals_of_the_host(), broken_pipe = UINT64_C(1) << (SIGPIPE - 1), old;
+static void turn(fp_supervisor *supervisor, struct pace *pace) {
+    supervisor->kicked = false;
+    fp_nursery_deliver(supervisor, false);
+    bool more = fp_supervisor_run_queue(supervisor);
+    int64_t now = fp_now_ns();
+    look_at_due(supervisor, now);
+    walk_census(supervisor);
+    look_after_orphans(supervisor, now);
+    if (supervisor->leaves.doomed)
+        fp_leaves_sweep(&supervisor->leaves);
 
-    if (fp_supervisor_is_copy(supervisor))
-        return -EOWNERDEAD;
-    pthread_mutex_lock(&supervisor->lock);
-    if (supervisor->has_thread || supervisor->epoll_fd < 0) {
-        pthread_mutex_unlock(&supervisor->lock);
-        return -EBUSY;
-    }
-    supervisor->has_thread = true;
-    /* Signals belong to the host's own threads; and a write to a closed pipe must be an error here, not SIGPIPE. */
-    sys_rt_sigprocmask(SIG_SETMASK, &all, &old);
-    supervisor->wakes_ns = FP_AWAKE;
-    while (!supervisor->stopping) {
-        supervisor->kicked = false;
-        fp_nursery_deliver(supervisor, false);
-        bool more = fp_supervisor_run_queue(supervisor);
-        int64_t now = fp_now_ns();
-        look_at_due(supervisor, now);
-        walk_census(supervisor);
-        look_after_orphans(supervisor, now);
-        if (supervisor->leaves.doomed)
-            fp_leaves_sweep(&supervisor->leaves);
+    now = fp_now_ns();
+    more |= supervisor->kicked;
+    tell_what_is_due(supervisor, now, more);
+    int n = rest(supervisor, pace, now, next_turn(supervisor, now, more));
+    now = fp_now_ns();
+    for (int i = 0; i < n; i++)
+        take_event(supervisor, pace->events[i].data.u64, now);
+}
 
-        now = fp_now_ns();
-        more |= supervisor->kicked;
-        /* A sibling may have told them meanwhile, and what there is now is younger. */
-        if (supervisor->unheard && now >= supervisor->tell_ns) {
-            int64_t tell_ns = fp_mailbox_tell_at(supervisor->unheard);
-            if (tell_ns != FP_NEVER)
-                supervisor->tell_ns = tell_ns;
-        }
-        if (supervisor->unheard && (now >= supervisor->tell_ns || (!more && !fp_supervisor_has_queued(supervisor))))
-            fp_supervisor_tell_unheard(supervisor);
-        int64_t when = next_turn(supervisor, now, more);
-        int timeout_ms = sleep_ms(now, when), young_fd = -1, n = 0;
-        int64_t until;
-        fp_unborn *urgent = timeout_ms ? fp_nursery_urgent(&supervisor->nursery, now, &until) : NULL;
-        if (timeout_ms && supervisor->young)
-            young_fd = supervisor->young->pidfd;
-        /* Who stands beside a birth cannot be woken, but looks soon. */
-        if (urgent)
-            supervisor->bears = true;
-        else
-            supervisor->wakes_ns = when;
-        pthread_mutex_unlock(&supervisor->lock);
-        if (urgent) {
-            fp_cradle_watch(urgent->cradle, fp_earliest(when, until));
-            n_unasked = MOST_UNASKED; /* the others have waited long enough */
-        } else if (timeout_ms || ++n_unasked >= MOST_UNASKED) {
-            n = await_events(supervisor, young_fd, events, timeout_ms);
-            n_unasked = 0;
-        }
-        /* The host has closed our descriptor: who waits looks for himself, and we keep the deadlines. */
-        if (n < 0 && n != -EINTR)
-            sys_poll(NULL, 0, LOST_NAP);
-        give_way(supervisor, &contended_ns);
-        pthread_mutex_lock(&supervisor->lock);
-        supervisor->wakes_ns = FP_AWAKE;
-        supervisor->bears = false;
-        now = fp_now_ns();
-        if (timeout_ms)
-            fp_nursery_deliver(supervisor, false);
-        /* Who has only just begun has not ended. */
-        if (timeout_ms && !urgent)
-            fp_proc_look_at_young(supervisor, now);
-        for (int i = 0; i < n; i++)
-            take_event(supervisor, events[i].data.u64, now);
-    }
-    pthread_mutex_unlock(&supervisor->lock);
+/* The thread is lent no longer: nothing is under way in it, and whoever waits looks for himself. */
+static void leave(fp_supervisor *supervisor) {
     fp_nursery_see_off(supervisor);
     pthread_mutex_lock(&supervisor->lock);
     fp_nursery_deliver(supervisor, true);
@@ -261,6 +266,27 @@ int fp_supervisor_run(fp_supervisor *supervisor) {
         if (supervisor->places[i].proc)
             fp_proc_rouse(supervisor->places[i].proc);
     supervisor->wakes_ns = FP_NEVER;
+}
+
+int fp_supervisor_run(fp_supervisor *supervisor) {
+    fp_sigset all = fp_signals_of_the_host(), broken_pipe = UINT64_C(1) << (SIGPIPE - 1), old;
+    struct pace pace = {.n_unasked = 0};
+
+    if (fp_supervisor_is_copy(supervisor))
+        return -EOWNERDEAD;
+    pthread_mutex_lock(&supervisor->lock);
+    if (supervisor->has_thread || supervisor->epoll_fd < 0) {
+        pthread_mutex_unlock(&supervisor->lock);
+        return -EBUSY;
+    }
+    supervisor->has_thread = true;
+    /* Signals belong to the host's own threads; and a write to a closed pipe must be an error here, not SIGPIPE. */
+    sys_rt_sigprocmask(SIG_SETMASK, &all, &old);
+    supervisor->wakes_ns = FP_AWAKE;
+    while (!supervisor->stopping)
+        turn(supervisor, &pace);
+    pthread_mutex_unlock(&supervisor->lock);
+    leave(supervisor);
     /* What our writes to closed pipes have left pending must not hit the host when signals are let in. */
     if (!(old & broken_pipe))
         sys_rt_sigtimedwait(&broken_pipe);

@@ -302,37 +302,34 @@ static int take_now(fp_mailbox *mailbox, fp_news *ret_news, size_t n, bool *ret_
 }
 
 /* Until there is something; 0, or -errno as poll(2). Never for long if there is: who is to wake us may hang in a birth. */
-static int sleep_until(fp_mailbox *mailbox, int64_t until, int64_t *look, bool patient) {
-    int64_t now = fp_now_ns();
+static int sleep_once(fp_mailbox *mailbox, fp_sleep *sleep, bool patient) {
+    int64_t now = fp_now_ns(), wake;
+    int r;
+
     pthread_mutex_lock(&mailbox->lock);
     /* Who does not wait does not listen either: the consumer may be asleep in fp_mailbox_rest(). */
-    if (now < until)
+    if (now < sleep->until_ns)
         listen_from_now(mailbox, patient);
     mailbox->patient = patient;
     bool held_back = patient && !mailbox->due && !is_empty(mailbox);
     pthread_mutex_unlock(&mailbox->lock);
-    if (now >= until)
-        return -ETIMEDOUT;
-    *look = *look ? *look : fp_nap_end(now);
-    if (now >= *look)
-        return fp_nap_over(now);
-    int64_t wake = fp_earliest(until, *look);
+    r = fp_sleep_next(sleep, now, &wake);
+    if (r < 0)
+        return r;
     int64_t left = wake == FP_NEVER ? -1 : wake - now;
     if (held_back && (left < 0 || left > MOST_PATIENCE))
         left = MOST_PATIENCE;
     struct pollfd wait = {.fd = mailbox->event_fd, .events = POLLIN};
     uint64_t mask;
     bool blocked = fp_sigchld_hold_back(&mask);
-    int r = sys_poll(&wait, 1, left);
+    r = sys_poll(&wait, 1, left);
     if (blocked)
         fp_sigchld_let_in(&mask);
     return r < 0 ? r : 0;
 }
 
 static int take(fp_mailbox *mailbox, fp_news *ret_news, size_t n, int64_t timeout_ns, bool patient) {
-    int64_t begun = fp_now_ns();
-    int64_t until = timeout_ns < 0 || timeout_ns >= FP_NEVER - begun ? FP_NEVER : begun + timeout_ns;
-    int64_t look = 0; /* when the nap ends, once there is one */
+    fp_sleep sleep = fp_sleep_begin(timeout_ns);
 
     if (n == 0)
         return -EINVAL;
@@ -349,7 +346,7 @@ static int take(fp_mailbox *mailbox, fp_news *ret_news, size_t n, int64_t timeou
         }
         if (taken || woken)
             return taken;
-        int r = sleep_until(mailbox, until, &look, patient);
+        int r = sleep_once(mailbox, &sleep, patient);
         if (r < 0)
             return r;
     }

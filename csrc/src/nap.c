@@ -57,3 +57,18 @@ int fp_nap_over(int64_t now) {
     last_end = now;
     return -EINTR;
 }
+
+fp_sleep fp_sleep_begin(int64_t timeout_ns) {
+    return (fp_sleep){.until_ns = timeout_ns < 0 ? FP_NEVER : fp_after(fp_now_ns(), timeout_ns)};
+}
+
+int fp_sleep_next(fp_sleep *sleep, int64_t now, int64_t *ret_wake_ns) {
+    if (now >= sleep->until_ns)
+        return -ETIMEDOUT;
+    if (!sleep->look_ns)
+        sleep->look_ns = fp_nap_end(now);
+    if (now >= sleep->look_ns)
+        return fp_nap_over(now);
+    *ret_wake_ns = fp_earliest(sleep->until_ns, sleep->look_ns);
+    return 0;
+}

@@ -76,14 +76,38 @@ static int wait_by_pidfd(fp_supervisor *supervisor, fp_proc *proc, int64_t left)
     return r;
 }
 
+/* Where nobody else drives it. With the lock, before and after. */
+static int drive(fp_supervisor *supervisor, fp_proc *proc, int wanted, bool or_unkillable, int64_t left) {
+    fp_proc_drive(supervisor, proc);
+    if (reached(atomic_load(&proc->word), wanted, or_unkillable))
+        return 0;
+    pthread_mutex_unlock(&supervisor->lock);
+    int r = sys_poll(NULL, 0, fp_earliest(FP_UNDRIVEN_NAP, left));
+    fp_supervisor_lock(supervisor);
+    return r;
+}
+
+/* Until somebody has something to tell. With the lock, which may be another's afterwards. */
+static int sleep_on_word(fp_supervisor **supervisor, fp_proc *proc, int64_t wake) {
+    uint32_t word = atomic_fetch_or_explicit(&proc->word, FP_WORD_WAITERS, memory_order_acq_rel) | FP_WORD_WAITERS;
+    uint64_t mask;
+
+    fp_proc_unlock(proc, *supervisor);
+    bool held_back = is_one_of_many(proc) && fp_sigchld_hold_back(&mask);
+    int r = sys_futex_wait(&proc->word, word, wake);
+    if (held_back)
+        fp_sigchld_let_in(&mask);
+    *supervisor = fp_proc_lock(proc);
+    return r;
+}
+
 static int wait_for(fp_proc *proc, int wanted, bool or_unkillable, int64_t timeout_ns, fp_exit *ret_exit) {
-    int64_t until = timeout_ns < 0 ? FP_NEVER : fp_after(fp_now_ns(), timeout_ns);
-    int64_t look = 0; /* when the nap ends, once there is one */
+    fp_sleep sleep = fp_sleep_begin(timeout_ns);
     bool looked = false, may_poll = true;
     int r = 0;
 
     fp_supervisor *supervisor = fp_proc_lock(proc);
-    for (;;) {
+    while (r != -EINTR) {
         uint32_t word = atomic_load_explicit(&proc->word, memory_order_acquire);
         if (reached(word, wanted, or_unkillable)) {
             r = (word & FP_WORD_STATE) == FP_STATE_FAILED ? -ECHILD : 0;
@@ -94,7 +118,7 @@ static int wait_for(fp_proc *proc, int wanted, bool or_unkillable, int64_t timeo
             break;
         }
         int state = (int)(word & FP_WORD_STATE);
-        int64_t now = fp_now_ns();
+        int64_t now = fp_now_ns(), wake;
         if (timeout_ns == 0 && state == FP_STATE_RUNNING && !looked) {
             /* Asked once: look for ourselves, nobody need have told us yet. */
             looked = true;
@@ -102,49 +126,25 @@ static int wait_for(fp_proc *proc, int wanted, bool or_unkillable, int64_t timeo
                 fp_proc_turn(proc, now);
             continue;
         }
-        if (now >= until) {
-            r = -ETIMEDOUT;
+        r = fp_sleep_next(&sleep, now, &wake);
+        if (r < 0)
             break;
-        }
-        look = look ? look : fp_nap_end(now);
-        if (now >= look) {
-            r = fp_nap_over(now);
-            break;
-        }
-        int64_t wake = fp_earliest(until, look);
-        int64_t left = wake == FP_NEVER ? -1 : wake - now;
         bool driven = supervisor && supervisor->has_thread;
         /* Of the verdict that it cannot be killed no pidfd tells. */
         if (state == FP_STATE_RUNNING && !proc->claimed && !proc->by_polling && proc->pidfd >= 0 && may_poll &&
             !or_unkillable && (driven || exit_is_all(proc))) {
+            int64_t left = wake == FP_NEVER ? -1 : wake - now;
             /* Who stops it meanwhile cannot tell us. */
             if (!driven && (left < 0 || left > UNDRIVEN_LOOK))
                 left = UNDRIVEN_LOOK;
             r = wait_by_pidfd(supervisor, proc, left);
-            if (r == -EINTR)
-                break;
             /* With RLIMIT_NOFILE at 0 there is no polling at all, see poll(2). */
             may_poll = r >= 0;
-            continue;
-        }
-        if (supervisor && !driven && state >= FP_STATE_RUNNING) {
-            fp_proc_drive(supervisor, proc);
-            if (reached(atomic_load(&proc->word), wanted, or_unkillable))
-                continue;
-            pthread_mutex_unlock(&supervisor->lock);
-            r = sys_poll(NULL, 0, fp_earliest(5 * FP_NS_PER_MS, wake - now));
+        } else if (supervisor && !driven && state >= FP_STATE_RUNNING) {
+            r = drive(supervisor, proc, wanted, or_unkillable, wake - now);
         } else {
-            word = atomic_fetch_or_explicit(&proc->word, FP_WORD_WAITERS, memory_order_acq_rel) | FP_WORD_WAITERS;
-            fp_proc_unlock(proc, supervisor);
-            uint64_t mask;
-            bool held_back = is_one_of_many(proc) && fp_sigchld_hold_back(&mask);
-            r = sys_futex_wait(&proc->word, word, wake);
-            if (held_back)
-                fp_sigchld_let_in(&mask);
+            r = sleep_on_word(&supervisor, proc, wake);
         }
-        supervisor = fp_proc_lock(proc);
-        if (r == -EINTR)
-            break;
     }
     if (ret_exit && (r == 0 || r == -ETIMEDOUT))
         fp_proc_describe(proc, ret_exit);
