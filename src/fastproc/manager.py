@@ -154,7 +154,7 @@ class ProcessManager:
                 any of the items; then none has been started.
         """
         roster = self._roster
-        started = [_process(roster, task_id, command) for task_id, command in items]
+        started = [_process(roster, task_id, command) for task_id, command in pairs(items)]
         check_names([process.task_id for process, _block in started])
         start_many(roster, started)
         return [process if process.error is None else process.error for process, _block in started]
@@ -417,6 +417,24 @@ def _subject(process: Process) -> Subject:
         unkillable=process._flags & UNKILLABLE != 0,
         output_leaking=ended and process.command.captures and not process.output_complete,
     )
+
+
+def pairs(items: Iterable[object]) -> Iterator[tuple[TaskId, Command | Sequence[Arg]]]:
+    """Those of start_many(); raise TypeError for an item that is no pair, and say what it is instead."""
+    for number, item in enumerate(items):
+        if type(item) is tuple and len(item) == 2:
+            yield item
+        elif (
+            not isinstance(item, (str, bytes, Command))
+            and isinstance(item, Iterable)
+            and len(pair := [*item]) == 2
+        ):
+            yield pair[0], pair[1]
+        else:
+            raise TypeError(
+                f"start_many() takes pairs of a task id and a command, but item {number} is {item!r:.80}; for commands "
+                "without ids there is map(), and a mapping of ids to commands has its items()"
+            )
 
 
 def check_names(task_ids: Sequence[TaskId]) -> None:

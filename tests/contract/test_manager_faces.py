@@ -215,6 +215,20 @@ def test_of_many_that_cannot_all_be_admitted_none_is_started(
     assert not manager.is_active("b")
 
 
+@pytest.mark.parametrize(
+    "bad",
+    [["true"], ["true", "a", "b"], "ab", ("b",), Command(["true"]), 5, None],
+    ids=lambda bad: repr(bad)[:20],
+)
+def test_what_is_no_pair_is_refused_with_the_way_out(face: Direct, manager: Any, bad: object) -> None:
+    """Named by its place, before anything is started. Any pair will do."""
+    with pytest.raises(TypeError, match=r"item 1 is .*map\(\).*items\(\)"):
+        face(manager.start_many, [("a", ["true"]), bad])
+    assert manager.active_count() == 0
+    started = face(manager.start_many, [["a", ["true"]], iter(("b", ["true"]))])
+    assert [face(process.wait).code for process in started] == [0, 0]
+
+
 @pytest.mark.parametrize("ordered", [False, True])
 def test_map_gives_back_all_when_they_are_done(
     face: Direct, manager: Any, programs: Programs, ordered: bool

@@ -20,7 +20,7 @@ from ..cancel import CancelToken
 from ..command import Arg, Command, CommandOptions, Containment
 from ..errors import ManagerClosed, SpawnError, TaskId, WaitTimeout
 from ..events import Event
-from ..manager import ProcessManager as BlockingManager, _process, _seconds, bound_of, check_names
+from ..manager import ProcessManager as BlockingManager, _process, _seconds, bound_of, check_names, pairs
 from ..metrics import Metrics
 from ..process import Process
 from ..status import ExitStatus, StopReport, StopResult
@@ -148,7 +148,7 @@ class ProcessManager:
             DuplicateTask, TooManyProcesses, ManagerClosed, TypeError, ValueError: as in start_process(), for
                 any of the items; then none has been started.
         """
-        made = list(items)
+        made = list(pairs(items))
         check_names([task_id for task_id, _command in made])
         processes = [self._make(task_id, command, None, {}) for task_id, command in made]
         if not processes:
