@@ -9,7 +9,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, Self, Unpack
+from typing import TYPE_CHECKING, Any, Self, Unpack
 
 from ._engine.child import UNKILLABLE, Child
 from ._engine.feed import Feed
@@ -422,19 +422,15 @@ def _subject(process: Process) -> Subject:
 def pairs(items: Iterable[object]) -> Iterator[tuple[TaskId, Command | Sequence[Arg]]]:
     """Those of start_many(); raise TypeError for an item that is no pair, and say what it is instead."""
     for number, item in enumerate(items):
-        if type(item) is tuple and len(item) == 2:
-            yield item
-        elif (
-            not isinstance(item, (str, bytes, Command))
-            and isinstance(item, Iterable)
-            and len(pair := [*item]) == 2
-        ):
-            yield pair[0], pair[1]
-        else:
+        pair: Any = item
+        if type(item) is not tuple:
+            pair = [*item] if isinstance(item, Iterable) and not isinstance(item, (str, bytes)) else ()
+        if len(pair) != 2:
             raise TypeError(
-                f"start_many() takes pairs of a task id and a command, but item {number} is {item!r:.80}; for commands "
-                "without ids there is map(), and a mapping of ids to commands has its items()"
+                f"start_many() takes pairs of a task id and a command, but item {number} is {item!r:.80}; "
+                "for commands without ids there is map(), and a mapping of ids to commands has its items()"
             )
+        yield pair
 
 
 def check_names(task_ids: Sequence[TaskId]) -> None:
