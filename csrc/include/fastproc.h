@@ -588,6 +588,8 @@ FP_API int fp_solo_start(const fp_spec *spec, fp_solo **ret_solo, fp_failure *re
 FP_API int fp_solo_adopt(int pid, int leads, fp_solo **ret_solo);
 /* Give it back. The process is not touched; unreaped it stays so. */
 FP_API fp_solo *fp_solo_free(fp_solo *solo);
+/* The same, but if it has not ended it is reaped one day: by the first fp_run() or fp_solo_start() after its end. */
+FP_API fp_solo *fp_solo_leave(fp_solo *solo);
 FP_API int fp_solo_pid(const fp_solo *solo);
 /* Its pidfd, borrowed; -EBADF where the kernel has none, or had no descriptor left for it. */
 FP_API int fp_solo_pidfd(fp_solo *solo);

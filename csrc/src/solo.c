@@ -313,6 +313,19 @@ static void adopt(fp_solo *solo, const fp_spec *spec, const fp_birth *birth) {
     }
 }
 
+/* Those that nobody has any more, and that had not ended when they were last looked at. */
+static _Atomic(fp_solo *) left_ones;
+
+static void reap_the_left(void) {
+    fp_solo *solo = atomic_exchange(&left_ones, NULL);
+
+    while (solo) {
+        fp_solo *next = solo->next;
+        fp_solo_leave(solo);
+        solo = next;
+    }
+}
+
 int fp_solo_bear(const fp_spec *spec, bool wants_leaf, bool (*stay)(void *, int, const int *), fp_solo **ret_solo,
                  fp_failure *reterr_failure) {
     bool must = fp_spec_needs_controllers(spec) || spec->containment == FP_CONTAIN_CGROUP;
@@ -320,6 +333,8 @@ int fp_solo_bear(const fp_spec *spec, bool wants_leaf, bool (*stay)(void *, int,
     fp_birth birth;
     fp_solo *solo = NULL;
 
+    if (atomic_load_explicit(&left_ones, memory_order_relaxed))
+        reap_the_left();
     int r = fp_spec_check(spec, &failure);
     if (r < 0)
         goto out;
@@ -408,5 +423,14 @@ fp_solo *fp_solo_free(fp_solo *solo) {
     fp_kin_free(&solo->kin);
     give_leaf(solo);
     free(solo);
+    return NULL;
+}
+
+fp_solo *fp_solo_leave(fp_solo *solo) {
+    if (!solo || is_copy(solo) || fp_solo_reap(solo, false) != 0)
+        return fp_solo_free(solo);
+    solo->next = atomic_load_explicit(&left_ones, memory_order_relaxed);
+    while (!atomic_compare_exchange_weak(&left_ones, &solo->next, solo))
+        ;
     return NULL;
 }

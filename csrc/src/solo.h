@@ -138,6 +138,7 @@ struct fp_solo {
     fp_kin kin;
     fp_leaves *leaves; /* NULL: it is in no cgroup of ours */
     fp_leaf *leaf;
+    fp_solo *next; /* among those that were left */
 };
 
 /* Make it, in a leaf if `wants_leaf` and there is one. `stay`, with the

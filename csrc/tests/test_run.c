@@ -407,6 +407,37 @@ static void one_that_others_have_started(void) {
     CHECK(has_no_child());
 }
 
+static void end(fp_solo *solo) {
+    CHECK_EQ(fp_solo_wait(solo, LONG, NULL), 0);
+    fp_solo_free(solo);
+}
+
+/* Nobody has them any more: each is reaped by the first start after its end, and no sooner. */
+static void who_is_left_is_reaped_one_day(void) {
+    int before = open_descriptors();
+    fp_solo *left[2];
+    pid_t pids[2];
+    for (int i = 0; i < 2; i++) {
+        left[i] = begin(SHELL("exec sleep 100"));
+        pids[i] = fp_solo_pid(left[i]);
+        CHECK(fp_solo_leave(left[i]) == NULL);
+    }
+    fp_solo_leave(begin(SHELL(":"))); /* by now it may have ended, or not */
+    CHECK_EQ(kill(pids[0], 0), 0);
+    for (int i = 0; i < 2; i++) {
+        siginfo_t info = {0};
+        CHECK_EQ(kill(pids[i], SIGKILL), 0);
+        CHECK_EQ(waitid(P_PID, (id_t)pids[i], &info, WEXITED | WNOWAIT), 0);
+        end(begin(SHELL(":")));
+        CHECK_EQ(kill(pids[i], 0), -1);
+    }
+    nap(20 * MS);
+    end(begin(SHELL(":")));
+    CHECK(has_no_child());
+    CHECK_EQ(open_descriptors(), before);
+    CHECK(fp_solo_leave(NULL) == NULL);
+}
+
 /* ---- talking ----------------------------------------------------------------------------- */
 
 static void a_talk_in_parts(void) {
@@ -659,6 +690,7 @@ static void all_tests(void) {
     WATCHED(a_time_out_takes_one_cgroup);
     WATCHED(waiting_and_signals);
     WATCHED(every_waiter_hears_the_same);
+    WATCHED(who_is_left_is_reaped_one_day);
     WATCHED(a_status_that_was_taken);
     WATCHED(a_host_that_closes_our_descriptor);
     WATCHED(a_forked_copy_only_looks);

@@ -14,7 +14,6 @@ Six keywords are new in Popen and in all that is built upon it: `limits`, `grace
 """
 
 import contextlib
-import signal
 import subprocess as _standard
 import sys as _sys
 import typing as _typing
@@ -31,7 +30,7 @@ from subprocess import (
 from ._native import solo as _solo
 from ._native.clock import grace_ns as _grace_ns, length_ns as _length_ns
 from ._native.crew import StartFailed as _StartFailed
-from ._popen import arguments as _arguments
+from ._popen import arguments as _arguments, popen as _popen
 from ._popen.differences import Differences, differences
 from ._popen.popen import IdleTimeoutExpired, Popen
 
@@ -184,7 +183,7 @@ def _run_plainly(args: _Any, kwargs: dict[str, _Any], both: bool) -> "CompletedP
     try:
         ended = _run_plain(filled.pointers, args, kwargs, both)
     except BaseException as trouble:
-        _give_up(filled, args, isinstance(trouble, KeyboardInterrupt))
+        _give_up(filled, isinstance(trouble, KeyboardInterrupt))
         raise
     if ended is None:
         _solo.give_back(filled)
@@ -234,7 +233,7 @@ def _run_in_one_call(
     except _StartFailed as failed:
         raise _arguments.start_error(failed.failure, program, cwd) from None
     except BaseException as trouble:
-        _give_up(filled, args, isinstance(trouble, KeyboardInterrupt))
+        _give_up(filled, isinstance(trouble, KeyboardInterrupt))
         raise
     if reason in _STOPPED:
         raise _expired(filled, args, timeout, extras, (out, err), captures, text)
@@ -328,9 +327,10 @@ def _expired(
     captures: int,
     text: _Any,
 ) -> TimeoutExpired:
-    """The exception for a run that was stopped, with what has come so far."""
-    if (left := _solo.rescue(filled)) is not None:
-        _active.append(_leftover(left, args))
+    """The exception for a run that was stopped, with what has come so far.
+
+    Who hangs in the kernel, killed, is left in the berth, and reaped one day.
+    """
     expired: _Any
     if filled.result.exit.reason == _solo.TIMED_OUT:
         expired = TimeoutExpired(args, timeout)  # type: ignore[arg-type]
@@ -352,28 +352,10 @@ def _unknown(pid: int, args: _Any) -> int | None:
     return None
 
 
-def _give_up(filled: _solo.Berth, args: _Any, interrupted: bool) -> None:
+def _give_up(filled: _solo.Berth, interrupted: bool) -> None:
     """An exception has come out of a signal handler: kill the child, as subprocess.run does, and reap it."""
-    left = _solo.rescue(filled)
-    if left is None:
-        return
-    try:
-        # Ctrl-C has reached the child as well, which is given a moment for its own end.
-        if interrupted and left.wait(_SIGINT_PATIENCE_NS) is not None:
-            return
-        left.signal(signal.SIGKILL)
-        left.wait(_solo.KILL_TIMEOUT_NS)
-    finally:
-        if left.wait(0) is None:
-            _active.append(_leftover(left, args))
-
-
-def _leftover(left: _solo.Solo, args: _Any) -> _Any:
-    """What _cleanup() reaps one day."""
-    process: _Any = _OurPopen.__new__(_OurPopen)
-    process.args, process.pid, process.returncode = args, left.pid, None
-    process._solo, process._lost = left, True
-    return process
+    # Ctrl-C has reached the child as well, which is given a moment for its own end.
+    _popen.give_up(_solo.rescue(filled), _SIGINT_PATIENCE_NS if interrupted else 0)
 
 
 # ---- the long way ----

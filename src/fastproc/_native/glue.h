@@ -33,11 +33,19 @@ typedef struct {
     fp_env *env;
 } env_owner;
 
+typedef struct {
+    fp_solo *solo;
+} solo_owner;
+
 static void *owner_new(size_t size);
 static void proc_owner_free(void *cell);
 static void reader_owner_free(void *cell);
 static void mailbox_owner_free(void *cell);
 static void env_owner_free(void *cell);
+/* It goes on, and is reaped one day. */
+static void solo_owner_free(void *cell);
+/* From one cell to another, which is empty. */
+static void solo_pass_on(solo_owner *from, solo_owner *to);
 
 /*
  * How a process stands, in one number; 0 or less is an error or nothing:
@@ -152,6 +160,16 @@ static void mailbox_owner_free(void *cell) {
 static void env_owner_free(void *cell) {
     fp_env_free(((env_owner *)cell)->env);
     free(cell);
+}
+
+static void solo_owner_free(void *cell) {
+    fp_solo_leave(((solo_owner *)cell)->solo);
+    free(cell);
+}
+
+static void solo_pass_on(solo_owner *from, solo_owner *to) {
+    to->solo = from->solo;
+    from->solo = NULL;
 }
 
 /* ---- how it stands ------------------------------------------------------------ */

@@ -24,3 +24,6 @@ new_mailbox_owner = ffi.new_allocator(lib.owner_new, lib.mailbox_owner_free, sho
 """Called with "mailbox_owner *"."""
 new_env_owner = ffi.new_allocator(lib.owner_new, lib.env_owner_free, should_clear_after_alloc=False)
 """Called with "env_owner *"."""
+new_solo_owner = ffi.new_allocator(lib.owner_new, lib.solo_owner_free, should_clear_after_alloc=False)
+"""Called with SOLO_OWNER."""
+SOLO_OWNER: Final[Any] = ffi.typeof("solo_owner *")

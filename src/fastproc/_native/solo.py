@@ -7,6 +7,7 @@ import os
 import signal
 import struct
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
@@ -15,6 +16,7 @@ from . import _direct
 from .check import check
 from .crew import StartFailed
 from .library import ffi, lib
+from .owners import SOLO_OWNER, new_solo_owner
 from .records import ExitRecord, FailureRecord, read_exit, read_failure
 from .specs import _APPLY, Keep
 
@@ -38,7 +40,7 @@ _gc = ffi.gc
 _buffer = ffi.buffer
 _from_buffer = ffi.from_buffer
 _start = lib.fp_solo_start
-_FREE = (lib.fp_solo_free,)
+_pass_on = lib.solo_pass_on
 _EINTR = -errno.EINTR
 _ETIMEDOUT = -errno.ETIMEDOUT
 # fp_exit: state, reason, code, signal.
@@ -76,6 +78,7 @@ class Berth:
         "keep",
         "pointers",
         "result",
+        "solo_at",
         "spec",
         "streams",
         "usual",
@@ -86,11 +89,12 @@ class Berth:
         stdio = self.spec.stdio
         self.inherits = True  # all three streams, as in the template
         self.streams = tuple(ffi.addressof(stdio, index) for index in range(3))
-        self.cell = _new("fp_solo **")
+        self.cell = new_solo_owner(SOLO_OWNER)
+        self.solo_at = ffi.addressof(self.cell, "solo")
         self.result = _new("fp_result *")
         self.failure = _new("fp_failure *")
         # As direct.c wants them.
-        self.pointers = _pack_addresses(*map(_address, (self.spec, self.cell, self.result, self.failure)))
+        self.pointers = _pack_addresses(*map(_address, (self.spec, self.solo_at, self.result, self.failure)))
         self.keep: Keep = []
         self.usual = True
 
@@ -363,16 +367,15 @@ _TALK_FLAGS = lib.FP_TALK_AND_WAIT | lib.FP_TALK_ASK_FOR_ROOM
 
 
 class Solo:
-    """A process of its caller's. It is left running when this object goes."""
+    """A process of its caller's. It is left running when this object goes, and reaped one day."""
 
-    __slots__ = ("_proc", "_result", "_said")
+    __slots__ = ("_owner", "_proc", "_result", "_said")
 
     def __init__(self, cell: Any) -> None:
-        proc = cell[0]
-        # See Handle.settle() for the loop.
-        for owned in map(_gc, (proc,), _FREE):
-            self._proc = owned
-            cell[0] = _NULL
+        """Take over what is in a cell. At each point in between one of the two cells owns it."""
+        self._owner = owner = new_solo_owner(SOLO_OWNER)
+        _pass_on(cell, owner)
+        self._proc = owner.solo
         self._result: Any = None
         self._said: tuple[list[bytes], list[bytes]] | None = None
 
@@ -396,6 +399,15 @@ class Solo:
             return None
         check(answer)
         return None
+
+    def wait_for(self, timeout_ns: int) -> End | None:
+        """The same for all of that time: wait() returns before, for signal handlers to run."""
+        until = time.monotonic_ns() + timeout_ns
+        while True:
+            left = until - time.monotonic_ns()
+            end = self.wait(max(left, 0))
+            if end is not None or left <= 0:
+                return end
 
     def wait_a_moment(self, fd: int) -> End | None:
         """The same for a moment, as long as little comes on `fd`, a pipe that it writes to."""
@@ -488,7 +500,7 @@ def start(filled: Berth) -> Solo:
     Raises:
         StartFailed: nothing is left of it.
     """
-    if _start(filled.spec, filled.cell, filled.failure) < 0:
+    if _start(filled.spec, filled.solo_at, filled.failure) < 0:
         raise StartFailed(read_failure(filled.failure))
     return Solo(filled.cell)
 
@@ -502,11 +514,11 @@ def started(filled: Berth) -> Solo:
 
 def rescue(filled: Berth) -> Solo | None:
     """The process that a run has left when it raised, if there is one."""
-    return Solo(filled.cell) if filled.cell[0] != _NULL else None
+    return Solo(filled.cell) if filled.cell.solo != _NULL else None
 
 
 def adopt(pid: int, *, leads: bool) -> Solo:
     """Take over a child that other code has started."""
-    cell = _new("fp_solo **")
-    check(lib.fp_solo_adopt(pid, leads, cell))
+    cell = new_solo_owner(SOLO_OWNER)
+    check(lib.fp_solo_adopt(pid, leads, ffi.addressof(cell, "solo")))
     return Solo(cell)

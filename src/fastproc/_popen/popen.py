@@ -148,34 +148,38 @@ class Popen(subprocess.Popen[AnyStr]):
                 )
         if sys.flags.warn_default_encoding and encoding is None and (errors or text or universal_newlines):
             encoding = text_encoding()
-        super().__init__(
-            args,
-            bufsize,
-            executable,
-            stdin,
-            stdout,
-            stderr,
-            preexec_fn,
-            close_fds,
-            shell,
-            cwd,
-            env,
-            universal_newlines,
-            startupinfo,
-            creationflags,
-            restore_signals,
-            start_new_session,
-            pass_fds,
-            user=user,
-            group=group,
-            extra_groups=extra_groups,
-            encoding=encoding,
-            errors=errors,
-            text=text,
-            umask=umask,
-            pipesize=pipesize,
-            process_group=process_group,
-        )
+        try:
+            super().__init__(
+                args,
+                bufsize,
+                executable,
+                stdin,
+                stdout,
+                stderr,
+                preexec_fn,
+                close_fds,
+                shell,
+                cwd,
+                env,
+                universal_newlines,
+                startupinfo,
+                creationflags,
+                restore_signals,
+                start_new_session,
+                pass_fds,
+                user=user,
+                group=group,
+                extra_groups=extra_groups,
+                encoding=encoding,
+                errors=errors,
+                text=text,
+                umask=umask,
+                pipesize=pipesize,
+                process_group=process_group,
+            )
+        except BaseException:
+            give_up(self._solo)
+            raise
 
     # ---- the start ----
 
@@ -227,52 +231,58 @@ class Popen(subprocess.Popen[AnyStr]):
         usual = usual_descriptors and usual_standing
         filled = solo.berth()
         filled.inherits = False
-        if (
-            usual and self._extras is None and not self._timed
-            and not shell and executable is None and cwd is None and env is None
-            and _start_plain is not None
-        ):  # fmt: skip
-            pid = _start_plain(filled.pointers, args, p2cread, c2pwrite, errwrite)
-            if pid is False:
-                raise start_error(solo.why_not_started(filled), args[0], None)
-            if pid:
-                self._enter_start(solo.started(filled), pid)
-                self._close_pipe_fds(p2cread, p2cwrite, c2pread, c2pwrite, errread, errwrite)
-                return
-
-        args, executable = command_line(args, executable, shell)
-        sys.audit("subprocess.Popen", executable, args, cwd, env)
-        set_command(filled, args, executable, cwd, env)
-        for stream, fd in zip(filled.streams, (p2cread, c2pwrite, errwrite)):  # noqa: B905 - the check costs
-            if fd == -1:
-                stream.kind = solo.INHERIT
-            else:
-                stream.kind = solo.DESCRIPTOR
-                stream.fd = fd
-        if not usual:
-            solo.set_options(
-                filled,
-                inherit_fds=not close_fds,
-                pass_fds=kept_descriptors(pass_fds),
-                restore_signals=bool(restore_signals),
-                new_session=bool(start_new_session),
-                process_group=process_group,
-                uid=uid,
-                gid=gid,
-                groups=gids,
-                umask=umask,
-            )
-        if self._extras is not None and self._extras.names:
-            solo.set_extras(filled, self._extras.command, self._extras.names)
-        if self._timed:
-            solo.set_timeouts(filled, 1)
         try:
-            started = solo.start(filled)
-        except StartFailed as failed:
-            raise start_error(failed.failure, executable, cwd) from None
-        self._enter_start(started, started.pid)
-        self._close_pipe_fds(p2cread, p2cwrite, c2pread, c2pwrite, errread, errwrite)
-        solo.give_back(filled)
+            if (
+                usual and self._extras is None and not self._timed
+                and not shell and executable is None and cwd is None and env is None
+                and _start_plain is not None
+            ):  # fmt: skip
+                pid = _start_plain(filled.pointers, args, p2cread, c2pwrite, errwrite)
+                if pid is False:
+                    raise start_error(solo.why_not_started(filled), args[0], None)
+                if pid:
+                    self._enter_start(solo.started(filled), pid)
+                    self._close_pipe_fds(p2cread, p2cwrite, c2pread, c2pwrite, errread, errwrite)
+                    return
+
+            args, executable = command_line(args, executable, shell)
+            sys.audit("subprocess.Popen", executable, args, cwd, env)
+            set_command(filled, args, executable, cwd, env)
+            for stream, fd in zip(filled.streams, (p2cread, c2pwrite, errwrite)):  # noqa: B905 - the check costs
+                if fd == -1:
+                    stream.kind = solo.INHERIT
+                else:
+                    stream.kind = solo.DESCRIPTOR
+                    stream.fd = fd
+            if not usual:
+                solo.set_options(
+                    filled,
+                    inherit_fds=not close_fds,
+                    pass_fds=kept_descriptors(pass_fds),
+                    restore_signals=bool(restore_signals),
+                    new_session=bool(start_new_session),
+                    process_group=process_group,
+                    uid=uid,
+                    gid=gid,
+                    groups=gids,
+                    umask=umask,
+                )
+            if self._extras is not None and self._extras.names:
+                solo.set_extras(filled, self._extras.command, self._extras.names)
+            if self._timed:
+                solo.set_timeouts(filled, 1)
+            try:
+                started = solo.start(filled)
+            except StartFailed as failed:
+                raise start_error(failed.failure, executable, cwd) from None
+            self._enter_start(started, started.pid)
+            self._close_pipe_fds(p2cread, p2cwrite, c2pread, c2pwrite, errread, errwrite)
+            solo.give_back(filled)
+        except BaseException:
+            # Interrupted, it may have started a child of which nobody will hear.
+            if self._solo is None:
+                give_up(solo.rescue(filled))
+            raise
 
     def _enter_start(self, started: solo.Solo, pid: int) -> None:
         self._solo = started
@@ -530,6 +540,15 @@ class Popen(subprocess.Popen[AnyStr]):
             text = stream.read()
         stream.close()
         return text
+
+
+def give_up(left: solo.Solo | None, patience_ns: int = 0) -> None:
+    """Kill and reap a child, unless it ends in time by itself: an exception has taken all handles of it."""
+    if left is None or (patience_ns and left.wait_for(patience_ns) is not None):
+        return
+    left.signal(signal.SIGKILL)
+    # Who hangs in the kernel even then is reaped one day.
+    left.wait_for(solo.KILL_TIMEOUT_NS)
 
 
 def _open_descriptor(stream: Any) -> int:
