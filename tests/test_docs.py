@@ -291,6 +291,23 @@ def test_the_index_of_python_names_what_the_package_exports() -> None:
     assert sorted(name for name in exported if not re.search(rf"\b{name}\b", text)) == []
 
 
+def test_the_table_of_functions_names_what_the_header_declares() -> None:
+    """A name that begins with _ has the first words of the one at the beginning of its row."""
+    header = (ROOT / "csrc" / "include" / "fastproc.h").read_text(encoding="utf-8")
+    declared = set(re.findall(r"^FP_API [^(]*?(fp_\w+)\(", header, re.MULTILINE))
+    page = (ROOT / "docs" / "reference" / "c.md").read_text(encoding="utf-8")
+    named = set()
+    for row in re.findall(r"^\| (`fp_.*?) \|", page, re.MULTILINE):
+        stem = ""
+        for name in re.findall(r"`(\w+)`", row):
+            if name.startswith("fp_"):
+                stem = "_".join(name.split("_")[:2])
+            named.add(name if name.startswith("fp_") else stem + name)
+
+    assert sorted(declared - named) == []
+    assert sorted(named - declared) == []
+
+
 def test_every_test_that_the_table_of_faults_names_exists() -> None:
     """A row that names a test which is gone would promise what nobody checks."""
     missing = []
