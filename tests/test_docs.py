@@ -308,6 +308,16 @@ def test_the_table_of_functions_names_what_the_header_declares() -> None:
     assert sorted(named - declared) == []
 
 
+def test_every_row_of_the_table_of_faults_says_its_fault() -> None:
+    """Letter and number are names for it, and mean nothing by themselves."""
+    text = (ROOT / "tests" / "faults.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| ([A-Z]\d+.*) \|$", text, re.MULTILINE)
+    split = [re.split(r" ?(?<!\\)\| ?", row) for row in rows]
+
+    assert rows
+    assert [cells[0] for cells in split if len(cells) != 4 or not cells[1]] == []
+
+
 def test_every_test_that_the_table_of_faults_names_exists() -> None:
     """A row that names a test which is gone would promise what nobody checks."""
     missing = []
