@@ -178,6 +178,18 @@ def test_the_map_names_every_source_file_and_no_other() -> None:
     assert sorted(names - files) == []
 
 
+def test_the_list_of_tests_in_c_names_every_program_and_no_other() -> None:
+    """In its table; headers stand in the paragraph below."""
+    directory = ROOT / "csrc" / "tests"
+    text = (directory / "README.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (`(?:test|fault)_.*?) \|", text, re.MULTILINE)
+    named = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
+    headers = set(re.findall(r"`(\w+\.h)`", text))
+
+    assert named == {path.stem for path in directory.glob("*.c")}
+    assert headers == {path.name for path in directory.glob("*.h")}
+
+
 def test_one_place_reaps_one_signals_one_creates() -> None:
     """Besides the exceptions that ARCHITECTURE.md gives a reason for."""
     places = {
