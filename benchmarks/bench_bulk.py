@@ -28,7 +28,6 @@ GOAL_RUN_FASTER = 1.0
 BOUNDED = "keeps 256 KiB and counts the rest; the others keep all of it"
 
 OURS, FILE = "Process, stdout=PIPE", "Process, stdout to a file"
-FASTER = "faster than Popen.communicate"
 COMMUNICATE, RUN, LOOP = "Popen.communicate", "fastproc.run(stdout=PIPE)", "Popen, read in a loop"
 
 
@@ -140,7 +139,8 @@ def question(plan: Plan) -> Answer:
             # Who keeps all of it has it once, and no second time on the way.
             goal = {OURS: GOAL_GROWTH_MIB, RUN: mib + GOAL_GROWTH_MIB}.get(name)
             rows.append(Row(what=f"{name}, growth of our memory", value=growth[name], unit="MiB", goal=goal))
-    return Answer(title=f"{mib:,} MiB of output from one child", rows=rows, rounds=rounds.seconds)
+    title = f"{mib:,} MiB of output from one child, times per MiB"
+    return Answer(title=title, rows=rows, rounds=rounds.seconds)
 
 
 if __name__ == "__main__":

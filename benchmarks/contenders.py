@@ -31,7 +31,6 @@ from surroundings import (
     CHILD_CODE,
     CLEAN,
     CLONE3,
-    CLONE3_FLAT,
     FORK,
     PIN,
     POSIX_SPAWN,
@@ -235,11 +234,6 @@ def c_loop(program: Program | None = None) -> InC:
 def c_clean_loop() -> InC:
     """What fastproc gives without a cgroup, in C: the price of these guarantees alone."""
     return InC("C: clone3 with session and clean state, waitid", 1, CLEAN, differs=CLEANED)
-
-
-def c_flat_loop() -> InC:
-    """The bare loop without a copy of the table of descriptors."""
-    return InC("C: clone3, shared descriptors, waitid", 1, CLONE3_FLAT)
 
 
 def c_vfork() -> InC:

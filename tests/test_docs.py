@@ -178,6 +178,18 @@ def test_the_map_names_every_source_file_and_no_other() -> None:
     assert sorted(names - files) == []
 
 
+def test_the_list_of_tests_in_c_names_every_program_and_no_other() -> None:
+    """In its table; headers stand in the paragraph below."""
+    directory = ROOT / "csrc" / "tests"
+    text = (directory / "README.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (`(?:test|fault)_.*?) \|", text, re.MULTILINE)
+    named = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
+    headers = set(re.findall(r"`(\w+\.h)`", text))
+
+    assert named == {path.stem for path in directory.glob("*.c")}
+    assert headers == {path.name for path in directory.glob("*.h")}
+
+
 def test_one_place_reaps_one_signals_one_creates() -> None:
     """Besides the exceptions that ARCHITECTURE.md gives a reason for."""
     places = {
@@ -291,6 +303,33 @@ def test_the_index_of_python_names_what_the_package_exports() -> None:
     exported = {name for name in fastproc.__all__ if not name.startswith("_")}
 
     assert sorted(name for name in exported if not re.search(rf"\b{name}\b", text)) == []
+
+
+def test_the_table_of_functions_names_what_the_header_declares() -> None:
+    """A name that begins with _ has the first words of the one at the beginning of its row."""
+    header = (ROOT / "csrc" / "include" / "fastproc.h").read_text(encoding="utf-8")
+    declared = set(re.findall(r"^FP_API [^(]*?(fp_\w+)\(", header, re.MULTILINE))
+    page = (ROOT / "docs" / "reference" / "c.md").read_text(encoding="utf-8")
+    named = set()
+    for row in re.findall(r"^\| (`fp_.*?) \|", page, re.MULTILINE):
+        stem = ""
+        for name in re.findall(r"`(\w+)`", row):
+            if name.startswith("fp_"):
+                stem = "_".join(name.split("_")[:2])
+            named.add(name if name.startswith("fp_") else stem + name)
+
+    assert sorted(declared - named) == []
+    assert sorted(named - declared) == []
+
+
+def test_every_row_of_the_table_of_faults_says_its_fault() -> None:
+    """Letter and number are names for it, and mean nothing by themselves."""
+    text = (ROOT / "tests" / "faults.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| ([A-Z]\d+.*) \|$", text, re.MULTILINE)
+    split = [re.split(r" ?(?<!\\)\| ?", row) for row in rows]
+
+    assert rows
+    assert [cells[0] for cells in split if len(cells) != 4 or not cells[1]] == []
 
 
 def test_every_test_that_the_table_of_faults_names_exists() -> None:

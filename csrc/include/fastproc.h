@@ -348,7 +348,7 @@ typedef struct fp_news {
     fp_exit exit;
 } fp_news;
 
-/* ---- Functions ---------------------------------------------------------- */
+/* ---- Environments and supervisors --------------------------------------- */
 
 /* An environment, packed once and shared by many starts. `block` holds
  * NAME=value strings one behind the other, each ended by a NUL; borrowed.
@@ -392,6 +392,8 @@ FP_API int fp_supervisor_active(fp_supervisor *supervisor);
  * its processes in any case. */
 FP_API int fp_supervisor_adopt_orphans(fp_supervisor *supervisor, fp_mailbox *mailbox);
 
+/* ---- Starts ------------------------------------------------------------- */
+
 /*
  * Start the program described by `spec`, in the calling thread.
  *
@@ -430,6 +432,8 @@ FP_API int fp_proc_withdraw(fp_proc *proc);
 FP_API fp_proc *fp_proc_ref(fp_proc *proc);
 /* Give a handle back. The process itself is not touched: its supervisor goes on. */
 FP_API fp_proc *fp_proc_free(fp_proc *proc);
+
+/* ---- Waits and stops ---------------------------------------------------- */
 
 /*
  * Block until the process has reached `state` (EXITED or DONE), and say how it
@@ -484,6 +488,8 @@ FP_API int fp_proc_wait_stopped(fp_proc *proc, int64_t timeout_ns, fp_exit *ret_
 /* Who is left, and how sure that is. Looks at /proc when somebody may be. */
 FP_API int fp_proc_report(fp_proc *proc, fp_stop_report *ret_report);
 
+/* ---- Captured streams --------------------------------------------------- */
+
 /* What a captured stream (1 or 2) has brought so far. */
 typedef struct fp_output {
     uint64_t total_bytes;   /* all that came */
@@ -497,7 +503,11 @@ typedef struct fp_output {
 FP_API int fp_proc_output(fp_proc *proc, int stream, fp_output *ret_output);
 /* Copy head and tail into `buffer`; returns how many bytes. */
 FP_API int64_t fp_proc_output_copy(fp_proc *proc, int stream, void *buffer, size_t buffer_bytes);
-/* From now on, lose nothing behind `*offset`: the child waits for us, as with a pipe of its own. */
+/*
+ * From now on lose nothing that fp_proc_read() has not read, of what the tail
+ * holds and of what comes: the child waits for us, as at a full pipe. `on` 0:
+ * it need not wait any more.
+ */
 FP_API int fp_proc_follow(fp_proc *proc, int stream, int on);
 /*
  * Read from a captured stream at `*offset`, and move it on. Returns the count,
@@ -520,7 +530,38 @@ FP_API int fp_reader_new(fp_proc *proc, int stream, fp_reader **ret_reader);
 FP_API int64_t fp_reader_read(fp_reader *reader, void *buffer, size_t buffer_bytes, int64_t timeout_ns);
 /* The child need not wait for it any more. */
 FP_API fp_reader *fp_reader_free(fp_reader *reader);
-/* ---- One program, without a supervisor ---- */
+
+/* ---- Mailboxes ---------------------------------------------------------- */
+
+/* A mailbox: news of many processes for one consumer. */
+FP_API int fp_mailbox_new(fp_mailbox **ret_mailbox);
+/* Readable while there are news: for poll, epoll, an event loop. Borrowed. */
+FP_API int fp_mailbox_fd(fp_mailbox *mailbox);
+/* Take up to `n` news; waits for the first as fp_proc_wait() does. Returns how many, 0 on a wake-up. */
+FP_API int fp_mailbox_take(fp_mailbox *mailbox, fp_news *ret_news, size_t n, int64_t timeout_ns);
+/*
+ * The same for one who does nothing else meanwhile: news that nobody is woken
+ * for yet, see fp_spawn_many(), are left there until somebody is, for 64 of
+ * them or after 10 ms.
+ */
+FP_API int fp_mailbox_take_many(fp_mailbox *mailbox, fp_news *ret_news, size_t n, int64_t timeout_ns);
+/* Drop what is waiting about this process. */
+FP_API int fp_mailbox_forget(fp_mailbox *mailbox, fp_proc *proc);
+/* Orphans that descend from processes that name `mailbox` are told of at `where`, which may be the same. Only the first
+ * call counts. */
+FP_API int fp_mailbox_tell_orphans(fp_mailbox *mailbox, fp_mailbox *where);
+/*
+ * For the one consumer, when for some time he has no use for news: sleep until
+ * fp_mailbox_wake(). News wake nobody meanwhile, and are there afterwards.
+ * -ETIMEDOUT, -EINTR as in fp_proc_wait().
+ */
+FP_API int fp_mailbox_rest(fp_mailbox *mailbox, int64_t timeout_ns);
+/* Let a blocked fp_mailbox_take() or fp_mailbox_rest() return 0. */
+FP_API int fp_mailbox_wake(fp_mailbox *mailbox);
+/* Processes that still name it keep it alive. */
+FP_API fp_mailbox *fp_mailbox_free(fp_mailbox *mailbox);
+
+/* ---- One program, without a supervisor ---------------------------------- */
 
 /*
  * A process that belongs to the caller alone. No thread and no supervisor
@@ -658,33 +699,7 @@ FP_API int64_t fp_solo_piece(const fp_solo *solo, int stream, uint32_t index, co
  */
 FP_API int fp_solo_lend(fp_solo *solo, int stream, void *room, size_t bytes);
 
-/* A mailbox: news of many processes for one consumer. */
-FP_API int fp_mailbox_new(fp_mailbox **ret_mailbox);
-/* Readable while there are news: for poll, epoll, an event loop. Borrowed. */
-FP_API int fp_mailbox_fd(fp_mailbox *mailbox);
-/* Take up to `n` news; waits for the first as fp_proc_wait() does. Returns how many, 0 on a wake-up. */
-FP_API int fp_mailbox_take(fp_mailbox *mailbox, fp_news *ret_news, size_t n, int64_t timeout_ns);
-/*
- * The same for one who does nothing else meanwhile: news that nobody is woken
- * for yet, see fp_spawn_many(), are left there until somebody is, for 64 of
- * them or after 10 ms.
- */
-FP_API int fp_mailbox_take_many(fp_mailbox *mailbox, fp_news *ret_news, size_t n, int64_t timeout_ns);
-/* Drop what is waiting about this process. */
-FP_API int fp_mailbox_forget(fp_mailbox *mailbox, fp_proc *proc);
-/* Orphans that descend from processes that name `mailbox` are told of at `where`, which may be the same. Only the first
- * call counts. */
-FP_API int fp_mailbox_tell_orphans(fp_mailbox *mailbox, fp_mailbox *where);
-/*
- * For the one consumer, when for some time he has no use for news: sleep until
- * fp_mailbox_wake(). News wake nobody meanwhile, and are there afterwards.
- * -ETIMEDOUT, -EINTR as in fp_proc_wait().
- */
-FP_API int fp_mailbox_rest(fp_mailbox *mailbox, int64_t timeout_ns);
-/* Let a blocked fp_mailbox_take() or fp_mailbox_rest() return 0. */
-FP_API int fp_mailbox_wake(fp_mailbox *mailbox);
-/* Processes that still name it keep it alive. */
-FP_API fp_mailbox *fp_mailbox_free(fp_mailbox *mailbox);
+/* ---- What is possible here ---------------------------------------------- */
 
 /* What this kernel and container allow, found out by trying, once. */
 enum fp_capability {
@@ -709,7 +724,9 @@ FP_API const char *fp_capability_name(int capability);
 /* The directory that cgroup leaves are made in, or NULL. */
 FP_API const char *fp_cgroup_dir(void);
 
-/* Words; never NULL. */
+/* ---- Words -------------------------------------------------------------- */
+
+/* Never NULL. */
 FP_API const char *fp_strerror(int error);
 FP_API const char *fp_stage_name(int stage);
 FP_API const char *fp_reason_name(int reason);

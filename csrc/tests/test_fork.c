@@ -1,4 +1,7 @@
-/* Tests of fork.c: a copy of the host keeps nothing open that a child, or we, wait for the end of. */
+/*
+ * Tests of fork.c: a copy of the host keeps nothing open that a child, or we,
+ * wait for the end of, holds up nobody, and may begin anew.
+ */
 #include <stdint.h>
 #include <sys/prctl.h>
 
@@ -51,6 +54,8 @@ static void a_child_sees_the_end_of_its_input(void) {
 
 /* A child whose output nobody reads any more has to hear of it. */
 static void nobody_reads_for_us(void) {
+    if (!fp_probe(FP_CAP_PROCFS) && !fp_probe(FP_CAP_PIDFD_GROUP))
+        SKIP("a reaped leader's group can be reached by pidfd or /proc only");
     fp_proc *proc = start(us.of[0], SHELL("(sleep 1000 & exec sleep 1000) & exit 0", .flags = FP_KEEP_LEFTOVERS,
                                           .stdio = {[1] = {.kind = FP_STDIO_PIPE}}));
     pid_t copy = fork();
@@ -164,7 +169,112 @@ static void a_copy_of_a_copy_begins_anew(void) {
     ended(proc);
 }
 
-int main(void) {
+static void a_copy_does_not_follow(void) {
+    char buffer[16];
+    uint64_t offset = 0;
+    fp_proc *proc = start(us.of[0], SHELL("echo hello; exec sleep 100", .stdio[1].kind = FP_STDIO_PIPE));
+    CHECK_EQ(fp_proc_read(proc, 1, &offset, buffer, sizeof buffer, LONG), 6);
+    pid_t pid = fork();
+    if (pid == 0) {
+        alarm(10);
+        offset = 0;
+        int wrong = fp_proc_follow(proc, 1, 1) != -EOWNERDEAD;
+        wrong += fp_proc_read(proc, 1, &offset, buffer, sizeof buffer, 0) != -EOWNERDEAD;
+        wrong += fp_proc_read(proc, 1, &offset, buffer, sizeof buffer, -1) != -EOWNERDEAD;
+        _exit(wrong);
+    }
+    int status = -1;
+    CHECK_EQ(waitpid(pid, &status, 0), pid);
+    CHECK_EQ(status, 0);
+    fp_proc_stop(proc, FP_REASON_TERMINATED, 0, 0);
+    ended(proc);
+}
+
+static void *start_as_somebody(void *arg) {
+    while (!__atomic_load_n(&enough, __ATOMIC_RELAXED))
+        ended(start(us.of[1], SHELL(":", .flags = FP_SET_GID, .gid = getgid())));
+    return arg;
+}
+
+/* A copy may have a supervisor of its own, whatever the other threads were about at the fork. */
+static void a_copy_begins_anew(void) {
+    pthread_t busy;
+    if (no_threads_in_copies())
+        SKIP("TSan lets no copy start a thread, and a start makes the watcher");
+    enough = false;
+    pthread_create(&busy, NULL, start_as_somebody, NULL);
+    const char *wish = getenv("FORKS");
+    for (int i = 0; i < (wish ? atoi(wish) : 50) && !check_failures; i++) {
+        pid_t pid = fork();
+        if (pid == 0) {
+            fp_supervisor *alone;
+            fp_proc *proc = NULL;
+            signal(SIGALRM, SIG_DFL);
+            alarm(5);
+            if (fp_supervisor_new(NULL, &alone) < 0 ||
+                fp_spawn(alone, SHELL("exit 3", .flags = FP_SET_GID, .gid = getgid()), &proc, NULL) < 0)
+                _exit(1);
+            fp_exit exit = {0};
+            fp_proc_wait(proc, FP_STATE_DONE, -1, &exit);
+            fp_proc_free(proc);
+            fp_supervisor_free(alone);
+            _exit(exit.code == 3 ? 0 : 2);
+        }
+        int status = -1;
+        CHECK_EQ(waitpid(pid, &status, 0), pid);
+        CHECK_EQ(status, 0);
+    }
+    __atomic_store_n(&enough, true, __ATOMIC_RELAXED);
+    pthread_join(busy, NULL);
+}
+
+/* Let the host fork copies that live for a while. */
+static void *fork_sleepers(void *arg) {
+    while (!__atomic_load_n(&enough, __ATOMIC_RELAXED)) {
+        pid_t pid = fork();
+        if (pid == 0) {
+            nap(800 * MS);
+            _exit(0);
+        }
+        nap(2 * MS);
+    }
+    while (waitpid(-1, NULL, 0) > 0)
+        continue;
+    return arg;
+}
+
+/* What this program does when it is given "by-fork": a copy that holds the pipe of a start does not hold up the start. */
+static int start_by_fork(void) {
+    pthread_t forker;
+    crew_begin(&us, 1);
+    pthread_create(&forker, NULL, fork_sleepers, NULL);
+    for (int i = 0; i < 60; i++) {
+        int64_t before = now_ns();
+        fp_proc *proc = start(us.of[0], SHELL(":"));
+        CHECK(now_ns() - before < 600 * MS);
+        ended(proc);
+    }
+    __atomic_store_n(&enough, true, __ATOMIC_RELAXED);
+    pthread_join(forker, NULL);
+    crew_end(&us);
+    return check_result();
+}
+
+static void a_copy_does_not_hold_up_a_start(void) {
+    pid_t pid = fork();
+    if (pid == 0) {
+        setenv("FASTPROC_DISABLE", "clone3,clone", 1);
+        execl("/proc/self/exe", "test_fork", "by-fork", NULL);
+        _exit(126);
+    }
+    int status = -1;
+    CHECK_EQ(waitpid(pid, &status, 0), pid);
+    CHECK_EQ(status, 0);
+}
+
+int main(int argc, char **argv) {
+    if (argc > 1 && strcmp(argv[1], "by-fork") == 0)
+        return start_by_fork();
     for (int i = 0; i < FP_CAP_COUNT; i++)
         fp_probe(i);
     int before = open_descriptors();
@@ -175,6 +285,9 @@ int main(void) {
     WATCHED(copies_made_amid_births_keep_no_pipe);
     WATCHED(the_original_goes_on_hearing);
     WATCHED(a_copy_of_a_copy_begins_anew);
+    WATCHED(a_copy_does_not_follow);
+    WATCHED(a_copy_begins_anew);
+    WATCHED(a_copy_does_not_hold_up_a_start);
     crew_end(&us);
     CHECK(has_no_child());
     CHECK_EQ(open_descriptors(), before);

@@ -296,10 +296,12 @@ static void who_is_not_born_yet_has_no_survivors(void) {
 
 /* Not some milliseconds later, where somebody waits; and the end of a short one at any rate. */
 static void nobody_is_kept_waiting(void) {
-    enum { ATTEMPTS = 5, EACH = 10 };
+    /* Who is looked at now and then only is kept waiting for 5 ms each time. The machine may be busy with others: one good
+     * round is enough. */
+    enum { ATTEMPTS = 50, EACH = 5, BOUND = EACH * 4 };
     int64_t start_ns = LONG, end_ns = LONG;
 
-    for (int i = 0; i < ATTEMPTS; i++) {
+    for (int i = 0; i < ATTEMPTS && (start_ns >= BOUND * MS || end_ns >= BOUND * MS); i++) {
         fp_proc *procs[EACH];
         int64_t begun = now_ns();
         for (int j = 0; j < EACH; j++) {
@@ -318,8 +320,8 @@ static void nobody_is_kept_waiting(void) {
         took = now_ns() - begun;
         end_ns = took < end_ns ? took : end_ns;
     }
-    CHECK(start_ns < EACH * 4 * MS);
-    CHECK(end_ns < EACH * 4 * MS);
+    CHECK(start_ns < BOUND * MS);
+    CHECK(end_ns < BOUND * MS);
 }
 
 static void who_is_stopped_before_it_is_born_is_stopped_then(void) {

@@ -1,6 +1,7 @@
 /*
  * test_supervise_hosts.c: hosts with habits: they ignore SIGCHLD, take statuses
- * that are not theirs, fork, or have a tracer; and what nobody can kill.
+ * that are not theirs, close our descriptors, fork, or have a tracer; numbers
+ * that have become another's; and what nobody can kill.
  */
 #include <sys/ptrace.h>
 
@@ -264,14 +265,113 @@ static void what_cannot_be_killed_is_reported_and_watched(void) {
     fp_mailbox_free(mailbox);
 }
 
+/* ---- numbers that have become another's ---------------------------------------- */
+
+/* A child with the number `pid`, if it is free, and a child of its own. */
+static pid_t fork_as(pid_t pid) {
+    for (int attempt = 0; attempt < 100; attempt++) {
+        FILE *last = fopen("/proc/sys/kernel/ns_last_pid", "we");
+        if (!last)
+            return -1;
+        fprintf(last, "%d", (int)pid - 1);
+        if (fclose(last) != 0)
+            return -1;
+        pid_t child = fork();
+        if (child == 0) {
+            if (getpid() != pid)
+                _exit(0);
+            (void)!fork();
+            alarm(20);
+            for (;;)
+                pause();
+        }
+        if (child == pid)
+            return child;
+        waitpid(child, NULL, 0);
+    }
+    return -1;
+}
+
+/* A descendant that was followed ends, and its number goes to a stranger: his children are strangers, too. */
+static void the_children_of_strangers_are_left_alone(void) {
+    char text[32] = "";
+    pid_t child = 0;
+    uint64_t offset = 0;
+
+    fp_proc *proc = start(us.of[0], SHELL("trap '' TERM; setsid sh -c 'trap - TERM; echo $$; exec sleep 100' & "
+                                          "while :; do sleep 0.05; done",
+                                          CAPTURED, .containment = FP_CONTAIN_SESSION, .grace_ns = 1500 * MS));
+    CHECK(fp_proc_read(proc, 1, &offset, text, sizeof text - 1, LONG) > 0);
+    pid_t followed = atoi(text);
+    nap(50 * MS);
+    CHECK_EQ(fp_proc_stop(proc, FP_REASON_TERMINATED, 0, 0), 0);
+    kill(followed, SIGKILL);
+    for (int i = 0; i < 100 && kill(followed, 0) == 0; i++)
+        nap(10 * MS);
+    pid_t stranger = kill(followed, 0) < 0 ? fork_as(followed) : -1;
+    for (int i = 0; stranger > 0 && i < 100 && fp_children_read(stranger, &child, 1) != 1; i++)
+        nap(10 * MS);
+    ended(proc);
+    if (stranger < 0)
+        SKIP("a number cannot be chosen here");
+    nap(50 * MS);
+    fp_person person = {0};
+    CHECK(child > 0);
+    CHECK_EQ(fp_person_read(child, &person), 0);
+    CHECK(person.state == 'S');
+    kill(child, SIGKILL);
+    kill(stranger, SIGKILL);
+    waitpid(stranger, NULL, 0);
+}
+
+/* ---- a host that closes what is not his ---------------------------------------- */
+
+static void close_all_of_the_library(void) {
+    crew c;
+    fp_exit exit = {0};
+    crew_begin(&c, 1);
+    fp_proc *proc = start(c.of[0], SHELL("exec sleep 0.3"));
+    nap(50 * MS);
+    for (int fd = 3; fd < 64; fd++)
+        close(fd);
+    int64_t before = cpu_ns();
+    nap(400 * MS);
+    CHECK(cpu_ns() - before < 100 * MS);
+    CHECK_EQ(fp_proc_wait(proc, FP_STATE_EXITED, 3000 * MS, &exit), 0);
+    CHECK_EQ(exit.code, 0);
+    fp_proc_free(proc);
+    CHECK_EQ(fp_supervisor_stop(c.of[0]), 0);
+    pthread_join(c.threads[0], NULL);
+}
+
+static void a_host_that_closes_everything_does_not_make_us_spin(void) {
+    fflush(NULL);
+    pid_t pid = fork();
+    if (pid == 0) {
+        check_failures = 0;
+        alarm(30);
+        close_all_of_the_library();
+        fflush(NULL);
+        _exit(check_failures ? 1 : 0);
+    }
+    int status = -1;
+    CHECK_EQ(waitpid(pid, &status, 0), pid);
+    CHECK_EQ(status, 0);
+}
+
+/* ---- all of it ----------------------------------------------------------------- */
+
 static void all_tests(void) {
     WATCHED(a_host_may_ignore_sigchld);
     WATCHED(a_thief_does_not_make_us_lie);
     WATCHED(a_forked_copy_is_inert);
     WATCHED(a_tracer_may_hold_back_an_exit);
     WATCHED(what_cannot_be_killed_is_reported_and_watched);
+    WATCHED(the_children_of_strangers_are_left_alone);
 }
 
 int main(void) {
+    /* In a copy that has a crew of its own, so before we have threads. */
+    WATCHED(a_host_that_closes_everything_does_not_make_us_spin);
     return with_our_crew(all_tests);
 }

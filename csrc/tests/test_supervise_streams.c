@@ -123,6 +123,43 @@ static void a_follower_may_lose_interest(void) {
     CHECK_EQ(ended(proc).code, 7);
 }
 
+/* What the child has left in the pipe at its end waits for a follower, however slow he is. */
+static void a_slow_follower_loses_nothing(void) {
+    enum { SIZE = 50000 };
+    char buffer[4096];
+    uint64_t offset = 0, heard = 0;
+    int64_t r;
+
+    fp_proc *proc = start(
+        us.of[0], SHELL("sleep 0.1; head -c 50000 /dev/zero; exit 7", CAPTURED, .head_bytes = 0, .tail_bytes = 1000));
+    CHECK_EQ(fp_proc_follow(proc, 1, 1), 0);
+    CHECK_EQ(fp_proc_wait(proc, FP_STATE_EXITED, LONG, NULL), 0);
+    nap(400 * MS);
+    while ((r = fp_proc_read(proc, 1, &offset, buffer, sizeof buffer, LONG)) > 0) {
+        heard += (uint64_t)r;
+        if (heard < 4000)
+            nap(200 * MS);
+    }
+    CHECK_EQ(r, 0);
+    CHECK_EQ(heard, SIZE);
+    fp_output output;
+    CHECK_EQ(fp_proc_wait(proc, FP_STATE_DONE, LONG, NULL), 0);
+    CHECK_EQ(fp_proc_output(proc, 1, &output), 0);
+    CHECK_EQ(output.complete, 1);
+    CHECK_EQ(ended(proc).code, 7);
+}
+
+/* But not when somebody wants an end. */
+static void a_deadline_does_not_wait_for_a_follower(void) {
+    fp_proc *proc = start(us.of[0], SHELL("head -c 50000 /dev/zero; sleep 100", CAPTURED, .head_bytes = 0,
+                                          .tail_bytes = 1000, .timeout_ns = 100 * MS));
+    CHECK_EQ(fp_proc_follow(proc, 1, 1), 0);
+    fp_exit exit = {0};
+    CHECK_EQ(fp_proc_wait(proc, FP_STATE_DONE, 5000 * MS, &exit), 0);
+    CHECK_EQ(exit.reason, FP_REASON_TIMEOUT);
+    fp_proc_free(proc);
+}
+
 static void reading_has_an_end_in_time(void) {
     char buffer[8];
     uint64_t offset = 0;
@@ -233,6 +270,8 @@ static bool is_open(fp_proc *proc) {
 static void a_quick_end_with_the_output_held(void) {
     fp_output output = {0};
     fp_exit exit;
+    if (!can_look() && !fp_probe(FP_CAP_PIDFD_GROUP))
+        SKIP("a reaped leader's group can be reached by pidfd or /proc only");
     fp_proc *proc = start(us.of[0], SHELL("(sleep 0.05; echo there; exec sleep 100) & echo here; exit 3", CAPTURED,
                                           .flags = FP_KEEP_LEFTOVERS));
     /* As if another start had looked at it while somebody waited for it: nobody else will. */
@@ -273,12 +312,58 @@ static void who_asks_is_told_though_it_has_just_begun(void) {
     ended(proc);
 }
 
+/* What this program does when it is given "devour": it reads faster than anybody can write. */
+static int devour(void) {
+    int null_fd = open("/dev/null", O_WRONLY | O_CLOEXEC);
+    while (splice(0, NULL, null_fd, NULL, 1 << 20, 0) > 0)
+        continue;
+    return 5;
+}
+
+/* How late the deadlines of others are kept, at worst, while a fast reader is fed. */
+static int64_t lateness_beside_a_glutton(const char *input, size_t input_bytes) {
+    const fp_spec glutton = {.size = sizeof glutton,
+                             .argv = (const char *const[]){"/proc/self/exe", "devour", NULL},
+                             .stdio[0].kind = FP_STDIO_PIPE,
+                             .input = input,
+                             .input_bytes = input_bytes};
+    int64_t worst = 0;
+    fp_proc *eater = start(us.of[0], &glutton);
+    for (int i = 0; i < 3; i++) {
+        fp_exit exit = ended(start(us.of[0], SHELL("exec sleep 100", .timeout_ns = 20 * MS, .grace_ns = -1)));
+        int64_t late = exit.ended_ns - exit.started_ns - 20 * MS;
+        if (worst < late)
+            worst = late;
+    }
+    CHECK_EQ(ended(eater).code, 5);
+    return worst;
+}
+
+/* Not by the time that all the input takes. The machine may be busy with others, so one good round is enough. */
+static void much_input_does_not_hold_up_deadlines(void) {
+    enum { BYTES = 300 << 20 };
+    char *input = malloc(BYTES);
+    int64_t best = INT64_MAX;
+    CHECK(input != NULL);
+    memset(input, 'x', BYTES);
+    for (int round = 0; round < 3 && best > 50 * MS; round++) {
+        int64_t late = lateness_beside_a_glutton(input, BYTES);
+        if (best > late)
+            best = late;
+    }
+    free(input);
+    CHECK(best < 80 * MS);
+}
+
 static void all_tests(void) {
     WATCHED(input_goes_through);
     WATCHED(who_is_followed_from_birth_waits_for_us);
     WATCHED(a_follower_hears_all);
     WATCHED(a_follower_may_lose_interest);
+    WATCHED(a_slow_follower_loses_nothing);
+    WATCHED(a_deadline_does_not_wait_for_a_follower);
     WATCHED(reading_has_an_end_in_time);
+    WATCHED(much_input_does_not_hold_up_deadlines);
     WATCHED(who_says_too_much_is_stopped);
     WATCHED(much_output_is_counted);
     WATCHED(who_waits_takes_what_was_said);
@@ -287,6 +372,8 @@ static void all_tests(void) {
     WATCHED(who_asks_is_told_though_it_has_just_begun);
 }
 
-int main(void) {
+int main(int argc, char **argv) {
+    if (argc > 1 && strcmp(argv[1], "devour") == 0)
+        return devour();
     return with_our_crew(all_tests);
 }

@@ -1,6 +1,6 @@
 /*
  * test_supervise_wait.c: threads that wait for a process: many at a time, with
- * signals, and without a thread of the supervisor's.
+ * signals, for ever, and without a thread of the supervisor's.
  */
 #include <stdint.h>
 
@@ -159,6 +159,34 @@ static void a_signal_handler_interrupts_a_wait(void) {
     sigaction(SIGUSR1, &old, NULL);
 }
 
+/* ---- the end of time ----------------------------------------------------------- */
+
+static void the_longest_times_do_not_wrap(void) {
+    fp_exit exit = ended(
+        start(us.of[0], SHELL("sleep 0.3; exit 3", CAPTURED, .timeout_ns = INT64_MAX, .deadline_ns = INT64_MAX,
+                              .idle_timeout_ns = INT64_MAX, .grace_ns = INT64_MAX, .kill_timeout_ns = INT64_MAX)));
+    CHECK_EQ(exit.reason, FP_REASON_EXITED);
+    CHECK_EQ(exit.code, 3);
+
+    fp_proc *proc = start(us.of[0], SHELL("exec sleep 100", .grace_ns = INT64_MAX, .kill_timeout_ns = INT64_MAX));
+    CHECK_EQ(fp_proc_wait(proc, FP_STATE_DONE, 1, NULL), -ETIMEDOUT);
+    CHECK_EQ(fp_proc_stop(proc, FP_REASON_TERMINATED, INT64_MAX, INT64_MAX), 0);
+    CHECK_EQ(fp_proc_wait(proc, FP_STATE_DONE, INT64_MAX, &exit), 0);
+    CHECK_EQ(exit.signal, SIGTERM);
+    fp_proc_free(proc);
+}
+
+static void the_longest_wait_for_news_does_not_wrap(void) {
+    fp_mailbox *mailbox;
+    fp_news news;
+    CHECK_EQ(fp_mailbox_new(&mailbox), 0);
+    fp_proc *proc = start(us.of[0], SHELL("sleep 0.1", .mailbox = mailbox, .token = 7));
+    CHECK_EQ(fp_mailbox_take(mailbox, &news, 1, INT64_MAX), 1);
+    CHECK_EQ(news.token, 7);
+    ended(proc);
+    fp_mailbox_free(mailbox);
+}
+
 /* ---- without a thread ---------------------------------------------------------- */
 
 static void nobody_lends_a_thread_in(void) {
@@ -202,6 +230,48 @@ static void nobody_lends_a_thread_in(void) {
 
 static void who_waits_can_do_without_a_thread(void) {
     for_each_containment(nobody_lends_a_thread_in);
+}
+
+static void a_waiter_without_a_thread_keeps_deadlines(void) {
+    fp_supervisor *alone;
+    fp_exit exit = {0};
+    CHECK_EQ(fp_supervisor_new(NULL, &alone), 0);
+    fp_proc *proc = start(alone, SHELL("exec sleep 3", .timeout_ns = 50 * MS));
+    CHECK_EQ(fp_proc_wait(proc, FP_STATE_DONE, LONG, &exit), 0);
+    CHECK_EQ(exit.reason, FP_REASON_TIMEOUT);
+    fp_proc_free(proc);
+    proc = start(alone, SHELL("trap '' TERM; sleep 3", .timeout_ns = 50 * MS, .grace_ns = 50 * MS));
+    CHECK_EQ(fp_proc_wait(proc, FP_STATE_DONE, LONG, &exit), 0);
+    CHECK_EQ(exit.signal, SIGKILL);
+    fp_proc_free(proc);
+    fp_supervisor_free(alone);
+}
+
+static void a_waiter_without_a_thread_feeds(void) {
+    fp_supervisor *alone;
+    fp_exit exit = {0};
+    char text[8] = "";
+    CHECK_EQ(fp_supervisor_new(NULL, &alone), 0);
+    fp_proc *proc =
+        start(alone, SHELL("exec cat", CAPTURED, .stdio[0].kind = FP_STDIO_PIPE, .input = "hello", .input_bytes = 5));
+    CHECK_EQ(fp_proc_wait(proc, FP_STATE_DONE, 3000 * MS, &exit), 0);
+    CHECK_EQ(fp_proc_output_copy(proc, 1, text, sizeof text), 5);
+    CHECK_TEXT(text, "hello");
+    fp_proc_stop(proc, FP_REASON_TERMINATED, -1, 0);
+    ended(proc);
+    /* Who does not read does not raise SIGPIPE in us. */
+    char *much = calloc(1, 300000);
+    proc = start(alone, SHELL("exec <&-; sleep 0.1; exit 4", CAPTURED, .stdio[0].kind = FP_STDIO_PIPE, .input = much,
+                              .input_bytes = 300000));
+    free(much);
+    CHECK_EQ(ended(proc).code, 4);
+    proc = start(alone, SHELL("while :; do echo hello; done", CAPTURED, .max_output_bytes = 100000,
+                              .flags = FP_STOP_AT_MAX_OUTPUT));
+    CHECK_EQ(fp_proc_wait(proc, FP_STATE_DONE, 3000 * MS, &exit), 0);
+    CHECK_EQ(exit.reason, FP_REASON_OUTPUT_LIMIT);
+    fp_proc_stop(proc, FP_REASON_TERMINATED, -1, 0);
+    ended(proc);
+    fp_supervisor_free(alone);
 }
 
 /* The leader has gone, its leftovers are kept: who waits for them sleeps until the supervisor says so. */
@@ -268,7 +338,11 @@ static void all_tests(void) {
     WATCHED(an_exit_and_a_stop_may_race);
     WATCHED(everybody_may_ask_everything_at_once);
     WATCHED(a_signal_handler_interrupts_a_wait);
+    WATCHED(the_longest_times_do_not_wrap);
+    WATCHED(the_longest_wait_for_news_does_not_wrap);
     WATCHED(who_waits_can_do_without_a_thread);
+    WATCHED(a_waiter_without_a_thread_keeps_deadlines);
+    WATCHED(a_waiter_without_a_thread_feeds);
     WATCHED(waiters_survive_the_end_of_the_thread);
     WATCHED(late_waiters_survive_the_end_of_the_thread);
 }

@@ -300,6 +300,16 @@ def test_publishing_replaces_what_is_between_the_markers() -> None:
         between("nothing", "results", "new")
 
 
+def test_of_the_kernel_only_the_numbers_are_published() -> None:
+    """The rest of its name is that of a build, and tells a reader nothing."""
+    kept = '{"kernel": "6.18.44-of-ours", "cpu": "a 6.1-CPU", "capabilities": {"kernel": "6.18.44-of-ours"}}'
+
+    published = json.loads(publish.with_plain_kernel(kept))
+
+    assert published == {"kernel": "6.18.44", "cpu": "a 6.1-CPU", "capabilities": {"kernel": "6.18.44"}}
+    assert publish.with_plain_kernel('{"kernel": "6.18"}') == '{"kernel": "6.18"}'
+
+
 @pytest.mark.parametrize(("page", "name"), [("README.md", "benchmarks"), ("docs/performance.md", "results")])
 def test_the_published_figures_are_those_of_the_kept_run(page: str, name: str) -> None:
     """Nobody has written a figure by hand."""

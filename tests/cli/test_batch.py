@@ -247,6 +247,7 @@ def test_jobs_do_not_outlive_our_sudden_death(cli: Cli, tmp_path: Path, programs
     process = cli.start("batch", listed(tmp_path, f"exec {' '.join(programs.ready_then_sleep())}"))
     until(lambda: len(programs.running()) >= 1)
     process.kill()
+    # Who lives on is one for whom this waits in vain.
     until(lambda: programs.running() == [])
 
 

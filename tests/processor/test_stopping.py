@@ -261,14 +261,14 @@ def test_a_second_processor_is_refused_with_the_name_of_the_first(make: MakeProc
 
 
 def test_what_ends_early_in_a_stop_is_filed_before_the_last_has_ended(
-    make: MakeProcessor, events: list[QueueEvent]
+    make: MakeProcessor, events: list[QueueEvent], programs: Programs
 ) -> None:
     processor = make(slots=2, grace=3.0, on_event=events.append)
     processor.submit(["sleep", "60"], id="soft")
-    processor.submit(["sh", "-c", "trap '' TERM; while :; do sleep 0.1; done"], id="deaf")
+    processor.submit(programs.ignores_sigterm(), id="deaf")
     processor.start()
     assert eventually(lambda: len(processor.list_running_processes()) == 2, 20)
-    time.sleep(0.3)
+    assert eventually(lambda: bool(processor.task_logs("deaf")), 20), "deaf once it is ready"
 
     processor.stop(30)
 

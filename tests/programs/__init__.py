@@ -144,10 +144,6 @@ class Programs:
         """Says `ready <pid>`, stops by SIGSTOP; when continued says `continued` and exits with the code."""
         return self._args("stops_itself", code)
 
-    def ignores_everything_and_forks(self, n: int = 4) -> list[str]:
-        """Ignores all signals, as do n children in groups of their own; `pid <pid>` each, `ready <pid>`."""
-        return self._args("ignores_everything_and_forks", n)
-
     def joins_the_group_of(self, pid: int) -> list[str]:
         """Tries to join the process group of `pid`; says `ready joined` or `ready <errno>`, sleeps."""
         return self._args("joins_the_group_of", pid)
@@ -209,10 +205,6 @@ class Programs:
         """Says `ready <pid>` and forks on until n were born in all, then `full`; none ends by itself."""
         return self._args("fork_bomb", n, "setsid" if setsid else "", "quick" if quick else "")
 
-    def writes_after_parent_dies(self, path: str | os.PathLike[str]) -> list[str]:
-        """Exits 0; its child, once an orphan, appends `orphan <pid>` to the file and exits."""
-        return self._args("writes_after_parent_dies", os.fspath(path))
-
     # Streams.
 
     def holds_the_pipe(self, *, setsid: bool = False, chatter: bool = False) -> list[str]:
@@ -251,10 +243,6 @@ class Programs:
     def eats_memory(self, size: int) -> list[str]:
         """Touches that much memory, says `ready <pid>`, sleeps; or says `refused` and exits 3."""
         return self._args("eats_memory", size)
-
-    def writes_a_file(self, path: str | os.PathLike[str], size: int, *, ignore: bool = False) -> list[str]:
-        """Writes a file of that size; exits 0 or with the errno; `ignore`: lives through SIGXFSZ."""
-        return self._args("writes_a_file", os.fspath(path), size, "ignore" if ignore else "")
 
     # Mirrors: what a child finds itself born with.
 

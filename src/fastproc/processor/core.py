@@ -463,7 +463,7 @@ def _recorded(state: State, event: Recorded, _now: Now, _actions: list[Action]) 
     state.leaving.add(event.id)
 
 
-def _filed(state: State, event: Filed, now: Now, actions: list[Action]) -> None:
+def _filed(state: State, event: Filed, now: Now, _actions: list[Action]) -> None:
     entry = _forget(state, event.id)
     filing = entry.filing
     assert filing is not None

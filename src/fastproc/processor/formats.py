@@ -84,7 +84,7 @@ def _parse_yaml(text: str) -> object:
     yaml = _yaml()
     # Events come one by one from the scanner: what is too deep or too much is refused before it is built.
     try:
-        _measure(yaml.parse(text, Loader=yaml.base), yaml)
+        _measure(yaml.parse(text, Loader=yaml.base))
         return _plain(yaml.load(text, Loader=yaml.loader))
     except yaml.error as error:
         raise BadTask(f"not YAML: {_one_line(error)}") from None
@@ -94,7 +94,7 @@ def _parse_yaml(text: str) -> object:
         raise BadTask(f"not YAML that can be read: {_one_line(error)}") from None
 
 
-def _measure(events: Any, yaml: Any) -> None:
+def _measure(events: Any) -> None:
     """Count nodes, each alias as what it stands for, and depth; refuse what goes beyond."""
     sizes: dict[str, int | None] = {}
     open_nodes: list[tuple[str | None, int]] = []

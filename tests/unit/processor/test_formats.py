@@ -102,6 +102,7 @@ def test_no_bytes_do_anything_but_be_read_or_refused(content: bytes, yaml: bool)
 
 
 def test_every_torn_file_is_read_or_refused() -> None:
+    """Any other exception than BadTask would end this."""
     whole = b"id: a\nargs:\n- echo\n- 'x: y'\nenv: {A: \"b\"}\nnotes: |\n  two\n  lines\n"
     for length in range(len(whole)):
         try:

@@ -1,5 +1,5 @@
 /*
- * test_supervise_times.c: a process has different things at different times of
+ * test_supervise_states.c: a process has different things at different times of
  * its life, and they share one place. So whatever may be asked of it is asked
  * in every state, and what it says stays true when the state moves on. And a
  * process that just runs is small.
