@@ -214,8 +214,9 @@ class StopResult:
         status: how its process ended, or None if it has not.
         escalated: whether SIGKILL was needed, for it or for a descendant.
         proof: how sure it is that no descendant is left; "none" when somebody is, or nobody could look.
-        survivors: process ids of those left.
+        survivors: process ids of those left, as far as they are known.
         elapsed: seconds that the stopping took.
+        over: whether the task is over. If not, something of it is left, even if nobody can say who.
     """
 
     task_id: TaskId
@@ -224,11 +225,12 @@ class StopResult:
     proof: Proof = "none"
     survivors: list[int] = field(default_factory=list, hash=False)
     elapsed: float = 0.0
+    over: bool = True
 
     @property
     def stopped(self) -> bool:
-        """Whether it has ended and nobody of it was found alive."""
-        return self.status is not None and not self.survivors
+        """Whether it has ended, and so has all that it has started."""
+        return self.status is not None and self.over and not self.survivors
 
     def __bool__(self) -> bool:
         return self.stopped

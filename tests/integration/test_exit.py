@@ -191,6 +191,31 @@ def test_a_start_after_the_exit_has_begun_is_refused(programs: Programs) -> None
     assert out.split() == ["ManagerClosed"] * 6 + ["SpawnError"] * 3 + ["3"]
 
 
+def test_the_first_start_of_all_is_refused_in_an_exit_handler(programs: Programs) -> None:
+    """What is registered then is called no more: nobody would end what it has started."""
+    out = fresh.run(
+        """
+        import atexit
+
+        def late():
+            manager = ProcessManager()
+            for start in (
+                lambda: manager.start_process("late", programs.ready_then_sleep(), stdout=DEVNULL),
+                lambda: manager.start_many([("late", programs.ready_then_sleep())]),
+            ):
+                try:
+                    start()
+                except fastproc.SpawnError as error:
+                    print(errno.errorcode[error.errno], "the interpreter is exiting" in str(error))
+
+        atexit.register(late)
+        """,
+        programs,
+    )
+    assert out.split() == ["ESHUTDOWN", "True"] * 2
+    assert programs.running() == []
+
+
 @contextmanager
 def reaped(out: list[int]) -> Iterator[None]:
     """Kill what a program has deliberately left behind."""

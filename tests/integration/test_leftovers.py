@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 import pytest
+from tests.integration import fresh
 from tests.programs import Programs
 from tests.watch import alive, can, first_line, in_threads, is_alive, pids_until
 
@@ -162,3 +163,22 @@ def test_a_stop_while_leftovers_are_being_stopped_joins_that(
     assert not is_alive(child)
     assert {id(result.status) for result in results} == {id(status)}
     assert status.reason is ExitReason.EXITED
+
+
+def test_nobody_says_that_all_is_over_while_it_is_not(programs: Programs) -> None:
+    """Where leftovers can neither be reached nor named, a stop does not claim that nobody is left."""
+    out = fresh.run(
+        """
+        manager = ProcessManager(grace=0.1, kill_timeout=0.2)
+        process = manager.start_process("leaves", programs.leaves_a_child(), stdout=PIPE, grace=0.1)
+        child = int(first_line(process).split()[1])
+        print(process.wait().code)
+        result = manager.terminate_process("leaves", 0.1)
+        report = manager.terminate_all(0.1)
+        print(result.stopped, bool(result), bool(report), result.over, manager.is_active("leaves"))
+        os.kill(child, signal.SIGKILL)
+        """,
+        programs,
+        disable="pidfd_group,procfs,cgroup",
+    )
+    assert out.split() == ["0", "False", "False", "False", "False", "True"]

@@ -14,6 +14,7 @@ from typing import cast
 
 import pytest
 from tests.conftest import eventually
+from tests.integration import fresh
 from tests.programs import Programs
 from tests.watch import (
     alive,
@@ -548,3 +549,27 @@ with fastproc.ProcessManager() as manager:
 print(signal.getsignal(signal.SIGTERM) is signal.SIG_DFL, os.getpid() == os.getsid(0))
 """
     assert run_script(script, *programs.ready_then_sleep()) == ["True", "True True"]
+
+
+@pytest.mark.parametrize("what", ["KeyboardInterrupt", "SystemExit", "ValueError"])
+def test_what_a_signal_handler_raises_ends_the_grace(programs: Programs, what: str) -> None:
+    """Whatever it is: nobody is left when it comes out, and it does come out."""
+    out = fresh.run(
+        f"""
+        def interrupt(*_):
+            raise {what}("on purpose")
+
+        signal.signal(signal.SIGALRM, interrupt)
+        for name in ("terminate_all", "close", "__exit__"):
+            manager = ProcessManager(grace=30)
+            stubborn = manager.start_process("stubborn", programs.ignores_sigterm(), stdout=PIPE)
+            first_line(stubborn)
+            signal.setitimer(signal.ITIMER_REAL, 0.2)
+            try:
+                getattr(manager, name)(*(() if name != "__exit__" else (None, None, None)))
+            except {what}:
+                print(stubborn.running, manager.active_count())
+        """,
+        programs,
+    )
+    assert out.split() == ["False", "0"] * 3

@@ -93,9 +93,9 @@ def test_usage_adds_up_and_the_largest_memory_is_kept() -> None:
 
 def test_a_length_on_a_bound_belongs_to_its_bucket() -> None:
     tally = Tally()
-    tally.count_start(SPAWN_BOUNDS[1])
-    tally.count_start(SPAWN_BOUNDS[-1] + 1)
-    tally.count_start(None)
+    list(tally.starts(SPAWN_BOUNDS[1]))
+    list(tally.starts(SPAWN_BOUNDS[-1] + 1))
+    list(tally.starts(None))
     metrics = count(
         tally,
         end(ExitReason.EXITED, 0, started_ns=1_000_000_000, ended_ns=8_000_000_000),
@@ -117,7 +117,7 @@ def test_what_others_count_is_handed_on() -> None:
 
 def test_metrics_become_json() -> None:
     tally = Tally()
-    tally.count_start(0.001)
+    list(tally.starts(0.001))
     lib.tally_exit(
         tally.tally,
         new_proc_owner(PROC_OWNER),
@@ -149,7 +149,7 @@ def test_threads_lose_no_count() -> None:
 
     def observe() -> None:
         for _ in range(2000):
-            tally.count_start(0.001)
+            list(tally.starts(0.001))
             count_one()
 
     def count_one() -> None:

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from .roster import Roster
 
 # What has been told and counted already; that a start under way is not wanted any more; that somebody who
-# waits has heard of the end; that news came before the start had returned, so that the starter enters them.
+# waits has heard of the end; that news came before the start had returned, so that the starter enters them;
+# that its start was interrupted before it was counted.
 TOLD_STARTED = 1
 TOLD_ESCALATED = 2
 UNKILLABLE = 4
@@ -24,6 +25,7 @@ COUNTED = 16
 HEARD = 32
 EARLY = 64
 TOLD_EXITED = 128
+UNCOUNTED = 256
 
 
 class Child(Entry):

@@ -108,6 +108,9 @@ def engine() -> Engine:
             raise spawn_error(errno.ESHUTDOWN, "supervisor", words="the interpreter is exiting")
         if _engine is not None:
             return _engine
+        if getattr(threading, "_SHUTTING_DOWN", False):
+            # What is registered now is called no more: nobody would end what is started.
+            raise spawn_error(errno.ESHUTDOWN, "supervisor", words="the interpreter is exiting")
         if not _is_main_interpreter():
             words = "a subinterpreter has no supervisor; start processes in the main interpreter"
             raise spawn_error(errno.ENOTSUP, "supervisor", words=words)

@@ -12,7 +12,7 @@ from .._native.failures import closed_descriptor
 from .._native.mailbox import Mailbox
 from .._native.records import STAND_STATE, STATE_DONE, STATE_FAILED, NewsRecord, Stand
 from ..errors import SpawnError
-from .child import COUNTED, EARLY, HEARD, Child
+from .child import EARLY, HEARD, Child
 from .roster import Roster
 from .starting import queue_all
 from .stopping import end_some
@@ -222,9 +222,8 @@ class Feed(Generic[C]):
         with roster.lock:
             if roster.is_early(child):
                 return
-            if state > STATE_FAILED and not child._flags & COUNTED:
-                child._flags |= COUNTED
-                roster.tally.count_start(None)
+            if state > STATE_FAILED:
+                roster.count_start(child)
             if state in (STATE_FAILED, STATE_DONE):
                 # Another reader of the news may have been faster.
                 if self._flying.pop(child._token, None) is not None:

@@ -227,7 +227,7 @@ class LoopFeed:
         if self.named:
             roster = self.roster
             if flight.start is not None and state > STATE_FAILED:
-                roster.tally.count_start(None)
+                roster.count_start(child)
                 if roster.dispatcher.telling:
                     roster.enlist(child)
             roster.read(news)

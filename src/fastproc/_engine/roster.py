@@ -13,7 +13,7 @@ import itertools
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, Protocol
 
@@ -53,7 +53,17 @@ from ..events import Done, Escalated, Event, Exited, OrphanReaped, Refused, Star
 from ..metrics import Metrics, metrics_of
 from ..status import ExitStatus
 from . import fork
-from .child import DOOMED, EARLY, HEARD, TOLD_ESCALATED, TOLD_STARTED, UNKILLABLE, Child
+from .child import (
+    COUNTED,
+    DOOMED,
+    EARLY,
+    HEARD,
+    TOLD_ESCALATED,
+    TOLD_STARTED,
+    UNCOUNTED,
+    UNKILLABLE,
+    Child,
+)
 from .dispatcher import Dispatcher
 from .engine import Engine, engine
 from .finished import Finished
@@ -354,6 +364,20 @@ class Roster(Ledger):
         if failure is not None:
             self.refuse(child, spawn_error_of(child.command, failure))
 
+    def count_later(self, children: Iterable[Child]) -> None:
+        """Their starts were interrupted before they were counted: those that run are counted at their end."""
+        with self.lock:
+            for child in children:
+                child._flags |= UNCOUNTED
+                if child._token not in self.by_token and child._status is not None:
+                    self.count_start(child)
+
+    def count_start(self, child: Child) -> None:
+        """One that waited for its turn runs, or has run; unless that has been counted."""
+        if not child._flags & COUNTED:
+            for _counted in self.tally.starts(None):
+                child._flags = child._flags & ~UNCOUNTED | COUNTED
+
     def abort(self, child: Child, error: BaseException) -> None:
         """Its start was interrupted: if it lives, it is stopped, and keeps its name until it is gone."""
         if isinstance(error, SpawnError):
@@ -491,6 +515,8 @@ class Roster(Ledger):
             self.dispatcher.queue(Done(task_id=child.task_id, pid=pid, at=time.monotonic(), status=status))
         if child._callbacks is not None:
             self._call_back(child, STATE_DONE)
+        if child._flags & UNCOUNTED:
+            self.count_start(child)
         # At last, so that this is done again if it was interrupted.
         self.by_token.pop(child._token, None)
         if self._forgotten:

@@ -21,7 +21,7 @@ from .._native.records import STATE_DONE
 from .._native.specs import Keep, Specs, set_deadline
 from ..cancel import CancelToken
 from ..errors import ManagerClosed, SpawnError, spawn_error
-from .child import Child
+from .child import UNCOUNTED, Child
 from .observers import levels
 from .roster import Roster, tokens
 
@@ -114,8 +114,9 @@ def _start_special(
     if roster.die_with_parent if command.die_with_parent is None else command.die_with_parent:
         # PR_SET_PDEATHSIG fires when the thread that made the child ends, see prctl(2): a supervisor's
         # thread lives as long as the program, the caller's may not.
+        child._flags |= UNCOUNTED
         _start_elsewhere(specs.starter, spec, child)
-        roster.tally.count_start(None)
+        roster.count_start(child)
     else:
         specs.starter.start(child._owner, spec)
 
@@ -133,26 +134,28 @@ def start_many(roster: Roster, children: Sequence[tuple[Child, bytes | None]]) -
     if not children:
         return
     began = time.monotonic()
+    counted = False
     try:
         roster.admit_all([child for child, _block in children])
         for chunk in _chunks(children):
             queue_all(roster, specs, chunk, closed, ANY_NUMBER)
         queued = [child for child, _block in children if child.error is None]
         failures = wait_started(queued)
+        # Each took its share of the time: the crew starts them one after the other.
+        share = (time.monotonic() - began) * crew.size / len(children)
+        for _counted in roster.tally.starts(share, len(queued) - failures):
+            counted = True
+        for child in queued:
+            if failures and (failure := child._handle.failure()) is not None:
+                roster.refuse(child, spawn_error_of(child.command, failure))
+            elif child._flags or roster.dispatcher.telling:
+                roster.announce(child, began)
     except BaseException as error:
+        if not counted:
+            roster.count_later(child for child, _block in children)
         for child, _block in children:
             roster.abort(child, error)
         raise
-    # Each took its share of the time: the crew starts them one after the other.
-    share = (time.monotonic() - began) * crew.size / len(children)
-    failed = 0
-    for child in queued:
-        if failures and (failure := child._handle.failure()) is not None:
-            roster.refuse(child, spawn_error_of(child.command, failure))
-            failed += 1
-        elif child._flags or roster.dispatcher.telling:
-            roster.announce(child, began)
-    roster.tally.count_start(share, len(queued) - failed)
     roster.drain()
 
 

@@ -15,6 +15,9 @@ from .._native.records import (
     EXIT_LEFTOVERS_ESCALATED,
     FLAGS,
     REASON_TERMINATED,
+    STAND_STATE,
+    STATE_DONE,
+    STATE_FAILED,
 )
 from ..status import Proof, StopReport, StopResult
 from .child import DOOMED, Child
@@ -62,14 +65,15 @@ def end_some(roster: Roster, children: list[Child]) -> list[Child]:
 def stop_all(roster: Roster, timeout: float) -> StopReport:
     """Stop all tasks at once, with one grace for all, and wait until nothing is left or the ladder is over.
 
-    Ctrl-C meanwhile ends the grace: what still runs is killed before KeyboardInterrupt goes on.
+    What a signal handler raises meanwhile, KeyboardInterrupt for one, ends the grace: what still runs is
+    killed before that goes on.
     """
     began = time.monotonic()
     children: list[Child] = []
     try:
         _begin_to_stop_all(roster, timeout, began, children)
         judged = _await_verdict(roster, children, began + verdict_seconds(roster, timeout))
-    except KeyboardInterrupt:
+    except BaseException:
         # It may have come before anybody was told, or between two: all once more, and nobody has time left.
         children.clear()
         tell_all_to_end(roster, began, set(), children)
@@ -154,6 +158,7 @@ def result_of(child: Child, began: float) -> StopResult:
     """What has come of ending it."""
     proof, survivors = child._handle.report()
     flags = child._handle.known()[FLAGS]
+    state = child._handle.stand() & STAND_STATE
     return StopResult(
         task_id=child.task_id,
         status=child._status,
@@ -161,4 +166,5 @@ def result_of(child: Child, began: float) -> StopResult:
         proof=cast(Proof, proof),
         survivors=survivors,
         elapsed=time.monotonic() - began,
+        over=state in (STATE_DONE, STATE_FAILED),
     )

@@ -428,6 +428,10 @@ int ledger_retire(Ledger *ledger, Entry *entry) {
     int is_left = PyDict_Contains(ledger->by_token, entry->token);
     if (is_left <= 0 || remember(ledger, entry) < 0)
         return is_left <= 0 ? is_left : -1;
+    if (entry->flags & UNCOUNTED) {
+        entry->flags = (entry->flags & ~UNCOUNTED) | COUNTED;
+        library_of_ledger.count_starts((void *)(uintptr_t)ledger->starts_at, 1);
+    }
     /* At last, so that this is done again if it could not be done whole. */
     return drop_key(ledger->by_token, entry->token);
 }

@@ -25,7 +25,7 @@ typedef struct {
 } brief;
 
 /* What has been told and counted, see child.py. */
-enum { COUNTED = 16, HEARD = 32 };
+enum { COUNTED = 16, HEARD = 32, UNCOUNTED = 256 };
 /* Of a stand, see glue.h. */
 enum { STAND_STATE = 7, STAND_FLAGS = 3, STAND_CODE = 24 };
 #define STAND_ESCALATED ((int64_t)FP_EXIT_ESCALATED << STAND_FLAGS)

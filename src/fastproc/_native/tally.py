@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from ..metrics import RUN_BOUNDS, SPAWN_BOUNDS, Sums
@@ -10,6 +11,7 @@ from .clock import nanoseconds
 from .library import ffi, lib
 
 _NEVER = 2**63 - 1
+_starts = lib.tally_starts
 
 
 class Tally:
@@ -22,9 +24,13 @@ class Tally:
         self.tally.spawn_bounds_ns = [*map(nanoseconds, SPAWN_BOUNDS), _NEVER]
         self.tally.run_bounds_ns = [*map(nanoseconds, RUN_BOUNDS), _NEVER]
 
-    def count_start(self, seconds: float | None, number: int = 1) -> None:
-        """A program runs, or so many; each took `seconds` to start, or None: it has waited for its turn."""
-        lib.tally_starts(self.tally, number, -1 if seconds is None else nanoseconds(seconds))
+    def starts(self, seconds: float | None, number: int = 1) -> Iterator[None]:
+        """Count that so many programs run; each took `seconds` to start, or None: it has waited for its turn.
+
+        That is done by the one step of a loop over this, in which it is to be noted that it was: signal
+        handlers run before the step or behind it, and not in between.
+        """
+        return map(_starts, (self.tally,), (number,), (-1 if seconds is None else nanoseconds(seconds),))
 
     def count_end(self, owner: Any) -> None:
         """A process has ended; nothing happens if that has been counted."""
