@@ -209,6 +209,12 @@ static void lead(const fp_child_plan *plan) {
 
 /* ---- limits and attributes ------------------------------------------------ */
 
+static void enter_directory(const fp_child_plan *plan) {
+    int r = sys_chdir(plan->cwd);
+    if (r < 0)
+        fail(plan, FP_STAGE_CWD, r, -1);
+}
+
 static void set_attributes(const fp_child_plan *plan) {
     int r;
 
@@ -229,11 +235,8 @@ static void set_attributes(const fp_child_plan *plan) {
         if (r < 0)
             fail(plan, FP_STAGE_AFFINITY, r, -1);
     }
-    if (plan->cwd) {
-        r = sys_chdir(plan->cwd);
-        if (r < 0)
-            fail(plan, FP_STAGE_CWD, r, -1);
-    }
+    if (plan->cwd && !plan->cwd_first)
+        enter_directory(plan);
 }
 
 /* ---- ids ------------------------------------------------------------------- */
@@ -399,6 +402,8 @@ int fp_child_main(void *arg) {
 
     if (plan->born_pid)
         atomic_store_explicit(plan->born_pid, sys_getpid(), memory_order_release);
+    if (plan->cwd_first)
+        enter_directory(plan);
     /* Until this has succeeded, every descriptor we touch is the parent's. */
     if (plan->keep_below >= 0) {
         int r = sys_close_range((unsigned)plan->keep_below, ~0u, FP_CLOSE_RANGE_UNSHARE);

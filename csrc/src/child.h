@@ -74,6 +74,7 @@ typedef struct fp_child_plan {
     const uint64_t *affinity;
     size_t affinity_bytes;
     const char *cwd;
+    bool cwd_first; /* it may be named by a descriptor that we close: /proc/self/fd/3 */
     uint32_t flags; /* enum fp_spec_flag */
     uint32_t umask;
     int32_t nice;

@@ -311,6 +311,14 @@ size_t fp_plan_space(const fp_spec *spec) {
     return bytes;
 }
 
+/* Those paths that it opens are ours, and relative to our directory. */
+static bool opens_relative_path(const fp_child_plan *plan) {
+    for (size_t i = 0; i < plan->n_opens; i++)
+        if (plan->opens[i].path[0] != '/')
+            return true;
+    return false;
+}
+
 void fp_plan_make(fp_child_plan *plan, void *memory, const fp_spec *spec, const int pipe_fd[3], int null_fd) {
     struct arena space = {memory};
     size_t n = most_moves(spec);
@@ -343,6 +351,7 @@ void fp_plan_make(fp_child_plan *plan, void *memory, const fp_spec *spec, const 
     plan_program(plan, &space, spec);
     plan_arguments(plan, &space, spec);
     plan_streams(plan, spec, pipe_fd, null_fd);
+    plan->cwd_first = plan->cwd && !opens_relative_path(plan);
     plan_rlimits(plan, spec);
     plan_groups(plan, &space, spec);
 }

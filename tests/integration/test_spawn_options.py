@@ -18,7 +18,7 @@ from tests.integration import fresh
 from tests.programs import Programs
 from tests.watch import can, in_threads, is_alive
 
-from fastproc import PIPE, Command, Limits, Process, ProcessManager
+from fastproc import PIPE, Command, Limits, Process, ProcessManager, subprocess
 
 Start = Callable[..., Process]
 
@@ -97,6 +97,25 @@ def test_it_starts_in_its_directory(start: Start, programs: Programs, tmp_path: 
     log = tmp_path / "log"
     assert start(["pwd"], cwd=place, stdout=os.path.relpath(log)).wait(20).ok
     assert log.read_text() == f"{place}\n"
+
+
+@pytest.mark.parametrize("number", [None, 700])
+def test_its_directory_may_be_one_of_our_descriptors(
+    start: Start, tmp_path: Path, number: int | None
+) -> None:
+    """It does not get the descriptor, and is in the directory all the same, whatever its path is by now."""
+    directory = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)
+    if number is not None:
+        os.dup2(directory, number, inheritable=False)
+        os.close(directory)
+        directory = number
+    try:
+        process = start(["/bin/pwd"], stdout=PIPE, cwd=f"/proc/self/fd/{directory}")
+        process.wait(20)
+        here = subprocess.check_output(["/bin/pwd"], cwd=f"/dev/fd/{directory}")
+    finally:
+        os.close(directory)
+    assert process.stdout_bytes == here == f"{tmp_path}\n".encode()
 
 
 def test_a_relative_program_is_looked_for_in_the_childs_directory(start: Start, tmp_path: Path) -> None:
