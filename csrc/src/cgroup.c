@@ -201,6 +201,7 @@ static bool has_word(const char *text, const char *word) {
 
 /* ---- our own directory ------------------------------------------------------ */
 
+/* Those of a dead owner that nobody lives in, while in others of his somebody does. */
 static void remove_leaves(int dir_fd) {
     char entries[2048];
     long got;
@@ -208,7 +209,7 @@ static void remove_leaves(int dir_fd) {
         for (long at = 0; at < got;) {
             const fp_dirent *entry = (const void *)(entries + at);
             if (*entry->name >= '0' && *entry->name <= '9')
-                sys_unlinkat(dir_fd, entry->name, AT_REMOVEDIR);
+                fp_cgroup_remove(dir_fd, entry->name);
             at += entry->record_bytes;
         }
     }
@@ -247,7 +248,7 @@ static void clear_after_the_dead(int parent_fd) {
             }
             remove_leaves(old);
             sys_close(old);
-            sys_unlinkat(parent_fd, name, AT_REMOVEDIR);
+            fp_cgroup_remove(parent_fd, name);
         }
     }
     if (dir >= 0)
@@ -422,12 +423,12 @@ static void leaf_doom(fp_leaves *leaves, fp_leaf *leaf) {
     if (leaves->dir_fd < 0) {
         /* The supervisor has been freed, and this was somebody's who lived on. */
         snprintf(path, sizeof path, "%s/%s", leaves->path, name);
-        sys_unlinkat(AT_FDCWD, path, AT_REMOVEDIR);
+        fp_cgroup_remove(AT_FDCWD, path);
         sys_unlinkat(AT_FDCWD, leaves->path, AT_REMOVEDIR);
         free(leaf);
         return;
     }
-    int r = sys_unlinkat(leaves->dir_fd, name, AT_REMOVEDIR);
+    int r = fp_cgroup_remove(leaves->dir_fd, name);
     if (r == 0 || r == -ENOENT) {
         free(leaf);
         return;
@@ -590,26 +591,7 @@ int fp_leaf_populated(fp_leaf *leaf) {
 }
 
 int fp_leaf_members(fp_leaf *leaf, pid_t *ret_pids, int n) {
-    char text[4096];
-    int fd = sys_openat(leaf->dir_fd, "cgroup.procs", O_RDONLY | O_CLOEXEC, 0);
-    int found = 0;
-    pid_t number = 0;
-    ssize_t got;
-    if (fd < 0)
-        return fd;
-    while (found < n && (got = sys_read(fd, text, sizeof text)) > 0) {
-        for (ssize_t i = 0; i < got && found < n; i++) {
-            if (text[i] >= '0' && text[i] <= '9') {
-                number = number * 10 + (text[i] - '0');
-            } else {
-                if (number > 0)
-                    ret_pids[found++] = number;
-                number = 0;
-            }
-        }
-    }
-    sys_close(fd);
-    return found;
+    return fp_cgroup_members(leaf->dir_fd, ret_pids, n);
 }
 
 /*

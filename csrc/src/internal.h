@@ -35,6 +35,7 @@
  *     timer.c          a heap of processes by the time they next need a look
  *     mailbox.c        news for one consumer
  *     cgroup.c         leaves of the cgroup v2 tree
+ *     cgroup_tree.c    what lies below a cgroup
  *     cradle.c         births for which nobody stands still; see birth.h
  *     spawn.c          the parent's half of a birth, in order
  *     spawn_shared.c   the child is made in our memory

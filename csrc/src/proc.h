@@ -147,6 +147,13 @@ uint64_t fp_leaf_name(const fp_leaf *leaf);
 /* Whose it was, see fp_leaf_retire(). */
 fp_mailbox *fp_leaves_past(const fp_leaves *leaves, uint64_t name);
 
+/* ---- cgroup_tree.c: what lies below a cgroup -------------------------------- */
+
+/* Those who live in it, and in what programs have made below it; how many, `most` at most, or -errno. */
+int fp_cgroup_members(int cgroup_fd, pid_t *ret_pids, int most);
+/* Remove it, with all below it if nobody lives there. As rmdir(2). */
+int fp_cgroup_remove(int dir_fd, const char *name);
+
 /* ---- output.c: captured streams ------------------------------------------- */
 
 /* One who follows a stream, in the list of all who do. */

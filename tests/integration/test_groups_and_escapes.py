@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -388,3 +390,54 @@ with fastproc.ProcessManager(containment=sys.argv[1]) as manager:
     said = run_script(script, containment, *programs.forks_a_tree(1, 3))
 
     assert said == ["True 3 {'Z'} 0"] * 2
+
+
+# ---- cgroups of their own ----
+
+_HAS_CGROUPS_OF_ITS_OWN = """
+import signal, sys, time
+from fastproc import PIPE, ProcessManager
+
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+inner = ProcessManager()
+process = inner.start_process("inner", sys.argv[1:], stdout=PIPE)
+for line in process.lines():
+    print(process.pid, flush=True)
+    break
+print(open(f"/proc/{process.pid}/cgroup").read().split("0::")[1].split()[0], flush=True)
+time.sleep(300)
+"""
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_cgroups_that_a_program_has_made_are_asked_and_removed_too(
+    manager: ProcessManager, tmp_path: Path, killed: bool
+) -> None:
+    """Here by another fastproc, which hears nothing of its end: who lives there is asked, nothing is left."""
+    if not can("cgroup"):
+        pytest.skip("no cgroup can be made here")
+    heard = tmp_path / "heard"
+    script = f"trap 'echo yes > {heard}; exit' TERM; echo ready; while :; do sleep 0.05; done"
+    process = manager.start_process(
+        "outer", [sys.executable, "-c", _HAS_CGROUPS_OF_ITS_OWN, "sh", "-c", script], stdout=PIPE, grace=1
+    )
+    pid, own = (line.strip() for line in (first_line(process), *itertools.islice(process.lines(), 1, 2)))
+    outer = Path(f"/proc/{process.pid}/cgroup").read_text().split("0::")[1].split()[0]
+    assert own.startswith(outer + "/"), (own, outer)
+
+    result = process.terminate(0 if killed else 1)
+
+    assert result.stopped
+    assert not is_alive(int(pid))
+    assert heard.exists() is not killed
+    assert eventually(lambda: not list_cgroup(outer))
+    manager.start_process("after", ["true"]).wait(20)
+
+
+def list_cgroup(path: str) -> list[Path]:
+    """What is there of a cgroup."""
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        before, _, after = line.partition(" - ")
+        if after.startswith("cgroup2 "):
+            return list(Path(before.split()[4] + path).glob("*"))
+    return []
