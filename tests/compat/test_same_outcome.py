@@ -317,8 +317,6 @@ WRONG: dict[str, dict[str, Any]] = {
     "umask, a str": {"umask": "x"},
     "umask, a float": {"umask": 2.0},
     "extra_groups, more than the kernel takes": {"extra_groups": [0] * 70_000},
-    "start_new_session, a str": {"start_new_session": "x"},
-    "restore_signals, None": {"restore_signals": None},
 }
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import operator
 import os
 import signal
 import subprocess
@@ -263,8 +262,8 @@ class Popen(subprocess.Popen[AnyStr]):
                     filled,
                     inherit_fds=not close_fds,
                     pass_fds=kept_descriptors(pass_fds),
-                    restore_signals=bool(operator.index(restore_signals)),
-                    new_session=bool(operator.index(start_new_session)),
+                    restore_signals=bool(restore_signals),
+                    new_session=bool(start_new_session),
                     process_group=process_group,
                     uid=uid,
                     gid=gid,
