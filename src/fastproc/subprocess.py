@@ -14,6 +14,7 @@ Six keywords are new in Popen and in all that is built upon it: `limits`, `grace
 """
 
 import contextlib
+import operator as _operator
 import subprocess as _standard
 import sys as _sys
 import typing as _typing
@@ -64,6 +65,15 @@ for _each in (Popen, IdleTimeoutExpired, Differences):
 _Any = _typing.Any
 _OurPopen = Popen
 _StandardPopen = _standard.Popen
+# What run() calls of a Popen. Who has put another function in the place of one of them is to find it called:
+# then nothing goes the short way. To compare all of them costs 0.5 us behind a start, as the caches are cold.
+# So what our class overrides is compared, and what it inherits shows by one more name in its dictionary.
+_methods = _operator.attrgetter("__init__", "__enter__", "__exit__", "communicate", "wait", "poll", "kill")
+_METHODS = _methods(_OurPopen)
+_INIT, _COMMUNICATE = _OurPopen.__init__, _OurPopen.communicate
+_KILL, _WAIT = _OurPopen.kill, _OurPopen.wait
+_own = vars(_OurPopen)
+_own_size = len(_own)
 _active: list[_Any] = vars(_standard)["_active"]
 _cleanup: _Any = vars(_standard)["_cleanup"]
 
@@ -82,7 +92,10 @@ _Text = tuple[str, str]
 
 
 class StatusUnknown(CalledProcessError):
-    """`check` was asked for, and the exit status was taken by other code of this program."""
+    """`check` was asked for, and the exit status was taken by other code of this program.
+
+    `returncode` is None.
+    """
 
     def __str__(self) -> str:
         return f"Command {self.cmd!r} has ended, and its exit status was taken by other code of this program."
@@ -128,19 +141,14 @@ def run(
         kwargs["stderr"] = PIPE
 
     popen = _popen_class()
-    short = (
-        popen is _OurPopen and kwargs.keys() <= _IN_ONE_CALL and (timeout is None or _can_time_out(timeout))
-    )
+    short = _is_whole(popen) and kwargs.keys() <= _IN_ONE_CALL and (timeout is None or _can_time_out(timeout))
     if short and len(popenargs) + ("args" in kwargs) == 1:
         done = _run_in_one_call(popenargs[0] if popenargs else kwargs["args"], kwargs, input, timeout)
         if done is not None:
             if check:
                 _check(done)
             return done
-    done = _run_with(popen, popenargs, kwargs, input, timeout)
-    if check:
-        _check(done)
-    return done
+    return _run_with(popen, popenargs, kwargs, input, timeout, check)
 
 
 def _check(done: "CompletedProcess[_Any]") -> None:
@@ -148,13 +156,30 @@ def _check(done: "CompletedProcess[_Any]") -> None:
     if returncode:
         raise CalledProcessError(returncode, done.args, output=done.stdout, stderr=done.stderr)
     if returncode is None:
-        raise StatusUnknown(-1, done.args, output=done.stdout, stderr=done.stderr)
+        raise StatusUnknown(None, done.args, output=done.stdout, stderr=done.stderr)  # type: ignore[arg-type]
 
 
 def _popen_class() -> _Any:
     """What to start with: our class, or what somebody has put in its place, here or there."""
     standard = _standard.Popen
     return Popen if standard is _StandardPopen or standard is _OurPopen else standard
+
+
+def _is_whole(popen: _Any) -> bool:
+    """Whether it is our class as we have made it, so that nobody would notice that no Popen is made."""
+    global _own_size
+    if popen is not _OurPopen or _methods(popen) != _METHODS:
+        return False
+    # Something else was put there, or what was replaced has been put back.
+    _own_size = len(_own)
+    return True
+
+
+def _function(name: str) -> _Any:
+    """One of our functions, or what somebody has put in its place, here or there."""
+    standard = getattr(_standard, name)
+    theirs, ours = _KNOWN[name]
+    return globals()[name] if standard is theirs or standard is ours else standard
 
 
 # ---- one call into C ----
@@ -171,6 +196,10 @@ def _run_plainly(args: _Any, kwargs: dict[str, _Any], both: bool) -> "CompletedP
         _run_plain is None
         or Popen is not _OurPopen
         or (standard is not _StandardPopen and standard is not _OurPopen)
+        # As _is_whole() has it.
+        or len(_own) != _own_size
+        or Popen.__init__ is not _INIT
+        or Popen.communicate is not _COMMUNICATE
     ):
         return None
     if _active:
@@ -255,7 +284,8 @@ def _text_mode(kwargs: dict[str, _Any]) -> _Text | bool | None:
         if _sys.flags.warn_default_encoding or ("text" in kwargs and "universal_newlines" in kwargs):
             return False
         encoding = _arguments.text_encoding()
-    elif not _arguments.is_text_encoding(encoding):
+    elif not _arguments.is_text_encoding(encoding) or "16" in encoding or "32" in encoding:
+        # UTF-16 without a mark of its byte order: a stream refuses it, and two streams do not.
         return False
     return encoding, errors or "strict"
 
@@ -362,9 +392,16 @@ def _give_up(filled: _solo.Berth, interrupted: bool) -> None:
 
 
 def _run_with(
-    popen: _Any, popenargs: tuple[_Any, ...], kwargs: dict[str, _Any], data: _Any, timeout: float | None
+    popen: _Any,
+    popenargs: tuple[_Any, ...],
+    kwargs: dict[str, _Any],
+    data: _Any,
+    timeout: float | None,
+    check: bool,
 ) -> "CompletedProcess[_Any]":
     """A Popen, a conversation with it, and its end: as the standard module does it."""
+    if popen is _OurPopen and timeout is not None:
+        _arguments.point_in_time(timeout)  # before anything is started for what makes no sense
     if popen is _OurPopen and (timeout is not None or kwargs.get("idle_timeout") is not None):
         process = _timed_popen(popenargs, kwargs)
     else:
@@ -381,7 +418,11 @@ def _run_with(
             process.kill()
             raise
         returncode: _Any = process.poll()
-    return CompletedProcess(process.args, returncode, stdout, stderr)
+    done: CompletedProcess[_Any] = CompletedProcess(process.args, returncode, stdout, stderr)
+    # A test double may have no returncode at all, which passes the check of the standard module.
+    if check and (returncode is not None or getattr(process, "_lost", False) is True):
+        _check(done)
+    return done
 
 
 def _timed_popen(popenargs: tuple[_Any, ...], kwargs: dict[str, _Any]) -> _Any:
@@ -398,9 +439,14 @@ def _end(process: _Any) -> None:
         process.kill()
         process.wait()
         return
+    replaced = type(process).kill is not _KILL or type(process).wait is not _WAIT
+    if replaced:
+        process.kill()
     # Who hangs in the kernel even then is reaped when that lets him go.
     with contextlib.suppress(TimeoutExpired):
         process.stop(kill_timeout=_solo.KILL_TIMEOUT_NS / 1e9)
+    if replaced:
+        process.wait()
 
 
 # ---- what is built upon it ----
@@ -410,16 +456,17 @@ def call(*popenargs: _Any, timeout: float | None = None, **kwargs: _Any) -> int:
     """Run a command and return its returncode, as ``subprocess.call`` does; time-outs are those of run()."""
     streams = kwargs.get("stdin"), kwargs.get("stdout"), kwargs.get("stderr")
     popen = _popen_class()
-    if popen is _OurPopen and PIPE not in streams and kwargs.keys() <= _IN_ONE_CALL:
-        done = run(*popenargs, timeout=timeout, **kwargs)
-        return done.returncode
+    if _is_whole(popen) and PIPE not in streams and kwargs.keys() <= _IN_ONE_CALL:
+        # Not what somebody has put in its place: the standard module does not call it here.
+        returncode: int = _our_run(*popenargs, timeout=timeout, **kwargs).returncode
+        return returncode
     if popen is _OurPopen and timeout is not None:
         process = _timed_popen(popenargs, kwargs)
     else:
         process = popen(*popenargs, **kwargs)
     with process as process:
         try:
-            returncode: int = process.wait(timeout=timeout)
+            returncode = process.wait(timeout=timeout)
         except TimeoutExpired:
             _end(process)
             raise
@@ -431,7 +478,7 @@ def call(*popenargs: _Any, timeout: float | None = None, **kwargs: _Any) -> int:
 
 def check_call(*popenargs: _Any, **kwargs: _Any) -> int:
     """Run a command and return 0, or raise CalledProcessError, as ``subprocess.check_call`` does."""
-    returncode = call(*popenargs, **kwargs)
+    returncode = _function("call")(*popenargs, **kwargs)
     cmd: _Any = popenargs[0] if popenargs else kwargs.get("args")
     _check(CompletedProcess(cmd, returncode))
     return 0
@@ -446,13 +493,16 @@ def check_output(*popenargs: _Any, timeout: float | None = None, **kwargs: _Any)
         # To give None explicitly means to give nothing to read.
         text = any(kwargs.get(name) for name in ("universal_newlines", "text", "encoding", "errors"))
         kwargs["input"] = "" if text else b""
-    return run(*popenargs, stdout=PIPE, timeout=timeout, check=True, **kwargs).stdout
+    return _function("run")(*popenargs, stdout=PIPE, timeout=timeout, check=True, **kwargs).stdout
 
 
 def getstatusoutput(cmd: _Any, *, encoding: str | None = None, errors: str | None = None) -> tuple[int, str]:
-    """Run a command in a shell and return (returncode, output), as ``subprocess.getstatusoutput`` does."""
+    """Run a command in a shell and return (returncode, output), as ``subprocess.getstatusoutput`` does.
+
+    The returncode is None if nobody can know it, which is warned of.
+    """
     try:
-        output: str = check_output(
+        output: str = _function("check_output")(
             cmd, shell=True, text=True, stderr=STDOUT, encoding=encoding, errors=errors
         )
         returncode = 0
@@ -464,4 +514,12 @@ def getstatusoutput(cmd: _Any, *, encoding: str | None = None, errors: str | Non
 
 def getoutput(cmd: _Any, *, encoding: str | None = None, errors: str | None = None) -> str:
     """Run a command in a shell, and return its output, as ``subprocess.getoutput`` does."""
-    return getstatusoutput(cmd, encoding=encoding, errors=errors)[1]
+    output: str = _function("getstatusoutput")(cmd, encoding=encoding, errors=errors)[1]
+    return output
+
+
+_our_run = run
+_KNOWN = {
+    name: (getattr(_standard, name), globals()[name])
+    for name in ("run", "call", "check_output", "getstatusoutput")
+}

@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.aio.conftest import Run, line_of
@@ -301,6 +302,65 @@ def test_close_fds_off_hands_on_what_can_be_inherited(run: Run, programs: Progra
         os.close(write)
 
 
+def test_it_joins_the_group_that_is_named(run: Run, programs: Programs) -> None:
+    """As with asyncio since 3.11: it leads nothing then, and the group can be signalled as one."""
+
+    async def main() -> None:
+        leader = await aio.create_subprocess_exec(*programs.ready_then_sleep(), process_group=0)
+        member = await aio.create_subprocess_exec(*programs.ready_then_sleep(), process_group=leader.pid)
+        assert os.getpgid(leader.pid) == leader.pid
+        assert os.getpgid(member.pid) == leader.pid
+        assert (await aio.run(["true"], process_group=leader.pid)).returncode == 0
+        with pytest.raises(PermissionError):
+            await aio.create_subprocess_exec("true", process_group=leader.pid, start_new_session=True)
+        await member.stop()
+        assert leader.returncode is None
+        os.killpg(leader.pid, signal.SIGKILL)
+        assert await leader.wait() == -signal.SIGKILL
+        with pytest.raises(PermissionError):
+            await aio.create_subprocess_exec("true", process_group=leader.pid)
+
+    run(main())
+
+
+def test_it_is_one_of_asyncio_to_whoever_asks(run: Run, programs: Programs) -> None:
+    """For isinstance() and annotations; all that this class can do is done here."""
+
+    async def main() -> None:
+        for options in ({}, {"stdout": aio.PIPE}):
+            process = await aio.create_subprocess_exec(*programs.exits_with(0), **options)  # type: ignore[arg-type]
+            assert isinstance(process, asyncio.subprocess.Process)
+            await process.wait()
+        theirs = await asyncio.create_subprocess_exec(*programs.exits_with(0))
+        await theirs.wait()
+        public = {name for name in dir(theirs) if not name.startswith("_")}
+        assert public <= {name for name in dir(process) if not name.startswith("_")}
+        methods = {name for name in vars(asyncio.subprocess.Process) if not name.startswith("_")}
+        assert methods <= set(vars(aio.Process))
+
+    run(main())
+
+
+def test_to_wait_in_another_loop_is_refused_in_clear_words(run: Run, programs: Programs) -> None:
+    """And harms nobody: it can still be waited for in its own."""
+    home = asyncio.new_event_loop()
+    try:
+        process = home.run_until_complete(
+            aio.create_subprocess_exec(*programs.ready_then_sleep(), stdout=aio.PIPE)
+        )
+
+        async def main() -> None:
+            for what in (process.wait, process.communicate):
+                with pytest.raises(RuntimeError, match="belongs to another event loop"):
+                    await what()
+
+        run(main())
+        process.kill()
+        assert home.run_until_complete(process.wait()) == -signal.SIGKILL
+    finally:
+        home.close()
+
+
 def test_a_cancel_token_stops_it(run: Run, programs: Programs) -> None:
     """Also one that is cancelled before the start."""
 
@@ -360,7 +420,7 @@ def test_the_audit_event_of_subprocess_is_raised(run: Run, programs: Programs) -
         ({"shell": True}, "shell must be False"),
         ({"bufsize": 1}, "bufsize must be 0"),
         ({"preexec_fn": print}, "preexec_fn cannot run here"),
-        ({"process_group": 17}, "process_group"),
+        ({"process_group": 17, "start_new": "group"}, "process_group"),
         ({"creationflags": 1}, "Windows"),
         ({"limit": 0, "stdout": aio.PIPE}, "Limit"),
         ({"max_output": 10, "stdout": aio.PIPE}, "on_max_output"),
@@ -380,6 +440,43 @@ def test_bad_input_is_refused_before_anything_is_started(
     run(main())
 
 
+@pytest.mark.parametrize(
+    ("options", "kind"),
+    [
+        ({"user": "no-such-user"}, fastproc.SpawnError),
+        ({"group": "no-such-group"}, fastproc.SpawnError),
+        ({"extra_groups": ["no-such-group"]}, fastproc.SpawnError),
+        ({"user": 2**65}, ValueError),
+        ({"extra_groups": "root"}, TypeError),
+        ({"extra_groups": [0] * 70_000}, fastproc.SpawnError),
+        ({"stdin": "no-such-file"}, FileNotFoundError),
+        ({"stdout": object()}, TypeError),
+        ({"stdout": -5}, ValueError),
+        ({"stdout": True}, TypeError),
+        ({"env": 5}, TypeError),
+        ({"env": {"": "x"}}, ValueError),
+        ({"cwd": ""}, ValueError),
+        ({"executable": ""}, ValueError),
+        ({"umask": 2**40}, ValueError),
+        ({"umask": -5}, ValueError),
+        ({"pass_fds": ["x"]}, TypeError),
+        ({"timeout": float("nan")}, ValueError),
+    ],
+)
+def test_some_bad_input_is_another_class_than_in_the_standard_library(
+    run: Run, options: dict[str, Any], kind: type[Exception]
+) -> None:
+    """The table of docs/howto/use-it-in-asyncio.md."""
+
+    async def main() -> None:
+        with pytest.raises(kind):
+            await aio.create_subprocess_exec("true", **options)
+        with pytest.raises(kind):
+            await aio.run(["true"], **options)
+
+    run(main())
+
+
 def test_unknown_options_are_type_errors(run: Run) -> None:
     """And the nearest one is named."""
 
@@ -388,6 +485,8 @@ def test_unknown_options_are_type_errors(run: Run) -> None:
             await aio.create_subprocess_exec("true", timeuot=3)
         with pytest.raises(TypeError):
             await aio.create_subprocess_exec(7)  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match="args is no option here: say program and arguments one by one"):
+            await aio.create_subprocess_exec("true", args=["x"])
         with pytest.raises(ValueError, match="cmd must be a string"):
             await aio.create_subprocess_shell(["true"])  # type: ignore[arg-type]
 

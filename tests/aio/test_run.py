@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.aio.conftest import Run
+from tests.aio.conftest import PATIENCE, Run
 from tests.programs import Programs
 
 import fastproc
@@ -28,6 +28,10 @@ CASES: list[tuple[Any, dict[str, Any]]] = [
     (["cat"], {"input": "a\r\nb\xe9\n", "stdout": aio.PIPE, "encoding": "latin-1"}),
     (["cat"], {"input": bytearray(b"bytes"), "stdout": aio.PIPE}),
     (["cat"], {"input": b"", "stdout": aio.PIPE}),
+    (["cat"], {"input": "", "stdout": aio.PIPE}),
+    (["cat"], {"input": b"x", "stdout": aio.PIPE, "bufsize": 100}),
+    (["true"], {"pass_fds": (0, 1, 2)}),
+    (["true"], {"text": True, "universal_newlines": True}),
     (["cat"], {"input": "x" * 3_000_000, "stdout": aio.PIPE, "universal_newlines": True}),
     (["printf", "\\377"], {"stdout": aio.PIPE, "encoding": "ascii", "errors": "replace"}),
     (["cat"], {"stdin": aio.DEVNULL, "capture_output": True}),
@@ -66,6 +70,11 @@ def test_it_gives_what_subprocess_gives(run: Run, args: Any, options: dict[str, 
         (["true"], {"input": b"", "stdin": aio.PIPE}),
         (["true"], {"capture_output": True, "stdout": aio.PIPE}),
         (["true"], {"input": b"x", "text": True}),
+        (["true"], {"text": False, "universal_newlines": True}),
+        (["cat"], {"input": "x"}),
+        ([], {}),
+        ("", {}),
+        ([""], {"stdout": aio.PIPE}),
         (["printf", "\\377"], {"stdout": aio.PIPE, "encoding": "ascii"}),
         (["true"], {"no_such_option": 1}),
     ],
@@ -81,6 +90,7 @@ def test_it_raises_what_subprocess_raises(run: Run, args: Any, options: dict[str
 
     if isinstance(expected.value, subprocess.CalledProcessError):
         assert vars(caught.value) == vars(expected.value)
+        assert caught.value.args == expected.value.args
 
 
 def test_a_time_out_leaves_nobody_and_brings_what_was_written(run: Run, programs: Programs) -> None:
@@ -135,6 +145,7 @@ def test_a_time_out_is_told_as_the_drop_in_tells_it(run: Run, line: str, options
 
     assert type(caught.value) is type(expected.value)
     assert vars(caught.value) == vars(expected.value)
+    assert caught.value.args == expected.value.args
 
 
 def test_a_status_that_nobody_knows_is_no_success(
@@ -145,8 +156,43 @@ def test_a_status_that_nobody_knows_is_no_success(
         monkeypatch.setattr(owner, "returncode", property(lambda _it: None))
 
     for options in ({}, {"stdout": aio.PIPE}):
-        with pytest.raises(fastproc.subprocess.StatusUnknown):
+        with pytest.raises(fastproc.subprocess.StatusUnknown) as caught:
             run(aio.run(programs.exits_with(0), check=True, **options))
+        assert caught.value.returncode is None
+        assert caught.value.args == (None, programs.exits_with(0))
+
+
+def test_an_exception_does_not_show_the_output(run: Run) -> None:
+    """Whoever prints or logs one would have all of it, escaped."""
+
+    async def main() -> None:
+        tail = "head -c 5000000 /dev/zero; exec sleep 60"
+        with pytest.raises(subprocess.TimeoutExpired) as caught:
+            await aio.run(tail, shell=True, capture_output=True, timeout=0.5)
+        assert len(caught.value.stdout or b"") == 5_000_000
+        assert caught.value.args == (tail, 0.5)
+        assert len(repr(caught.value)) < 100
+
+    begun = time.monotonic()
+    run(main())
+    assert time.monotonic() - begun < PATIENCE / 5
+
+
+def test_the_deadline_of_a_token_is_told_as_the_time_that_it_ran(run: Run, programs: Programs) -> None:
+    """There is no other number; and where there is one, it was not that."""
+
+    async def main() -> None:
+        for options in ({}, {"timeout": 60}):
+            token = fastproc.CancelToken(timeout=0.3)
+            with pytest.raises(subprocess.TimeoutExpired) as caught:
+                await aio.run(programs.ready_then_sleep(), stdout=aio.PIPE, cancel=token, **options)
+            assert 0.1 < caught.value.timeout < 30
+        token = fastproc.CancelToken(timeout=60)
+        with pytest.raises(subprocess.TimeoutExpired) as caught:
+            await aio.run(programs.ready_then_sleep(), stdout=aio.PIPE, cancel=token, timeout=0.3)
+        assert caught.value.timeout == 0.3
+
+    run(main())
 
 
 def test_a_time_limit_is_kept_while_the_loop_is_held_up(run: Run, programs: Programs) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -85,13 +86,15 @@ def test_what_keeps_starts_from_being_handed_over_is_raised(
 
 @pytest.mark.parametrize("args", [[], [""], ["a\0b"], ["true", 3], ["true", None]])
 def test_what_is_wrong_is_found_before_anything_is_started(run: Run, args: list[Any]) -> None:
-    """By run() as by create_subprocess_exec()."""
+    """By run() as by create_subprocess_exec(), as in the standard library."""
 
     async def main() -> None:
-        with pytest.raises((TypeError, ValueError)):
+        with pytest.raises((TypeError, ValueError, IndexError, PermissionError)) as expected:
+            subprocess.run(args, check=False)
+        with pytest.raises(expected.type):
             await aio.run(args)
         if args:
-            with pytest.raises((TypeError, ValueError)):
+            with pytest.raises(expected.type):
                 await aio.create_subprocess_exec(*args)
 
     run(main())

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
+import os
 import signal
+import stat
 
 import pytest
 from tests.aio.conftest import Run, line_of
 from tests.programs import Programs
 
+import fastproc
 from fastproc import aio
 
 
@@ -211,9 +215,72 @@ def test_writing_behind_the_end_does_nothing_and_drain_says_so(run: Run, program
         await process.stop()
         process.stdin.write(b"late")
         assert process.stdin.is_closing()
-        with pytest.raises(ConnectionResetError):
+        with pytest.raises(aio.InputClosed) as caught:
             await process.stdin.drain()
+        assert isinstance(caught.value, BrokenPipeError)
+        assert isinstance(caught.value, ConnectionResetError)
         await process.stdin.wait_closed()
+
+    run(main())
+
+
+@pytest.mark.parametrize("how", ["closed", "unread", "dropped"])
+def test_drain_on_a_closed_input_raises_what_either_handler_catches(
+    run: Run, programs: Programs, how: str
+) -> None:
+    """Programs have learnt one or the other: asyncio raises now this, now that."""
+
+    async def main() -> None:
+        process = await aio.create_subprocess_exec(
+            *programs.ready_then_sleep(), stdin=aio.PIPE, stdout=aio.PIPE
+        )
+        assert process.stdin is not None
+        await line_of(process)
+        if how == "closed":
+            process.stdin.close()
+        else:
+            process.stdin.write(b"x" * (1_000_000 if how == "dropped" else 1))
+            waiter = asyncio.create_task(process.stdin.drain())
+            await asyncio.sleep(0)
+            process.kill()
+            await process.wait()
+            await process.stop()
+            process.stdin.write(b"x")
+            if how == "dropped":
+                with pytest.raises(BrokenPipeError):
+                    await waiter
+            else:
+                await waiter
+        for kind in (BrokenPipeError, ConnectionResetError, aio.InputClosed, fastproc.FastprocError):
+            with pytest.raises(kind, match="standard input"):
+                await process.stdin.drain()
+        await process.stop()
+
+    run(main())
+
+
+def test_the_pipe_can_be_asked_for(run: Run, programs: Programs) -> None:
+    """Its size, say. It is a file, closed with the stream and once only."""
+
+    async def main() -> None:
+        process = await aio.create_subprocess_exec("cat", stdin=aio.PIPE, stdout=aio.PIPE)
+        assert process.stdin is not None
+        pipe = process.stdin.get_extra_info("pipe")
+        assert pipe is process.stdin.get_extra_info("pipe")
+        assert stat.S_ISFIFO(os.fstat(pipe.fileno()).st_mode)
+        assert process.stdin.get_extra_info("peername", "none") == "none"
+        assert fcntl.fcntl(pipe, fcntl.F_GETPIPE_SZ) > 0
+        process.stdin.write(b"said")
+        assert not pipe.closed
+        assert await process.communicate() == (b"said", None)
+        assert pipe.closed
+        late = await aio.create_subprocess_exec(*programs.exits_with(0), stdin=aio.PIPE)
+        assert late.stdin is not None
+        await late.communicate()
+        assert late.stdin.get_extra_info("pipe", "gone") == "gone"
+        forgotten = await aio.create_subprocess_exec("cat", stdin=aio.PIPE)
+        assert forgotten.stdin is not None
+        assert forgotten.stdin.get_extra_info("pipe").writable()
 
     run(main())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import signal
@@ -12,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from unittest import mock
 
 import pytest
 from hypothesis import given, settings, strategies as st
@@ -269,6 +271,9 @@ CASES: dict[str, Call] = {
     "Popen, both": in_context(
         "cat; echo err >&2; exit 3", shell=True, stdin=-1, stdout=-1, stderr=-1, data=b"in"
     ),
+    "UTF-16, no byte order mark": run(["printf", "ab"], stdout=-1, encoding="utf-16"),
+    "UTF-16, no byte order mark, two": run(["printf", "ab"], capture_output=True, encoding="utf-16"),
+    "UTF-32, checked": call("check_output", ["printf", "abcd"], encoding="UTF-32"),
     "Popen, text": in_context(["cat"], stdin=-1, stdout=-1, text=True, data="ä\n"),
     "Popen, text, alone": in_context(["printf", "a\\r\\nb"], stdout=-1, text=True),
     "Popen, str for bytes": in_context(["cat"], stdin=-1, stdout=-1, data="abc"),
@@ -303,6 +308,124 @@ def test_a_call_has_the_same_outcome(name: str) -> None:
 def test_a_call_has_the_same_outcome_as_in_newer_versions(name: str) -> None:
     """What has been added later."""
     assert outcome(ONLY_NEWER[name], ours) == outcome(ONLY_NEWER[name], standard)
+
+
+WRONG: dict[str, dict[str, Any]] = {
+    "umask, wider than a number of C": {"umask": 2**40},
+    "umask, whose low bits make sense": {"umask": 2**32 + 0o77},
+    "umask, far below zero": {"umask": -(2**40)},
+    "umask, a str": {"umask": "x"},
+    "umask, a float": {"umask": 2.0},
+    "extra_groups, more than the kernel takes": {"extra_groups": [0] * 70_000},
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_what_makes_no_sense_is_refused_with_the_same_class(name: str) -> None:
+    """In words of our own, which name the culprit."""
+    raised = []
+    for module in (ours, standard):
+        with pytest.raises(Exception) as caught:
+            module.run(["true"], **WRONG[name])
+        raised.append(type(caught.value))
+    assert raised[0] is raised[1]
+
+
+def test_a_time_that_is_not_a_number_is_refused() -> None:
+    """The standard module takes it, and waits for ever; nothing is started for it."""
+    nan = float("nan")
+    for call_it in (ours.run, ours.call, ours.check_output):
+        with pytest.raises(ValueError, match="NaN"):
+            call_it(["touch", "started"], timeout=nan)
+    with ours.Popen(["true"], stdout=-1) as process:
+        with pytest.raises(ValueError, match="NaN"):
+            process.wait(timeout=nan)
+        with pytest.raises(ValueError, match="NaN"):
+            process.communicate(timeout=nan)
+    assert not os.path.exists("started")
+
+
+METHODS = ("__init__", "__enter__", "__exit__", "communicate", "wait", "poll", "kill")
+CALLERS: dict[str, Call] = {
+    "run": run(["true"]),
+    "run, captured": run(["true"], capture_output=True),
+    "run, text": run(["true"], stdout=-1, text=True),
+    "run, in time": run(["true"], timeout=60),
+    "run, too late": run(["sleep", "9"], timeout=0.05),
+    "call": call("call", ["true"]),
+    "call, too late": call("call", ["sleep", "9"], timeout=0.05),
+    "check_call": call("check_call", ["true"]),
+    "check_output": call("check_output", ["true"]),
+    "getoutput": call("getoutput", "true"),
+}  # fmt: skip
+
+
+def calls_of(method: str, caller: Call, module: ModuleType) -> bool:
+    """Whether a method that somebody has put into Popen is called."""
+    called = []
+    original = getattr(module.Popen, method)
+
+    def instead(self: Any, *args: Any, **kwargs: Any) -> Any:
+        called.append(method)
+        return original(self, *args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module.Popen, method, instead)
+        with contextlib.suppress(standard.TimeoutExpired):
+            caller(module)
+    return bool(called)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("name", CALLERS)
+def test_who_replaces_a_method_of_popen_finds_it_called(method: str, name: str) -> None:
+    """By the functions that do not need a Popen otherwise."""
+    if calls_of(method, CALLERS[name], standard):
+        assert calls_of(method, CALLERS[name], ours)
+        with fastproc.install():
+            assert calls_of(method, CALLERS[name], standard)
+
+
+def test_what_a_replaced_method_answers_counts() -> None:
+    """And when it has been put back, the short way is taken again."""
+    for _ in range(2):
+        with mock.patch.object(ours.Popen, "communicate", lambda self, *_, **__: (b"%d" % self.wait(), None)):
+            assert ours.check_output(["true"]) == b"0"
+        with mock.patch.object(ours.Popen, "communicate", return_value=(b"said", None)):
+            assert ours.check_output("true; sleep 0.1", shell=True) == b"said"  # though nobody has waited
+        with mock.patch.object(ours.Popen, "poll", return_value=43):
+            assert ours.run(["true"]).returncode == 43
+    ours.run(["true"], timeout=60)
+    with mock.patch.object(ours, "_run_with") as long_way:
+        assert ours.run(["true"], stdout=-1).stdout == b""
+        assert ours.run(["true"], timeout=60).returncode == 0
+    long_way.assert_not_called()
+
+
+def test_the_class_of_popen_is_an_ordinary_one() -> None:
+    """Nobody who looks at it meets a metaclass."""
+    assert type(ours.Popen) is type
+
+
+@pytest.mark.parametrize("installed", [False, True])
+def test_functions_go_through_each_other_as_in_the_standard_module(installed: bool) -> None:
+    """Whoever replaces one of them replaces it for those that are built upon it."""
+    module: Any = standard if installed else ours
+    with contextlib.ExitStack() as stack:
+        if installed:
+            stack.enter_context(fastproc.install())
+        with mock.patch.object(module, "run") as double:
+            double.return_value.stdout = "said\n"
+            assert module.check_output(["no-such-program"]) == "said\n"
+            assert module.getoutput("exit 3") == "said"
+            assert module.call(["true"]) == 0  # which is not built upon run()
+        with mock.patch.object(module, "check_output", return_value="said\n"):
+            assert module.getoutput("exit 3") == "said"
+            assert module.getstatusoutput("exit 3") == (0, "said")
+        with mock.patch.object(module, "getstatusoutput", return_value=(5, "said")):
+            assert module.getoutput("exit 3") == "said"
+        with mock.patch.object(module, "call", return_value=6), pytest.raises(ours.CalledProcessError):
+            module.check_call(["true"])
 
 
 words = st.text(st.characters(blacklist_categories=["Cs"]), max_size=20)
@@ -400,13 +523,14 @@ def test_exceptions_can_be_pickled() -> None:
         ours.CalledProcessError(3, ["x"], output=b"o", stderr=b"e"),
         ours.TimeoutExpired(["x"], 1.5, output="o"),
         ours.IdleTimeoutExpired(["x"], 1.5, output="o"),
-        ours.StatusUnknown(-1, ["x"]),
+        ours.StatusUnknown(None, ["x"], output="o"),  # type: ignore[arg-type]
     ):
         again = pickle.loads(pickle.dumps(error))
         assert type(again) is type(error)
         assert str(again) == str(error)
         assert again.cmd == ["x"]
         assert again.output == error.output
+        assert getattr(again, "returncode", None) == getattr(error, "returncode", None)
 
 
 def test_the_audit_event_is_raised() -> None:

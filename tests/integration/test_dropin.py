@@ -567,7 +567,9 @@ IN_A_LESSER_KERNEL = (
     "try:\n"
     "    subprocess.run(['true'], check=True)\n"
     "except subprocess.CalledProcessError as error:\n"
-    "    print(type(error).__name__)\n"
+    "    print(type(error).__name__, error.returncode, error.args)\n"
+    "    print(error)\n"
+    "print(subprocess.getstatusoutput('echo x; exit 7'))\n"
 )
 
 
@@ -577,14 +579,21 @@ def test_a_status_that_nobody_can_tell_is_none_and_warned_of() -> None:
     done = subprocess.run(
         [PYTHON, "-c", IN_A_LESSER_KERNEL], env=environment, capture_output=True, text=True, check=True
     )
-    assert done.stdout.split("\n") == ["None None None", "None", "StatusUnknown", ""]
-    assert done.stderr.count("RuntimeWarning: the exit status of process") == 3
+    assert done.stdout.split("\n") == [
+        "None None None",
+        "None",
+        "StatusUnknown None (None, ['true'])",
+        "Command ['true'] has ended, and its exit status was taken by other code of this program.",
+        "(None, 'x')",
+        "",
+    ]
+    assert done.stderr.count("RuntimeWarning: the exit status of process") == 4
     assert "ResourceWarning" not in done.stderr
 
     done = subprocess.run(
         [PYTHON, "-c", IN_A_LESSER_KERNEL, "old"], env=environment, capture_output=True, text=True, check=True
     )
-    assert done.stdout.split("\n") == ["0 0 0", "0", ""]
+    assert done.stdout.split("\n") == ["0 0 0", "0", "(0, 'x')", ""]
     assert "RuntimeWarning" not in done.stderr
 
 

@@ -7,7 +7,14 @@ import os
 import pytest
 
 from fastproc._native.tap import Extras
-from fastproc.aio.options import drop_text, inheritable_descriptors, refuse_text, shell_args, split
+from fastproc.aio.options import (
+    drop_text,
+    inheritable_descriptors,
+    refuse_nameless,
+    refuse_text,
+    shell_args,
+    split,
+)
 
 
 def test_what_means_as_always_is_dropped() -> None:
@@ -35,6 +42,10 @@ def test_what_means_as_always_is_dropped() -> None:
         ({"umask": 0o22}, {"umask": 0o22}, Extras(), -1),
         ({"process_group": 0}, {"start_new": "group"}, Extras(), -1),
         ({"start_new_session": True}, {"start_new": "session"}, Extras(), -1),
+        ({"process_group": 7}, {"start_new": None}, Extras(process_group=7), -1),
+        ({"process_group": 7, "start_new": None}, {"start_new": None}, Extras(process_group=7), -1),
+        ({"process_group": -1}, {}, Extras(), -1),
+        ({"pass_fds": (0, 1, 2, 7)}, {"pass_fds": [7]}, Extras(), -1),
         ({"start_new_session": True, "process_group": 0}, {"start_new": "session"}, Extras(), -1),
         ({"executable": "/bin/x"}, {}, Extras(program=b"/bin/x"), -1),
         ({"restore_signals": False}, {}, Extras(keep_signals=True), -1),
@@ -53,7 +64,7 @@ def test_what_popen_calls_otherwise_is_translated(
     [
         ({"preexec_fn": print}, "say what it does"),
         ({"bufsize": -1}, "bufsize must be 0"),
-        ({"process_group": 7}, "group of its own"),
+        ({"process_group": 7, "start_new": "group"}, "say one of them"),
         ({"startupinfo": object()}, "Windows"),
         ({"creationflags": 1}, "Windows"),
         ({"executable": ""}, "executable"),
@@ -64,6 +75,21 @@ def test_what_cannot_be_had_is_refused(said: dict[str, object], words: str) -> N
     """With the way out, where there is one."""
     with pytest.raises(ValueError, match=words):
         split(said)
+
+
+def test_arguments_are_said_one_by_one() -> None:
+    """And whoever has them in a list is told so."""
+    with pytest.raises(TypeError, match="one by one"):
+        split({"args": ["x"]})
+
+
+def test_a_program_has_a_name() -> None:
+    """Else it is refused as the kernel would do it."""
+    for name in ("", b""):
+        with pytest.raises(PermissionError, match="name of the program is empty"):
+            refuse_nameless((name, "x"), {})
+        refuse_nameless((name, "x"), {"executable": "/bin/true"})
+    refuse_nameless(("x", ""), {})
 
 
 def test_the_size_of_a_pipe_is_a_number() -> None:

@@ -62,11 +62,13 @@ class Extras(NamedTuple):
         program: what to execute, where that is not the first argument.
         keep_signals: leave those ignored that this program ignores.
         follow: follow the captured streams from birth.
+        process_group: the group to join, that of a running process; -1 for none.
     """
 
     program: bytes | None = None
     keep_signals: bool = False
     follow: bool = False
+    process_group: int = -1
 
     def apply(self, spec: Any, keep: list[object]) -> None:
         """Write it into an `fp_spec`."""
@@ -78,3 +80,6 @@ class Extras(NamedTuple):
             spec.flags |= lib.FP_KEEP_SIGNALS
         if self.follow:
             spec.flags |= lib.FP_FOLLOW_STDOUT | lib.FP_FOLLOW_STDERR
+        if self.process_group >= 0:
+            spec.flags |= lib.FP_JOIN_GROUP
+            spec.process_group = self.process_group

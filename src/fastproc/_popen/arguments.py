@@ -5,11 +5,14 @@ from __future__ import annotations
 import codecs
 import errno
 import locale
+import math
+import operator
 import os
 import subprocess
 import sys
+import time
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
 from .._native import solo
@@ -21,6 +24,7 @@ from ..errors import spawn_error
 EXTRAS: Final = ("limits", "grace", "idle_timeout", "no_new_privs", "cpu_affinity", "nice")
 """The keywords that subprocess does not know."""
 
+_GROUPS_AT_MOST: Final = os.sysconf("SC_NGROUPS_MAX")
 _AS_OPTIONS: Final = ("limits", "no_new_privs", "cpu_affinity", "nice")
 _OUR_STAGES: Final = frozenset({"cgroup", "rlimit", "nice", "affinity", "sandbox"})
 
@@ -88,6 +92,30 @@ def kept_descriptors(pass_fds: Iterable[Any]) -> list[int]:
     if kept and (kept[0] < 0 or kept[-1] >= 2**31):
         raise ValueError("bad value(s) in fds_to_keep")
     return [fd for fd in kept if fd > 2]
+
+
+def point_in_time(timeout: float) -> float:
+    """When it is over, on the monotonic clock.
+
+    Raises:
+        ValueError: it is NaN, of which no comparison is true.
+    """
+    until = time.monotonic() + timeout
+    if math.isnan(until):
+        raise ValueError("timeout is not a number (NaN): give seconds, or None to wait for ever")
+    return until
+
+
+def refuse_wide(umask: int, groups: Sequence[int] | None) -> None:
+    """What the kernel would cut off, or not take.
+
+    Raises:
+        OverflowError, ValueError: as subprocess does.
+    """
+    if not -(2**31) <= operator.index(umask) < 2**31:
+        raise OverflowError(f"umask={umask} is out of range: a mask has nine bits, as 0o022 has")
+    if groups is not None and len(groups) > _GROUPS_AT_MOST:
+        raise ValueError(f"too many extra_groups: {len(groups)}, and the kernel takes {_GROUPS_AT_MOST}")
 
 
 def start_error(failure: FailureRecord, executable: Any, cwd: Any) -> OSError:

@@ -21,6 +21,8 @@ from .arguments import (
     Extras,
     command_line,
     kept_descriptors,
+    point_in_time,
+    refuse_wide,
     set_command,
     so_far,
     start_error,
@@ -226,7 +228,7 @@ class Popen(subprocess.Popen[AnyStr]):
         usual_descriptors = close_fds and not pass_fds and restore_signals
         usual_standing = (
             not start_new_session and process_group < 0
-            and uid is None and gid is None and gids is None and umask < 0
+            and uid is None and gid is None and gids is None and umask == -1
         )  # fmt: skip
         usual = usual_descriptors and usual_standing
         filled = solo.berth()
@@ -255,6 +257,7 @@ class Popen(subprocess.Popen[AnyStr]):
                     stream.kind = solo.DESCRIPTOR
                     stream.fd = fd
             if not usual:
+                refuse_wide(umask, gids)
                 solo.set_options(
                     filled,
                     inherit_fds=not close_fds,
@@ -329,7 +332,7 @@ class Popen(subprocess.Popen[AnyStr]):
         started = self._solo
         if started is None:
             return super()._wait(timeout)  # type: ignore[misc, no-any-return]
-        until = None if timeout is None else time.monotonic() + timeout
+        until = None if timeout is None else point_in_time(timeout)
         while self.returncode is None:
             end = started.wait(-1 if until is None else timeout_ns(max(until - time.monotonic(), 0.0)))
             if end is not None:
@@ -393,7 +396,7 @@ class Popen(subprocess.Popen[AnyStr]):
         begun = self._communication_started
         if self._solo is None or not reads or not self._are_pipes() or (begun and input):
             return super().communicate(input, timeout)
-        until = None if timeout is None else time.monotonic() + timeout
+        until = None if timeout is None else point_in_time(timeout)
         single = self.stdin is None and (self.stdout is None or self.stderr is None)
         try:
             if single and until is None and not begun:

@@ -19,12 +19,13 @@ from .managed import ManagedProcess
 from .manager import ProcessManager
 from .process import Process, create_subprocess_exec, create_subprocess_shell
 from .running import run
-from .streams import StreamReader, StreamWriter
+from .streams import InputClosed, StreamReader, StreamWriter
 
 __all__ = [
     "DEVNULL",
     "PIPE",
     "STDOUT",
+    "InputClosed",
     "ManagedProcess",
     "Process",
     "ProcessManager",

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from errno import EACCES
 from typing import Any
 
 from .._native.tap import Extras
-from ..command import Arg, Command
+from ..command import Arg
+from ..errors import spawn_error
 
 # What Popen takes, and what of it means "as always". Only the others have a meaning that is not the same
 # here.
@@ -39,8 +41,8 @@ def split(options: dict[str, Any]) -> tuple[dict[str, Any], Extras, int]:
     """
     if not options:
         return options, _NONE, -1
-    said = dict(options)
-    program, keep_signals, pipe_bytes = None, False, -1
+    said = _copied(options)
+    program, keep_signals, pipe_bytes, group = None, False, -1, -1
     for name in [name for name in said if name in _AS_ALWAYS]:
         value = said.pop(name)
         if value == _AS_ALWAYS[name] and not (name == "umask" and value is None):
@@ -53,11 +55,7 @@ def split(options: dict[str, Any]) -> tuple[dict[str, Any], Extras, int]:
             if not program or b"\0" in program:
                 raise ValueError(f"executable: {value!r} is not a program")
         elif name == "process_group":
-            if value != 0:
-                raise ValueError(
-                    f"process_group={value!r}: it leads a group of its own (0), or none with start_new=None"
-                )
-            said["start_new"] = "group"
+            group = _joined(value, said)
         elif name == "restore_signals":
             keep_signals = True
         elif name == "umask":
@@ -69,10 +67,49 @@ def split(options: dict[str, Any]) -> tuple[dict[str, Any], Extras, int]:
     start_new_session = said.pop("start_new_session", None)
     if start_new_session:
         said["start_new"] = "session"
-    return said, Extras(program=program, keep_signals=keep_signals), pipe_bytes
+    return said, Extras(program=program, keep_signals=keep_signals, process_group=group), pipe_bytes
 
 
 _NONE = Extras()
+_STANDARD_STREAMS = (0, 1, 2)
+
+
+def _copied(options: dict[str, Any]) -> dict[str, Any]:
+    """To take out of, without the standard streams among `pass_fds`: they are handed on in any case."""
+    said = dict(options)
+    if "args" in said:
+        raise TypeError(
+            "args is no option here: say program and arguments one by one, as in ('sort', '-u', 'names.txt')"
+        )
+    descriptors = said.get("pass_fds")
+    # What is not iterable is refused by Command.
+    if isinstance(descriptors, Iterable):
+        said["pass_fds"] = [descriptor for descriptor in descriptors if descriptor not in _STANDARD_STREAMS]
+    return said
+
+
+def _joined(process_group: object, said: dict[str, Any]) -> int:
+    """The group to join, -1 for none; who leads a new one (0), or joins one, has that said as well."""
+    group = _whole("process_group", process_group)
+    if group == 0:
+        said["start_new"] = "group"
+    elif group > 0:
+        if said.setdefault("start_new", None) == "group":
+            raise ValueError(
+                f"process_group={group} joins a group, and start_new='group' leads a new one: say one of them"
+            )
+        return group
+    return -1
+
+
+def refuse_nameless(words: Sequence[Any], options: Mapping[str, Any]) -> None:
+    """A program without a name, as the standard library has it: the kernel is not even asked.
+
+    Raises:
+        SpawnError: a PermissionError.
+    """
+    if words[0] in ("", b"") and not options.get("executable"):
+        raise spawn_error(EACCES, "exec", filename=words[0], words="the name of the program is empty")
 
 
 def refuse_text(options: Mapping[str, Any]) -> None:
@@ -128,8 +165,3 @@ def shell_args(cmd: str | bytes, options: dict[str, Any]) -> list[Arg]:
     if not isinstance(cmd, (str, bytes)):
         raise ValueError("cmd must be a string")  # noqa: TRY004 - as asyncio does
     return [options.pop("executable", None) or "/bin/sh", "-c", cmd]
-
-
-def command_of(args: list[Arg], options: Mapping[str, Any]) -> Command:
-    """The Command."""
-    return Command.coerce(args, options)

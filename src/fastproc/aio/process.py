@@ -18,16 +18,17 @@ from ..cancel import CancelToken
 from ..command import PIPE, Arg, Command
 from ..errors import WaitTimeout
 from ..status import ExitStatus
-from .options import drop_text, refuse_text, shell_args, split
+from .options import drop_text, refuse_nameless, refuse_text, shell_args, split
 from .streams import Pipe, StreamReader, StreamWriter
 
 _LIMIT = 2**16
 
 
-class Process:
+class Process(asyncio.subprocess.Process):
     """A started program, with the attributes and methods of asyncio.subprocess.Process.
 
-    Made by create_subprocess_exec() and create_subprocess_shell(). An async context manager: leaving the
+    Made by create_subprocess_exec() and create_subprocess_shell(). A subclass of it in name: nothing of it is
+    used, as there is no transport. An async context manager: leaving the
     block ends it and all that it has started. Belongs to the thread of its loop.
 
     Attributes:
@@ -35,16 +36,21 @@ class Process:
         stdout, stderr: a StreamReader each, or None.
     """
 
-    __slots__ = ("__weakref__", "_flight", "stderr", "stdin", "stdout")
+    __slots__ = ("_flight", "stderr", "stdin", "stdout")
+
+    stdin: StreamWriter | None
+    stdout: StreamReader | None
+    stderr: StreamReader | None
 
     def __init__(self, flight: Flight) -> None:
         self._flight = flight
-        self.stdin: StreamWriter | None = None
-        self.stdout: StreamReader | None = None
-        self.stderr: StreamReader | None = None
+        self.stdin = None
+        self.stdout = None
+        self.stderr = None
 
+    # Of the standard class, which sets it; nobody else does.
     @property
-    def pid(self) -> int:
+    def pid(self) -> int:  # type: ignore[override]
         """Its process id, also when it has ended."""
         return self._flight.child._pid
 
@@ -68,7 +74,7 @@ class Process:
 
     # ---- its end ----
 
-    async def wait(self, timeout: float | None = None) -> int | None:
+    async def wait(self, timeout: float | None = None) -> int | None:  # type: ignore[override]
         """Wait for its exit, and return its returncode. Not for its output, which others may hold open.
 
         To be cancelled here stops it, with grace, and all that it has started; the cancellation is raised
@@ -86,11 +92,13 @@ class Process:
                 except CancelledError:
                     await stop_shielded([flight])
                     raise
+                except RuntimeError as error:
+                    raise self._elsewhere(error) from None
             elif not await flight.until_or_stopped(STATE_EXITED, max(timeout, 0.0)):
                 raise WaitTimeout(f"process {self.pid}", timeout)
         return flight.returncode
 
-    async def communicate(
+    async def communicate(  # type: ignore[override]
         self,
         input: bytes | bytearray | memoryview | None = None,  # noqa: A002 - its name in asyncio
     ) -> tuple[bytes | None, bytes | None]:
@@ -121,11 +129,21 @@ class Process:
         except CancelledError:
             await stop_shielded([self._flight])
             raise
+        except RuntimeError as error:
+            raise self._elsewhere(error) from None
         if self.stdin is not None:
             self.stdin.transport.abort()
         out = None if self.stdout is None else self.stdout.take_all()
         err = None if self.stderr is None else self.stderr.take_all()
         return out, err
+
+    def _elsewhere(self, error: RuntimeError) -> RuntimeError:
+        """In words that help, if it is what a loop says of the futures of another one."""
+        if asyncio.get_running_loop() is self._flight.feed.mail.loop:
+            return error
+        return RuntimeError(
+            f"process {self.pid} belongs to another event loop, that which has started it: await it there"
+        )
 
     async def __aenter__(self) -> Self:
         return self
@@ -224,6 +242,9 @@ async def create_subprocess_exec(
         refuse_text(options)
         if options.pop("shell", False):
             raise ValueError("shell must be False")
+        refuse_nameless((program,), options)
+    else:
+        refuse_nameless((program,), {})
     process = _prepare([program, *args], stdin, stdout, stderr, limit, cancel, options)
     await process._flight.begin()
     return process

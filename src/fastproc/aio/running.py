@@ -6,7 +6,7 @@ import asyncio
 import io
 import sys
 from collections.abc import Sequence
-from subprocess import CalledProcessError, CompletedProcess, TimeoutExpired
+from subprocess import CalledProcessError, CompletedProcess, SubprocessError, TimeoutExpired
 from typing import Any
 
 from .._engine.child import Child
@@ -20,7 +20,7 @@ from ..cancel import CancelToken
 from ..command import PIPE, Arg, Command
 from ..status import ExitReason, ExitStatus
 from ..subprocess import IdleTimeoutExpired, StatusUnknown
-from .options import split
+from .options import refuse_nameless, split
 
 # All that is written is kept: it is for the caller to say max_output.
 _ALL = 1 << 60
@@ -63,7 +63,8 @@ async def run(
             `grace` asked first. Kept by the engine, also while the loop is held up.
         grace: seconds from SIGTERM to SIGKILL. Unless said, there is no SIGTERM at the time-out, as in
             subprocess.run() and fastproc.run(), and 5 seconds when this is cancelled.
-        cancel: stops it when cancelled.
+        cancel: stops it when cancelled, which the returncode alone tells then: that of the signal, and
+            `cancel.cancelled`. Its deadline is a time-out, and TimeoutExpired tells how long it ran.
         **options: those of create_subprocess_exec(). With `max_output` only so much of a stream is kept, its
             beginning and its end.
 
@@ -72,6 +73,8 @@ async def run(
             `idle_timeout` without a byte on a captured stream. All as fastproc.run() has it.
         CalledProcessError: with `check`, if the returncode is not 0; StatusUnknown of fastproc.subprocess if
             nobody can know it.
+        SubprocessError: `text` and `universal_newlines` differ.
+        IndexError: `args` is empty.
         SpawnError, TypeError, ValueError: as in create_subprocess_exec().
     """
     streams = stdin is None and input is None and stdout is None and stderr is None and not capture_output
@@ -82,6 +85,10 @@ async def run(
         and (block := args_block(args)) is not None
     ):  # fmt: skip
         return await _run_plain(args, tuple(args), block, check)  # type: ignore[arg-type]
+    if text is not None and universal_newlines is not None and bool(text) != bool(universal_newlines):
+        raise SubprocessError(
+            "text and universal_newlines are two names of one thing, and differ: pass one of them"
+        )
     words, command, extras, codec = _asked(
         args, stdin, input, stdout, stderr, capture_output, shell, timeout, grace, options,
         (encoding, errors, text or universal_newlines),
@@ -119,15 +126,16 @@ def _asked(
         if stdout is not None or stderr is not None:
             raise ValueError("stdout and stderr arguments may not be used with capture_output.")
         stdout = stderr = PIPE
-    words = [args] if isinstance(args, (str, bytes)) or hasattr(args, "__fspath__") else list(args)
-    if shell:
-        words = [options.pop("executable", None) or "/bin/sh", "-c", *words]
+    words = _words(args, shell, options)
+    options.pop("bufsize", None)  # of pipes that nobody sees
     said, extras, _pipe_bytes = split(options)
     if any(codec):
         if isinstance(fed, str):
             fed = _encoded(fed, codec)
         elif fed is not None:
             raise TypeError(f"input must be str in text mode, not {type(fed).__name__}")
+    elif isinstance(fed, str) and not fed:
+        fed = b""  # nothing to feed is nothing to encode
     if fed is not None:
         said["input"] = fed
     elif stdin is not None:
@@ -146,6 +154,16 @@ def _asked(
     said["grace"] = 0.0 if grace is None else grace
     command = Command.coerce(words, said)
     return args, command, extras, codec if any(codec) else None
+
+
+def _words(args: Any, shell: bool, options: dict[str, Any]) -> list[Any]:
+    words = [args] if isinstance(args, (str, bytes)) or hasattr(args, "__fspath__") else list(args)
+    if shell:
+        words = [options.pop("executable", None) or "/bin/sh", "-c", *words]
+    if not words:
+        raise IndexError("args is empty: it must name a program")
+    refuse_nameless(words, options)
+    return words
 
 
 async def _run_plain(args: Any, words: tuple[Arg, ...], block: bytes, check: bool) -> CompletedProcess[Any]:
@@ -202,7 +220,8 @@ def _result(
     handle = flight.child._handle
     outputs = [None if handle.output(number) is None else handle.output_bytes(number) for number in (1, 2)]
     if status.reason in (ExitReason.TIMEOUT, ExitReason.IDLE_TIMEOUT):
-        raise _expired(args, status, flight.child.command, timeout, outputs, codec)
+        deadline = flight.cancel is not None and flight.cancel.deadline is not None
+        raise _expired(args, status, flight.child.command, timeout, outputs, codec, deadline)
     out, err = (None if output is None else _decoded(output, codec) for output in outputs)
     if check and status.returncode != 0:
         raise _failure(args, status.returncode, out, err)
@@ -211,8 +230,8 @@ def _result(
 
 def _failure(args: Any, returncode: int | None, out: Any, err: Any) -> CalledProcessError:
     if returncode is None:
-        return StatusUnknown(-1, args, out, err)
-    return CalledProcessError(returncode, args, out, err)
+        return StatusUnknown(None, args, output=out, stderr=err)  # type: ignore[arg-type]
+    return CalledProcessError(returncode, args, output=out, stderr=err)
 
 
 def _expired(
@@ -222,6 +241,7 @@ def _expired(
     timeout: float | None,
     outputs: list[bytes | None],
     codec: Codec | None,
+    deadline: bool,
 ) -> TimeoutExpired:
     """The exception for a run that was stopped, as the drop-in has it: half a character may have come."""
     said = [
@@ -231,8 +251,11 @@ def _expired(
         for output in outputs
     ]  # fmt: skip
     if status.reason is ExitReason.IDLE_TIMEOUT:
-        return IdleTimeoutExpired(args, command.idle_timeout or 0.0, *said)
-    return TimeoutExpired(args, timeout or 0.0, *said)
+        return IdleTimeoutExpired(args, command.idle_timeout or 0.0, output=said[0], stderr=said[1])
+    if timeout is None or (deadline and status.duration < timeout):
+        # It was the deadline of a token.
+        timeout = status.duration
+    return TimeoutExpired(args, timeout, output=said[0], stderr=said[1])
 
 
 def _decoded(output: bytes, codec: Codec | None) -> str | bytes:

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import fcntl
+import io
 import os
 from asyncio import AbstractEventLoop, Future, IncompleteReadError
 from collections import deque
@@ -18,6 +20,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from .._native.tap import Scratch, Tap
+from ..errors import FastprocError
 
 _HIGH_WATER = 64 * 1024
 _ITERATION_BYTES = 1 << 20
@@ -245,6 +248,13 @@ class StreamReader(asyncio.StreamReader):
         return line
 
 
+class InputClosed(FastprocError, BrokenPipeError, ConnectionResetError):
+    """Standard input takes no more: it was closed, or nobody reads it.
+
+    asyncio raises now one, now the other of the two classes.
+    """
+
+
 class PipeTransport(asyncio.WriteTransport):
     """Our end of the standard input of a process. What the pipe does not take waits here.
 
@@ -255,6 +265,8 @@ class PipeTransport(asyncio.WriteTransport):
     def __init__(self, fd: int, loop: AbstractEventLoop) -> None:
         super().__init__()
         self._fd = fd
+        # Made when somebody asks for it; it has the descriptor then, which is not closed twice.
+        self._file: io.FileIO | None = None
         self._loop = loop
         self._pieces: deque[memoryview] = deque()
         self._size = 0
@@ -271,8 +283,7 @@ class PipeTransport(asyncio.WriteTransport):
         return f"<PipeTransport {state} fd={self._fd} bufsize={self._size}>"
 
     def __del__(self) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
+        self._give_back()
 
     # ---- the pipe ----
 
@@ -330,10 +341,15 @@ class PipeTransport(asyncio.WriteTransport):
                 self._loop.remove_writer(self._fd)
 
     def _close_fd(self) -> None:
-        fd, self._fd = self._fd, -1
-        if fd >= 0:
-            os.close(fd)
+        self._give_back()
         _release(self._closers)
+
+    def _give_back(self) -> None:
+        fd, self._fd = self._fd, -1
+        if self._file is not None:
+            self._file.close()
+        elif fd >= 0:
+            os.close(fd)
 
     def lose(self, error: BaseException | None = None) -> None:
         """Nobody reads any more: what has not been written is dropped."""
@@ -344,7 +360,9 @@ class PipeTransport(asyncio.WriteTransport):
         self._closing = True
         self._pieces.clear()
         self._size = 0
-        self._error = error or (BrokenPipeError(32, "Broken pipe") if lost else None)
+        if isinstance(error, BrokenPipeError) or (error is None and lost):
+            error = InputClosed(errno.EPIPE, "nobody reads the standard input of the process any more")
+        self._error = error
         _release(self._drainers, self._error)
         self._close_fd()
 
@@ -355,7 +373,7 @@ class PipeTransport(asyncio.WriteTransport):
         if self._error is not None:
             raise self._error
         if self._closing and self._fd < 0:
-            raise ConnectionResetError("Connection lost")
+            raise InputClosed(errno.EPIPE, "the standard input of the process is closed")
         if self._size <= self._high:
             return
         await _added(self._drainers, self._loop)
@@ -411,8 +429,12 @@ class PipeTransport(asyncio.WriteTransport):
         self._high, self._low = high, low
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
-        """There is none."""
-        return default
+        """Of "pipe": our end of it, as a file that has the descriptor. It is closed with this transport."""
+        if name != "pipe":
+            return default
+        if self._file is None and self._fd >= 0:
+            self._file = io.FileIO(self._fd, "wb")
+        return self._file or default
 
 
 class Lent:
@@ -473,7 +495,8 @@ class StreamWriter(asyncio.StreamWriter):
         """Wait while more than 64 KiB are unwritten.
 
         Raises:
-            BrokenPipeError, ConnectionResetError: nobody reads any more.
+            InputClosed: it was closed, or nobody reads any more; both a BrokenPipeError and a
+                ConnectionResetError.
         """
         await self._transport.drain()
 
