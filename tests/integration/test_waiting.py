@@ -101,11 +101,13 @@ def test_a_name_means_the_last_one_that_bore_it(manager: ProcessManager, program
 
 
 def test_a_wait_of_no_time_asks_once(manager: ProcessManager, programs: Programs) -> None:
-    """wait(0) and poll() agree; a negative time is no time."""
+    """wait(0) and poll() agree; a negative time is a mistake."""
     process = manager.start_process("sleeper", programs.ready_then_sleep(), stdout=fastproc.PIPE)
-    for timeout in (0, 0.0, -1):
+    for timeout in (0, 0.0):
         with pytest.raises(WaitTimeout):
             process.wait(timeout)
+    with pytest.raises(ValueError, match="timeout must be 0 or more seconds, not -1"):
+        process.wait(-1)
     assert process.poll() is None
     assert process.kill()
     assert process.wait(10).signal == 9
