@@ -7,6 +7,9 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
+from typing import Any
+
+from ._checks import callback as checked_callback, seconds
 
 _DEADLINE = "deadline"
 _MOST = 9.2e9
@@ -29,10 +32,7 @@ class CancelToken:
 
     def __init__(self, timeout: float | None = None, parent: CancelToken | None = None) -> None:
         if timeout is not None:
-            if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
-                raise TypeError(f"timeout must be a number of seconds or None, not {timeout!r}")
-            if not timeout >= 0:
-                raise ValueError(f"timeout must be 0 or more seconds, not {timeout}")
+            timeout = seconds("timeout", timeout)
         if parent is not None and not isinstance(parent, CancelToken):
             raise TypeError(f"parent must be a CancelToken, not {parent!r}")
         # A signal handler may cancel while its own thread is in here. Hence an RLock, and hence
@@ -100,6 +100,7 @@ class CancelToken:
         It runs in the thread that cancels, at once if that has happened already, and not when the
         deadline passes. What it raises is logged. Returns a function that takes it back.
         """
+        checked_callback("callback", callback)
         key = object()
 
         def remove() -> None:
@@ -112,12 +113,23 @@ class CancelToken:
             _call(callback)
         return remove
 
+    def __reduce__(self) -> str | tuple[Any, ...]:
+        raise TypeError(
+            "a CancelToken cannot be pickled or copied: it is one switch, of the program that has made it"
+        )
+
     def __repr__(self) -> str:
         if self.cancelled:
             return f"<CancelToken cancelled: {self.reason or 'no reason given'}>"
         if self._deadline == math.inf:
             return "<CancelToken>"
         return f"<CancelToken with {self._deadline - time.monotonic():.3f} s left>"
+
+
+def check_cancel(cancel: CancelToken) -> None:
+    """Raise TypeError if what was given as ``cancel=`` is no token."""
+    if not isinstance(cancel, CancelToken):
+        raise TypeError(f"cancel must be a CancelToken or None, not {cancel!r}")
 
 
 def _call(callback: Callable[[], object]) -> None:

@@ -25,6 +25,7 @@ from typing import (
     cast,
 )
 
+from . import _checks
 from .errors import SpawnError
 from .limits import Limits
 
@@ -35,6 +36,8 @@ DEVNULL: Final = -3
 
 DEFAULT_MAX_OUTPUT: Final = 256 * 1024
 """Bytes kept of each captured stream, a quarter from its beginning and the rest from its end."""
+
+NO_GUARD: Final = "containment 'guard' is not available in this version; there are 'cgroup' and 'session'"
 
 Arg: TypeAlias = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 Containment: TypeAlias = Literal["auto", "session", "cgroup", "guard"]
@@ -116,13 +119,16 @@ class Command:
             a file or a descriptor. ``stderr=STDOUT`` sends it where standard output goes.
         input: bytes to feed to its standard input.
         timeout: seconds from its start until it is stopped.
-        idle_timeout: seconds without a byte on a captured stream until it is stopped.
+        idle_timeout: seconds without a byte on a captured stream until it is stopped. As `max_output` and
+            `on_max_output`, it is refused at the start (ValueError) if no stream is captured.
         grace: seconds from the stop signal to SIGKILL.
         stop_signal: what it is asked to end with.
         limits: what it may use.
         nice: its priority, from -20 to 19, not relative to ours.
         umask: its file mode mask.
-        user, group, extra_groups: whom it runs as, see resolve_ids().
+        user, group, extra_groups: whom it runs as. A user brings its primary and further groups unless these
+            are named. A number that the user database does not know brings none: then the group stays ours
+            unless `group` is given, and there are no further groups.
         cpu_affinity: numbers of the CPUs it may run on.
         no_new_privs: it and its descendants gain no privilege by executing anything, see prctl(2).
         pass_fds: descriptors, 3 and above, that it gets under the same numbers.
@@ -131,7 +137,7 @@ class Command:
         leftovers: whether descendants that outlive it are stopped too, or kept: then the task stays active
             until they have ended.
         die_with_parent: SIGKILL it when this process dies; None leaves it to the manager.
-        max_output: bytes to keep of each captured stream; None for 256 KiB.
+        max_output: bytes to keep of each captured stream, 1 or more; None for 256 KiB.
         on_max_output: beyond `max_output` in all, drop what is in the middle, or stop the process; or "wait":
             each captured stream loses nothing before its first Process.lines(), which begins with the first
             byte. A process that prints more meanwhile waits, as at a pipe that nobody reads, so read both.
@@ -229,13 +235,29 @@ class Command:
     @property
     def head_bytes(self) -> int:
         """How much of the beginning of each captured stream is kept."""
-        return max(1, (DEFAULT_MAX_OUTPUT if self.max_output is None else self.max_output) // 4)
+        kept = DEFAULT_MAX_OUTPUT if self.max_output is None else self.max_output
+        # A tail of a byte at least: the library gives followers of a stream that has none a large one.
+        return min(max(1, kept // 4), kept - 1)
 
     @property
     def tail_bytes(self) -> int:
         """How much of the end of each captured stream is kept."""
         kept = DEFAULT_MAX_OUTPUT if self.max_output is None else self.max_output
-        return max(1, kept - self.head_bytes)
+        return kept - self.head_bytes
+
+    def check_output(self) -> None:
+        """Raise ValueError for an option about captured output where nothing is captured.
+
+        Asked at the start and not before: replace() may still say which stream it is.
+        """
+        if self.captures:
+            return
+        if self.idle_timeout is not None:
+            raise ValueError("idle_timeout counts from the last byte: it needs stdout=PIPE or stderr=PIPE")
+        if self.on_max_output == "stop":
+            raise ValueError(
+                "on_max_output='stop' counts what is captured: it needs stdout=PIPE or stderr=PIPE"
+            )
 
     def __repr__(self) -> str:
         """Shows arguments and options, but no value of the environment and no input: they may be secret."""
@@ -257,7 +279,8 @@ def resolve_ids(command: Command, *, complete: bool = True) -> Ids | None:
 
     With `complete`, a user other than ours brings the primary and the further groups that the user
     database has for it, unless the command names them: else a program of root's would run as `nobody`
-    but keep root's groups. A numeric user that the database does not know gets no further groups.
+    but keep root's groups. A numeric user that the database does not know gets no further groups, and keeps
+    our primary group unless the command names one.
 
     Raises:
         SpawnError: there is no such user or group (stage ``ids``, filename the name).
@@ -506,6 +529,8 @@ def _stream(name: str, value: object) -> object:
         if not -1 < value < 2**31 and value not in (PIPE, DEVNULL):
             raise ValueError(f"{name}: {value} is not a descriptor")
         return int(value)
+    if getattr(value, "closed", False) is True:
+        raise ValueError(f"{name}: {value!r} is closed")
     if not callable(getattr(value, "fileno", None)):
         raise TypeError(f"{name} must be None, DEVNULL, PIPE, a path, a file or a descriptor, not {value!r}")
     try:
@@ -530,12 +555,8 @@ _FOREVER = 9.2e9
 
 
 def _seconds(name: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name} must be a number of seconds, not {value!r}")
-    if not value >= 0:
-        raise ValueError(f"{name} must be 0 or more seconds, not {value}")
-    # A whole number may be too large for a float.
-    return float(value) if value < _FOREVER else math.inf
+    seconds = float(_checks.seconds(name, value))  # type: ignore[arg-type]
+    return seconds if seconds < _FOREVER else math.inf
 
 
 def _optional_seconds(name: str, value: object) -> float | None:
@@ -604,13 +625,31 @@ def _optional_user_or_group(name: str, value: object) -> object:
 def _extra_groups(name: str, value: object) -> object:
     if value is None:
         return None
-    return tuple(_user_or_group(name, group) for group in _collection(name, value, "groups"))
+    groups = tuple(_group_of_many(name, group) for group in _collection(name, value, "groups"))
+    if len(groups) > _MOST_GROUPS:
+        raise ValueError(f"{name} has {len(groups)} groups, and the kernel takes {_MOST_GROUPS} at most")
+    return groups
+
+
+_MOST_GROUPS = 65536  # NGROUPS_MAX of linux/limits.h, see setgroups(2)
+
+
+def _group_of_many(name: str, group: object) -> object:
+    if isinstance(group, bool) or not isinstance(group, (int, str)):
+        raise TypeError(f"{name}: {group!r} is neither the name nor the number of a group")
+    return _user_or_group(name, group)
+
+
+def _number_of_many(name: str, value: object, of_what: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name}: {value!r} is not the number of a {of_what}")
+    return int(value)
 
 
 def _cpu_affinity(name: str, value: object) -> object:
     if value is None:
         return None
-    cpus = frozenset(_whole(name, cpu) for cpu in _collection(name, value, "CPU numbers"))
+    cpus = frozenset(_number_of_many(name, cpu, "CPU") for cpu in _collection(name, value, "CPU numbers"))
     if not cpus:
         raise ValueError(f"{name} is empty: it must name a CPU")
     for cpu in cpus:
@@ -620,7 +659,9 @@ def _cpu_affinity(name: str, value: object) -> object:
 
 
 def _pass_fds(name: str, value: object) -> object:
-    descriptors = {_whole(name, descriptor) for descriptor in _collection(name, value, "descriptors")}
+    descriptors = {
+        _number_of_many(name, number, "descriptor") for number in _collection(name, value, "descriptors")
+    }
     for descriptor in descriptors:
         if 0 <= descriptor <= 2:
             raise ValueError(f"{name}: {descriptor} is a standard stream; use {_STREAMS[descriptor]}=")
@@ -690,7 +731,7 @@ _CHECKS: dict[str, Callable[[str, object], object]] = {
     "containment": _one_of("auto", "session", "cgroup", "guard"),
     "leftovers": _one_of("stop", "keep"),
     "die_with_parent": _optional_bool,
-    "max_output": _between(1, 2**62, "1 or more bytes"),
+    "max_output": _between(1, 2**62, "from 1 to 2**62 bytes"),
     "on_max_output": _one_of("truncate", "stop", "wait"),
     "tags": _tags,
 }

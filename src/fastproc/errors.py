@@ -95,12 +95,17 @@ class SpawnDenied(SpawnError, PermissionError):
 class DuplicateTask(FastprocError, ValueError):
     """A task of this id is active already."""
 
-    def __init__(self, task_id: TaskId) -> None:
+    def __init__(self, task_id: TaskId, words: str | None = None) -> None:
+        """`words`: what is in its way, if that is not a process that runs."""
         super().__init__(task_id)
         self.task_id = task_id
+        self.words = words
 
     def __str__(self) -> str:
-        return f"task {self.task_id!r} is active already; wait for its end or choose another id"
+        return self.words or f"task {self.task_id!r} is active already; wait for its end or choose another id"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.task_id, self.words)
 
 
 class TaskExists(DuplicateTask):
@@ -177,12 +182,23 @@ class ManagerClosed(FastprocError, RuntimeError):
 class TooManyProcesses(FastprocError, RuntimeError):
     """As many processes are active as the manager allows."""
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, asked: int = 1, active: int | None = None) -> None:
+        """`asked`: how many were to be started beside the `active` ones; None: the limit has been reached."""
         super().__init__(limit)
         self.limit = limit
+        self.asked = asked
+        self.active = limit if active is None else active
 
     def __str__(self) -> str:
-        return f"{self.limit} processes are active, and max_processes={self.limit} allows no more"
+        if self.asked == 1:
+            return f"{self.active} processes are active, and max_processes={self.limit} allows no more"
+        return (
+            f"{self.asked} are asked for, {self.active} are active, and max_processes is {self.limit}: "
+            "none was started; start fewer, or have map() start them as others end"
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.limit, self.asked, self.active)
 
 
 class ForkedHandle(FastprocError, RuntimeError):

@@ -9,7 +9,7 @@ together; asking for them where no cgroup can be had is an error, never a shrug.
 from __future__ import annotations
 
 import resource
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -41,6 +41,9 @@ class Limits:
         memory: bytes used by all of them together, by cgroup; more ends them as out of memory.
         pids: processes and threads of them together, by cgroup.
         cpus: CPUs they may keep busy on average, by cgroup: 0.5 is half of one.
+
+    The first nine are a number for both, or (soft, hard) as any sequence of two. A cgroup has one bound, so
+    the last three are a number; (n, n) is taken for it, and a pair that differs is refused.
     """
 
     cpu: Limit = None
@@ -60,17 +63,24 @@ class Limits:
         for name in RLIMIT_FIELDS:
             value = getattr(self, name)
             if value is not None:
+                if _is_pair(value):
+                    object.__setattr__(self, name, value := tuple(value))
                 _check_rlimit(name, value)
+        for name in _BY_CGROUP:
+            value = getattr(self, name)
+            if _is_pair(value):
+                object.__setattr__(self, name, _one_bound(name, value))
         for name in ("memory", "pids"):
             value = getattr(self, name)
             if value is not None and _whole(name, value) < 1:
                 raise ValueError(f"{name} must be at least 1, not {value}; leave it out for no limit")
         if self.cpus is not None:
             if isinstance(self.cpus, bool) or not isinstance(self.cpus, (int, float)):
-                raise TypeError(f"cpus must be a number, not {self.cpus!r}")
+                raise TypeError(f"cpus must be a number of CPUs such as 0.5, not {self.cpus!r}")
             # The kernel takes no quota below 1 ms in a period of 100 ms, see cpu.max in its cgroup-v2 guide.
             if not 0.01 <= self.cpus < 1_000_000:
-                raise ValueError(f"cpus must be at least 0.01, not {self.cpus}; leave it out for no limit")
+                words = "at least 0.01 and below a million"
+                raise ValueError(f"cpus must be {words}, not {self.cpus}; leave it out for no limit")
 
     @property
     def needs_cgroup(self) -> bool:
@@ -103,10 +113,26 @@ def _for_kernel(value: int) -> int:
     return _KERNEL_UNLIMITED if value == UNLIMITED else value
 
 
+_BY_CGROUP = ("memory", "pids", "cpus")
+
+
+def _is_pair(value: object) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, (str, bytes, bytearray, memoryview))
+
+
+def _one_bound(name: str, value: Sequence[object]) -> object:
+    if len(value) == 2 and value[0] == value[1]:
+        return value[0]
+    raise TypeError(
+        f"{name} must be one number, not {value!r}: a cgroup has one bound, which nobody can raise; "
+        "(soft, hard) is for the limits of setrlimit(2)"
+    )
+
+
 def _check_rlimit(name: str, value: object) -> None:
     if isinstance(value, tuple):
         if len(value) != 2:
-            raise ValueError(f"{name} must be a number or (soft, hard), not {value!r}")
+            raise ValueError(f"{name} must be a whole number or (soft, hard), not {value!r}")
         soft, hard = (_check_bound(name, bound) for bound in value)
         if _for_kernel(soft) > _for_kernel(hard):
             raise ValueError(f"{name}: the soft limit {soft} is above the hard limit {hard}")
@@ -123,5 +149,6 @@ def _check_bound(name: str, value: object) -> int:
 
 def _whole(name: str, value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be a whole number, not {value!r}")
+        pair = "" if name in _BY_CGROUP else " or (soft, hard)"
+        raise TypeError(f"{name} must be a whole number{pair}, not {value!r}")
     return value

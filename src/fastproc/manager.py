@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import itertools
 import os
-import sys
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
+from ._checks import callback, flag, seconds, time_left
 from ._engine.child import UNKILLABLE, Child
 from ._engine.feed import Feed
 from ._engine.roster import Roster
@@ -18,8 +18,8 @@ from ._engine.starting import start, start_many
 from ._engine.stopping import stop_all, stop_one
 from ._native.crew import ANY_NUMBER
 from ._native.ledger import plain_entry, start_entry
-from .cancel import CancelToken
-from .command import Arg, Command, CommandOptions, Containment, plain_block
+from .cancel import CancelToken, check_cancel
+from .command import NO_GUARD, Arg, Command, CommandOptions, Containment, plain_block
 from .errors import DuplicateTask, NotActive, SpawnError, TaskId, WaitTimeout
 from .events import Event
 from .metrics import Metrics
@@ -76,21 +76,20 @@ class ProcessManager:
             raise ValueError(f"max_processes must be at least 1, not {max_processes}")
         if containment not in _CONTAINMENTS:
             raise ValueError(f"containment must be one of {', '.join(_CONTAINMENTS)}, not {containment!r}")
-        if on_event is not None and not callable(on_event):
-            raise TypeError(f"on_event must be callable, not {on_event!r}")
-        for option, flag in (("die_with_parent", die_with_parent), ("reap_orphans", reap_orphans)):
-            if not isinstance(flag, bool):
-                raise TypeError(f"{option} must be True or False, not {flag!r}")
+        if containment == "guard":
+            raise ValueError(NO_GUARD)
+        if on_event is not None:
+            callback("on_event", on_event)
         if name is not None and not isinstance(name, str):
             raise TypeError(f"name must be a str, not {name!r}")
         self._roster = Roster(
             name=name if name is not None else f"manager-{next(_numbers)}",
             max_processes=max_processes,
-            grace=_seconds("grace", grace),
-            kill_timeout=_seconds("kill_timeout", kill_timeout),
+            grace=seconds("grace", grace),
+            kill_timeout=seconds("kill_timeout", kill_timeout),
             containment=containment,
-            die_with_parent=die_with_parent,
-            reap_orphans=reap_orphans,
+            die_with_parent=flag("die_with_parent", die_with_parent),
+            reap_orphans=flag("reap_orphans", reap_orphans),
             on_event=on_event,
         )
         self._health: HealthWatch | None = None
@@ -138,9 +137,11 @@ class ProcessManager:
             except BaseException as error:
                 roster.abort(process, error)
                 raise
-        if options or not isinstance(command, Command):
-            command = Command.coerce(command, options)
-        process = Process(roster, task_id, command)
+        if cancel is not None:
+            check_cancel(cancel)
+        if on_exit is not None:
+            callback("on_exit", on_exit)
+        process = Process(roster, task_id, ready(command, options))
         start(roster, process, cancel, on_exit)
         return process
 
@@ -154,7 +155,10 @@ class ProcessManager:
                 any of the items; then none has been started.
         """
         roster = self._roster
-        started = [_process(roster, task_id, command) for task_id, command in pairs(items)]
+        started = [
+            _process(roster, task_id, command, number)
+            for number, (task_id, command) in enumerate(pairs(items))
+        ]
         check_names([process.task_id for process, _block in started])
         start_many(roster, started)
         return [process if process.error is None else process.error for process, _block in started]
@@ -179,7 +183,7 @@ class ProcessManager:
         """
         bound = bound_of(concurrency, self._roster.max_processes)
         # The rest runs when the first one is asked for.
-        return self._map(iter(commands), bound, ordered)
+        return self._map(commands_of(commands), bound, flag("ordered", ordered))
 
     def _map(
         self, commands: Iterator[Command | Sequence[Arg]], concurrency: int, ordered: bool
@@ -192,7 +196,8 @@ class ProcessManager:
         roster = self._roster
         prefix = f"map-{next(self._maps)}"
         processes = (
-            _process(roster, f"{prefix}-{number}", command) for number, command in enumerate(commands, 1)
+            _process(roster, f"{prefix}-{number}", command, number - 1)
+            for number, command in enumerate(commands, 1)
         )
         return Feed(roster, processes, concurrency=concurrency, ordered=ordered)
 
@@ -206,7 +211,7 @@ class ProcessManager:
         Raises:
             NotActive: there is no active task of that id.
         """
-        return stop_one(self._roster, self._active(task_id), _seconds("timeout", timeout))
+        return stop_one(self._roster, self._active(task_id), seconds("timeout", timeout))
 
     def terminate_all(self, timeout: float = 10.0) -> StopReport:
         """Stop all tasks at once, with one grace of `timeout` seconds for all, and wait until they are gone.
@@ -216,16 +221,16 @@ class ProcessManager:
         raised then.
         """
         self._roster.check_usable()
-        return stop_all(self._roster, _seconds("timeout", timeout))
+        return stop_all(self._roster, seconds("timeout", timeout))
 
     def close(self, timeout: float = 10.0) -> StopReport:
         """Start nothing more, and stop all tasks, see terminate_all(). Observers have heard all on return."""
         self._roster.check_usable()
-        seconds = _seconds("timeout", timeout)
+        grace = seconds("timeout", timeout)
         with self._roster.lock:
             self._roster.closed = True
         try:
-            return stop_all(self._roster, seconds)
+            return stop_all(self._roster, grace)
         finally:
             self._roster.let_go()
 
@@ -318,6 +323,7 @@ class ProcessManager:
         Raises:
             WaitTimeout: some have not within `timeout` seconds.
         """
+        timeout = time_left("timeout", timeout)
         until = None if timeout is None else time.monotonic() + timeout
         statuses = []
         for process in self._processes(self._roster.unheard):
@@ -338,6 +344,7 @@ class ProcessManager:
         Raises:
             WaitTimeout: not all are done within `timeout` seconds from now.
         """
+        timeout = time_left("timeout", timeout)
         until = None if timeout is None else time.monotonic() + timeout
         done: SimpleQueue[Process] = SimpleQueue()
         processes = self._processes(self._roster.awaited)
@@ -377,7 +384,7 @@ class ProcessManager:
         """
         from .health import HealthWatch
 
-        stuck_after = _seconds("stuck_after", stuck_after)
+        stuck_after = seconds("stuck_after", stuck_after)
         processes = self.active()
         with self._roster.lock:
             if self._health is None:
@@ -437,11 +444,24 @@ def check_names(task_ids: Sequence[TaskId]) -> None:
     """Raise DuplicateTask if one is there twice."""
     if len(set(task_ids)) == len(task_ids):
         return
-    names = set()
-    for task_id in task_ids:
-        if task_id in names:
-            raise DuplicateTask(task_id)
-        names.add(task_id)
+    places: dict[TaskId, int] = {}
+    for number, task_id in enumerate(task_ids):
+        first = places.setdefault(task_id, number)
+        if first != number:
+            words = (
+                f"the task id {task_id!r} is there twice, at items {first} and {number}; each needs its own"
+            )
+            raise DuplicateTask(task_id, words)
+
+
+def commands_of(commands: Iterable[Command | Sequence[Arg]]) -> Iterator[Command | Sequence[Arg]]:
+    """Those of map(); raise TypeError for what is no more than one, and say what it is instead."""
+    if isinstance(commands, (str, bytes, Command)) or not isinstance(commands, Iterable):
+        raise TypeError(
+            f"map() takes many commands, such as [['ls', '-l'], ['df']], not {commands!r:.80}; "
+            "for a single one there is start_process()"
+        )
+    return iter(commands)
 
 
 def bound_of(concurrency: int | None, limit: int | None) -> int:
@@ -455,24 +475,32 @@ def bound_of(concurrency: int | None, limit: int | None) -> int:
     return min(concurrency, ANY_NUMBER if limit is None else limit)
 
 
+def ready(command: Command | Sequence[Arg], options: CommandOptions) -> Command:
+    """The Command to be started. Only now nothing can be added to it, see Command.check_output()."""
+    command = Command.coerce(command, options)
+    if not command.plain:
+        command.check_output()
+    return command
+
+
 def _process(
-    roster: Roster, task_id: TaskId, command: Command | Sequence[Arg]
+    roster: Roster, task_id: TaskId, command: Command | Sequence[Arg], number: int | None = None
 ) -> tuple[Process, bytes | None]:
-    """A process to be started, and its arguments as a block if nothing else is said."""
+    """A process to be started, and its arguments as a block if nothing else is said.
+
+    `number`: its place, if it is one of many; what is wrong with it is said with that.
+    """
     made = plain_entry(Process, roster, task_id, command)
     if made is not None:
         return made
     # It may be plain all the same: of bytes that are no text.
     block = plain_block(command)
-    if block is None:
-        return Process(roster, task_id, Command.coerce(command, {})), None
-    return Process(roster, task_id, tuple(command)), block  # type: ignore[arg-type]
-
-
-def _seconds(name: str, value: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name} must be a number of seconds, not {value!r}")
-    if not value >= 0:
-        raise ValueError(f"{name} must be 0 or more seconds, not {value}")
-    # A whole number may be too large for a float.
-    return float(min(value, sys.float_info.max)) if isinstance(value, int) else value
+    if block is not None:
+        return Process(roster, task_id, tuple(command)), block  # type: ignore[arg-type]
+    try:
+        return Process(roster, task_id, ready(command, {})), None
+    except (TypeError, ValueError) as error:
+        if number is None:
+            raise
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"item {number}, {task_id!r}: {error}") from error

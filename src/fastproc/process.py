@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Generator
-from operator import index
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Literal, Self
 
+from ._checks import callback, optional_seconds, signal_number, time_left
 from ._engine.child import HEARD, Child
 from ._engine.lines import LineCutter
 from ._engine.stopping import stop_one
@@ -100,14 +100,20 @@ class Process(Child):
             SpawnError: it was never started (only a process of map()).
         """
         if self._status is None:
-            until = None if timeout is None else monotonic() + timeout
+            began = 0.0 if timeout is None else monotonic()
             if not hear_entry(self, timeout):
-                self._wait_until(until, timeout)
-        elif not self._flags & HEARD:
-            self._roster.mark_heard(self)
+                self._wait_on(began, timeout)
+        else:
+            if timeout is not None:
+                time_left("timeout", timeout)
+            if not self._flags & HEARD:
+                self._roster.mark_heard(self)
         return self._status  # type: ignore[return-value]
 
-    def _wait_until(self, until: float | None, timeout: float | None) -> None:
+    def _wait_on(self, began: float, timeout: float | None) -> None:
+        # Here and not before: the short way takes nothing that would be refused.
+        timeout = time_left("timeout", timeout)
+        until = None if timeout is None else began + timeout
         try:
             in_time = self._roster.await_exit(self, until)
         except NeverStarted:
@@ -130,14 +136,15 @@ class Process(Child):
             self._roster.mark_heard(self)
         return self._status
 
-    def add_done_callback(self, call: Callable[[Process], object]) -> None:
-        """Have `call` called with this process once nothing of it is left: it, its descendants, its output.
+    def add_done_callback(self, fn: Callable[[Process], object]) -> None:
+        """Have `fn` called with this process once nothing of it is left: it, its descendants, its output.
 
         That happens in a thread of the engine, one call after the other, so it must be quick; it may use all
         of this package. At once and in this thread if it is done already. What it raises is logged.
         """
+        callback("fn", fn)
         self._roster.check_usable()
-        self._roster.add_callback(self, STATE_DONE, call)
+        self._roster.add_callback(self, STATE_DONE, fn)
 
     def __await__(self) -> Generator[Any, None, ExitStatus]:
         """Wait for its end in an event loop. Cancelling that forgets the waiter; the process goes on."""
@@ -176,9 +183,24 @@ class Process(Child):
         """Send it a signal, or with `group` its whole process group. False if it has ended.
 
         Never hits another process that got the same pid: it is named by its pidfd, see pidfd_send_signal(2).
+
+        Args:
+            sig: a signal such as signal.SIGTERM, or its number; 0 only asks whether one could be sent.
+            group: to all of its process group, also when it has ended itself and others of it have not.
+
+        Raises:
+            ValueError: there is no such signal; or `group` for one that was started with ``start_new=None``
+                and so leads no group of its own: it is in ours.
         """
+        number = signal_number("sig", sig)
+        what = self._what
+        if group and not isinstance(what, tuple) and what.start_new is None:
+            raise ValueError(
+                f"task {self.task_id!r} leads no process group, it was started with start_new=None and is in "
+                "ours: leave group out to signal it alone, or start it with start_new='group' or 'session'"
+            )
         self._roster.check_usable()
-        return self.error is None and self._handle.signal(index(sig), group=group)
+        return self.error is None and self._handle.signal(number, group=group)
 
     def terminate(self, timeout: float | None = None) -> StopResult:
         """Ask it and all it has started to end, kill what has not after `timeout` seconds, and report.
@@ -186,8 +208,7 @@ class Process(Child):
         `timeout` None is the grace of its command. More than one may call this at the same time: it is asked
         once. One that has ended by itself keeps its true status.
         """
-        if timeout is not None and not timeout >= 0:
-            raise ValueError(f"timeout must be 0 or more seconds, not {timeout}")
+        timeout = optional_seconds("timeout", timeout)
         self._roster.check_usable()
         return stop_one(self._roster, self, timeout)
 

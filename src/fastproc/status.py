@@ -212,7 +212,8 @@ class StopResult:
     Attributes:
         task_id: which task.
         status: how its process ended, or None if it has not.
-        escalated: whether SIGKILL was needed, for it or for a descendant.
+        escalated: whether a grace that was given had passed and SIGKILL was needed, for it or for a
+            descendant. With a time-out of 0 there is no grace: SIGKILL comes at once, and this is False.
         proof: how sure it is that no descendant is left; "none" when somebody is, or nobody could look.
         survivors: process ids of those left, as far as they are known.
         elapsed: seconds that the stopping took.

@@ -237,10 +237,36 @@ def test_a_second_interrupt_kills_what_is_stubborn(cli: Cli, tmp_path: Path, pro
     assert programs.running() == []
 
 
+def test_a_quit_kills_all_jobs_at_once(cli: Cli, tmp_path: Path, programs: Programs) -> None:
+    stubborn = " ".join(programs.forks_a_tree(1, 3, ignore=True))
+    process = cli.start("batch", "--grace=60s", "-j2", listed(tmp_path, stubborn, stubborn))
+    until(lambda: len(programs.running()) >= 8)
+    ended = cli.end(process, signal.SIGQUIT)
+    assert ended.code == 128 + signal.SIGQUIT
+    assert ended.seconds < 10
+    assert "SIGQUIT: no further job is started, 2 jobs killed at once" in ended.err
+    assert programs.running() == []
+
+
+def test_silence_of_a_job_that_is_not_listened_to_is_no_limit(cli: Cli, tmp_path: Path) -> None:
+    ended = cli("batch", "--output=inherit", listed(tmp_path, "@idle-timeout=300ms true"))
+    assert ended.code == 1
+    assert "idle-timeout listens to the output" in ended.err
+
+
 def test_sigterm_ends_a_batch_too(cli: Cli, tmp_path: Path, programs: Programs) -> None:
     process = cli.start("batch", listed(tmp_path, " ".join(programs.ready_then_sleep())))
     until(lambda: len(programs.running()) >= 1)
     assert cli.end(process, signal.SIGTERM).code == 143
+
+
+def test_so_does_any_signal_that_would_end_it(cli: Cli, tmp_path: Path, programs: Programs) -> None:
+    process = cli.start("batch", listed(tmp_path, " ".join(programs.ready_then_sleep())))
+    until(lambda: len(programs.running()) >= 1)
+    ended = cli.end(process, signal.SIGUSR1)
+    assert ended.code == 128 + signal.SIGUSR1
+    assert "SIGUSR1: no further job is started" in ended.err
+    assert programs.running() == []
 
 
 def test_jobs_do_not_outlive_our_sudden_death(cli: Cli, tmp_path: Path, programs: Programs) -> None:

@@ -381,6 +381,21 @@ def test_a_second_ctrl_c_kills(cli: Cli, ask: Ask, tmp_path: Path, programs: Pro
     assert programs.running() == []
 
 
+def test_a_quit_kills_at_once(cli: Cli, ask: Ask, tmp_path: Path, programs: Programs) -> None:
+    ask("queue", "add", "--id=a", "--", *programs.ignores_sigterm())
+    process = cli.start("queue", "run", "--grace=50s", *QUICK)
+    running(process, "a")
+    until(lambda: (tmp_path / "queue/logs/a.1.log").read_text() != "")
+
+    ended = cli.end(process, signal.SIGQUIT)
+
+    assert ended.code == 128 + signal.SIGQUIT
+    assert ended.seconds < 20
+    assert "SIGQUIT: killing 1 task" in ended.err
+    assert state_of(tmp_path, "a") == "pending"
+    assert programs.running() == []
+
+
 def test_sigterm_ends_it_too_and_what_runs_may_be_cancelled(cli: Cli, ask: Ask, tmp_path: Path) -> None:
     ask("queue", "add", "--id=a", "--", "sleep", "60")
     process = cli.start("queue", "run", "--unfinished=cancel", *QUICK)

@@ -139,6 +139,42 @@ def test_an_interrupt_ends_the_command_politely_and_says_so(
     assert f"{number.name}: stopping the command" in ended.err
 
 
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGALRM, signal.SIGABRT, signal.SIGRTMIN])
+def test_whatever_would_end_us_ends_the_command_first(
+    cli: Cli, programs: Programs, number: signal.Signals
+) -> None:
+    """Real-time signals too."""
+    process = cli.start("run", *programs.cleans_up())
+    assert line_of(process).startswith("ready")
+    ended = cli.end(process, number)
+    assert (ended.code, ended.out) == (128 + number, "cleaning\nclean\n")
+    assert programs.running() == []
+
+
+def test_a_quit_kills_at_once(cli: Cli, programs: Programs) -> None:
+    """As the second interrupt does."""
+    process = cli.start("run", "--grace=60s", *programs.ignores_sigterm())
+    assert line_of(process).startswith("ready")
+    ended = cli.end(process, signal.SIGQUIT)
+    assert ended.code == 128 + signal.SIGQUIT
+    assert ended.seconds < 10
+    assert "SIGQUIT: killing the command" in ended.err
+    assert programs.running() == []
+
+
+def test_a_failed_start_names_what_failed(cli: Cli) -> None:
+    """Not the program, if it is the directory."""
+    ended = cli("run", "--json", "--cwd=/no/such", "true")
+    assert ended.code == 125
+    said, as_json = ended.err.splitlines()
+    assert said == "fastproc: /no/such: no such working directory"
+    assert json.loads(as_json)["culprit"] == "/no/such"
+    assert (
+        json.loads(cli("run", "--json", "no-such-program").err.splitlines()[-1])["culprit"]
+        == "no-such-program"
+    )
+
+
 def test_a_second_interrupt_kills(cli: Cli, programs: Programs) -> None:
     process = cli.start("run", "--grace=60s", *programs.ignores_sigterm())
     assert line_of(process).startswith("ready")

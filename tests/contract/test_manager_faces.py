@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import inspect
+import math
 import pickle
 import signal
 import threading
@@ -51,6 +53,16 @@ def test_what_cannot_be_started_raises_and_leaves_its_name(face: Direct, manager
     assert face(face(manager.start_process, "x", ["true"]).wait).ok
 
 
+def test_a_culprit_that_only_the_system_finds_is_named(face: Direct, manager: Any) -> None:
+    """A number that is not open, a CPU that is not there."""
+    with pytest.raises(SpawnError, match="descriptor 999, given as stdin, is not open") as caught:
+        face(manager.start_process, "x", ["true"], stdin=999)
+    assert caught.value.filename == "fd 999"
+    with pytest.raises(SpawnError, match="none of the CPUs") as caught:
+        face(manager.start_process, "x", ["true"], cpu_affinity=[8191, 8190])
+    assert caught.value.filename == "CPU 8190, 8191"
+
+
 def test_bad_input_is_refused(face: Direct, manager: Any) -> None:
     """Before anything is started."""
     with pytest.raises(TypeError, match="hidden shell"):
@@ -64,6 +76,80 @@ def test_bad_input_is_refused(face: Direct, manager: Any) -> None:
     with pytest.raises(ValueError, match="timeout"):
         face(manager.terminate_all, -1)
     assert manager.active_count() == 0
+
+
+def test_what_would_be_called_or_cancel_is_checked_first(
+    face: Direct, manager: Any, programs: Programs
+) -> None:
+    """By the name of the argument, before anything is started: later it would be too late."""
+    with pytest.raises(TypeError, match="on_exit must be callable, not 5"):
+        face(manager.start_process, "x", ["true"], on_exit=5)
+    with pytest.raises(TypeError, match="cancel must be a CancelToken or None, not 5"):
+        face(manager.start_process, "x", ["true"], cancel=5)
+    assert manager.active_count() == 0
+    process = face(manager.start_process, "x", ["true"])
+    assert list(inspect.signature(process.add_done_callback).parameters) == ["fn"]
+    with pytest.raises(TypeError, match="fn must be callable, not 5"):
+        face(process.add_done_callback, 5)
+    assert face(process.wait).ok
+
+
+@pytest.mark.parametrize("ended", [False, True])
+@pytest.mark.parametrize(
+    ("wrong", "error"),
+    [(math.nan, ValueError), (-1, ValueError), ("5", TypeError), (True, TypeError), ([], TypeError)],
+    ids=repr,
+)
+def test_a_time_that_is_none_is_refused_by_all_who_wait(
+    face: Direct, manager: Any, programs: Programs, wrong: Any, error: type[Exception], ended: bool
+) -> None:
+    """Whether or not there is anything to wait for; what runs is left alone."""
+    process = face(manager.start_process, "x", programs.ready_then_sleep())
+    if ended:
+        process.kill()
+        face(process.wait)
+    for call in (process.terminate, manager.terminate_all, manager.close):
+        with pytest.raises(error, match="timeout must be"):
+            face(call, timeout=wrong)
+    # Who waits may have less than nothing left of his time.
+    if wrong != -1:
+        for call, args in ((process.wait, ()), (manager.wait, ("x",)), (manager.wait_all, ())):
+            with pytest.raises(error, match="timeout must be"):
+                face(call, *args, timeout=wrong)
+        with pytest.raises(error, match="timeout must be"):
+            face.list(manager.as_completed, timeout=wrong)
+    assert process.running is not ended
+
+
+@pytest.mark.parametrize("long", [10**400, math.inf, 1e300])
+def test_a_time_beyond_all_measure_is_for_ever(face: Direct, manager: Any, long: float) -> None:
+    """For all who wait."""
+    process = face(manager.start_process, "x", ["sleep", "0.05"])
+    assert face(process.wait, long).ok
+    assert face(face(manager.start_process, "y", ["true"]).wait, long).ok
+    face(manager.start_process, "a", ["sleep", "0.05"])
+    assert [status.code for status in face(manager.wait_all, long)] == [0]
+    face(manager.start_process, "z", ["sleep", "0.05"])
+    assert [ended.task_id for ended in face.list(manager.as_completed, long)][-1:] == ["z"]
+
+
+def test_options_about_output_need_some_that_is_captured(
+    face: Direct, manager: Any, programs: Programs
+) -> None:
+    """A Command may be completed before the start; then it is checked, however it is started."""
+    quiet = Command(programs.exits_with(3), idle_timeout=20)
+    for call in (
+        lambda: face(manager.start_process, "x", quiet),
+        lambda: face(manager.start_process, "x", ["true"], max_output=10, on_max_output="stop"),
+        lambda: face(manager.start_process, "x", quiet, cancel=CancelToken()),
+        lambda: face(manager.start_many, [("x", quiet)]),
+        lambda: face.list(manager.map, [quiet]),
+    ):
+        with pytest.raises(ValueError, match="needs stdout=PIPE or stderr=PIPE"):
+            call()
+    assert manager.active_count() == 0
+    assert face(face(manager.start_process, "x", quiet, stdout=PIPE).wait).code == 3
+    assert face(face(manager.start_process, "y", quiet.replace(stderr=PIPE)).wait).code == 3
 
 
 def test_a_name_is_taken_until_nothing_is_left(face: Direct, manager: Any, programs: Programs) -> None:
@@ -84,6 +170,8 @@ def test_no_more_than_allowed_are_active(face: Direct, programs: Programs) -> No
             face(manager.start_process, "c", ["true"])
         with pytest.raises(TooManyProcesses):
             face(manager.start_many, [("c", ["true"])])
+        with pytest.raises(TooManyProcesses, match="3 are asked for, 2 are active, and max_processes is 2"):
+            face(manager.start_many, [(number, ["true"]) for number in range(3)])
         face(manager.terminate_process, "a")
         assert face(face(manager.start_process, "c", ["true"]).wait).ok
 
@@ -209,7 +297,8 @@ def test_of_many_that_cannot_all_be_admitted_none_is_started(
 ) -> None:
     """A name that is there twice, or active already."""
     face(manager.start_process, "taken", programs.ready_then_sleep())
-    with pytest.raises(DuplicateTask):
+    words = "'a' is there twice, at items 0 and 2" if bad[0] == "a" else "'taken' is active already"
+    with pytest.raises(DuplicateTask, match=words):
         face(manager.start_many, [("a", ["true"]), ("b", ["true"]), bad])
     assert manager.active_count() == 1
     assert not manager.is_active("b")
@@ -227,6 +316,31 @@ def test_what_is_no_pair_is_refused_with_the_way_out(face: Direct, manager: Any,
     assert manager.active_count() == 0
     started = face(manager.start_many, [["a", ["true"]], iter(("b", ["true"]))])
     assert [face(process.wait).code for process in started] == [0, 0]
+
+
+@pytest.mark.parametrize(
+    ("bad", "error", "words"),
+    [("ls -l", TypeError, "hidden shell"), (["a\0b"], ValueError, "NUL"), ([], ValueError, "empty")],
+    ids=repr,
+)
+def test_a_bad_command_of_many_is_named(
+    face: Direct, manager: Any, bad: Any, error: type[Exception], words: str
+) -> None:
+    """By its place and its id; of start_many() none is started."""
+    with pytest.raises(error, match=f"item 1, 'b': .*{words}"):
+        face(manager.start_many, [("a", ["true"]), ("b", bad)])
+    assert manager.active_count() == 0
+    with pytest.raises(error, match=f"item 1, 'map-.*-2': .*{words}"):
+        face.list(manager.map, [["true"], bad])
+
+
+@pytest.mark.parametrize("one", ["ls", b"ls", Command(["ls"]), 5], ids=repr)
+def test_map_takes_many(face: Direct, manager: Any, one: Any) -> None:
+    """One command would be taken for many of a letter each."""
+    with pytest.raises(TypeError, match=r"map\(\) takes many commands.*start_process\(\)"):
+        face(manager.map, one)
+    with pytest.raises(TypeError, match="ordered must be True or False, not 'x'"):
+        face(manager.map, [["true"]], ordered="x")
 
 
 @pytest.mark.parametrize("ordered", [False, True])
@@ -251,6 +365,24 @@ def test_all_ends_are_waited_for_in_the_order_of_the_starts(
         face(manager.start_process, number, programs.exits_with(number, number * 0.02))
     assert [status.code for status in face(manager.wait_all, timeout=20)] == [3, 2, 1]
     assert face(manager.wait_all) == []
+
+
+@pytest.mark.parametrize(
+    ("leftovers", "words"), [("stop", "are still being stopped"), ("keep", "still run, as leftovers='keep'")]
+)
+def test_a_name_that_descendants_hold_says_so(
+    face: Direct, manager: Any, programs: Programs, leftovers: Any, words: str
+) -> None:
+    """Who has waited would not know what to wait for."""
+    command = programs.leaves_a_child(4, ignore=True)
+    process = face(manager.start_process, "x", command, stdout=PIPE, grace=60, leftovers=leftovers)
+    assert face(process.wait, 20).code == 4
+    for call, args in ((manager.start_process, ("x", ["true"])), (manager.start_many, ([("x", ["true"])],))):
+        with pytest.raises(
+            DuplicateTask, match=f"descendants of it {words}.*as_completed.*terminate_process"
+        ):
+            face(call, *args)
+    assert face(manager.terminate_process, "x", 0).stopped
 
 
 def test_an_end_is_not_told_again_while_something_is_left(
@@ -331,6 +463,25 @@ def test_output_is_captured_and_bounded(face: Direct, manager: Any, programs: Pr
     assert (process.output_truncated, process.output_complete) == (True, True)
 
 
+@pytest.mark.parametrize("most", [1, 2, 3, 5])
+def test_exactly_so_many_bytes_are_kept_as_were_asked_for(face: Direct, manager: Any, most: int) -> None:
+    """Also of a stream that is followed."""
+    process = face(manager.start_process, "x", ["printf", "0123456789"], stdout=PIPE, max_output=most)
+    assert face(process.wait).ok
+    head = min(1, most - 1)
+    assert process.stdout_bytes == b"0123456789"[:head] + b"0123456789"[head - most :]
+    process = face(
+        manager.start_process,
+        "y",
+        ["printf", "0123456789"],
+        stdout=PIPE,
+        max_output=most,
+        on_max_output="wait",
+    )
+    assert face.list(process.lines) == ["0123456789"]
+    assert len(process.stdout_bytes) == most
+
+
 def test_lines_are_followed_while_it_runs(face: Direct, manager: Any, programs: Programs) -> None:
     """None is lost, though there are more than are kept."""
     process = face(manager.start_process, "x", programs.spams(1_280_000, lines=True), stdout=PIPE)
@@ -362,6 +513,32 @@ def test_signals_are_sent_to_one_or_to_the_group(face: Direct, manager: Any, pro
     assert process.kill()
     assert face(process.wait).signal == signal.SIGKILL
     assert not process.send_signal(signal.SIGUSR1)
+
+
+@pytest.mark.parametrize(
+    ("sig", "error"),
+    [(True, TypeError), ("TERM", TypeError), (65, ValueError), (-1, ValueError), (10**20, ValueError)],
+)
+def test_what_is_no_signal_is_refused(
+    face: Direct, manager: Any, programs: Programs, sig: Any, error: type[Exception]
+) -> None:
+    """In words, and nothing is sent."""
+    process = face(manager.start_process, "x", programs.ready_then_sleep())
+    with pytest.raises(error, match="sig must be"):
+        process.send_signal(sig)
+    assert process.send_signal(0)
+    assert process.running
+
+
+def test_one_that_leads_no_group_cannot_be_signalled_as_one(
+    face: Direct, manager: Any, programs: Programs
+) -> None:
+    """It is in ours."""
+    process = face(manager.start_process, "x", programs.ready_then_sleep(), start_new=None)
+    with pytest.raises(ValueError, match=r"leads no process group.*start_new"):
+        process.send_signal(signal.SIGTERM, group=True)
+    assert process.send_signal(signal.SIGTERM)
+    assert face(process.wait, 20).signal == signal.SIGTERM
 
 
 def test_everything_is_counted(face: Direct, programs: Programs) -> None:
@@ -406,4 +583,6 @@ def test_manager_options_are_checked(face: Direct) -> None:
             face.manager_class(**options)
     with pytest.raises(TypeError, match="on_event"):
         face.manager_class(on_event=7)
+    with pytest.raises(ValueError, match="'guard' is not available in this version"):
+        face.manager_class(containment="guard")
     assert fastproc.ProcessManager is not None

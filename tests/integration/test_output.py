@@ -162,12 +162,12 @@ def test_memory_stays_flat_however_much_comes(manager: ProcessManager, programs:
 
 @pytest.mark.parametrize("limit", [1, 2, 10, 1000, 100_000])
 def test_max_output_says_how_much_is_kept(manager: ProcessManager, programs: Programs, limit: int) -> None:
-    """A quarter from the beginning and the rest from the end, at least a byte of each, of each stream."""
+    """A quarter from the beginning and the rest from the end, of each stream; a single byte is the last."""
     process = manager.start_process("cut", programs.spams(200_000, lines=True), stdout=PIPE, max_output=limit)
     assert process.wait(20).ok
     whole = subprocess.run(programs.spams(200_000, lines=True), capture_output=True, check=True).stdout
-    head = max(1, limit // 4)
-    tail = max(1, limit - head)
+    head = 0 if limit == 1 else max(1, limit // 4)
+    tail = limit - head
 
     assert process.stdout_bytes == whole[:head] + whole[-tail:]
     assert process.output_truncated

@@ -823,6 +823,26 @@ def test_failed_starts_leave_no_cgroup(manager: ProcessManager) -> None:
     assert len(leaves()) <= before + 2
 
 
+@pytest.mark.parametrize(
+    "options", ["containment='cgroup'", "limits=fastproc.Limits(memory=1 << 30)"], ids=lambda words: words[:8]
+)
+def test_a_place_for_cgroups_that_is_none_is_named(programs: Programs, options: str) -> None:
+    """Whoever has set the variable wonders where it went."""
+    said = fresh.run(
+        f"""
+        os.environ["FASTPROC_CGROUP"] = "/no/such/place"
+        try:
+            ProcessManager().start_process("x", ["true"], {options})
+        except fastproc.SpawnError as error:
+            print(error.stage, error.strerror)
+        """,
+        programs,
+    )
+
+    assert said.startswith("cgroup ")
+    assert "FASTPROC_CGROUP=/no/such/place is not one" in said
+
+
 # ---- descriptors ----
 
 
@@ -836,10 +856,10 @@ def test_a_descriptor_that_is_not_open_is_named(start: Start) -> None:
     assert (error.errno, error.stage, error.filename) == (errno.EBADF, "fds", f"fd {closed}")
 
     closed = max(map(int, os.listdir("/proc/self/fd"))) + 100
-    for number, name in enumerate(("stdin", "stdout", "stderr")):
+    for name in ("stdin", "stdout", "stderr"):
         error = error_of(start, ["true"], **{name: closed})
-        assert (error.errno, error.stage, error.filename) == (errno.EBADF, "fds", f"fd {number}")
-        assert "not open" in str(error)
+        assert (error.errno, error.stage, error.filename) == (errno.EBADF, "fds", f"fd {closed}")
+        assert f"descriptor {closed}, given as {name}, is not open" in str(error)
 
 
 def test_a_file_that_was_closed_since_is_told_as_such(manager: ProcessManager) -> None:

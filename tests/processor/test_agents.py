@@ -12,7 +12,7 @@ from tests.conftest import eventually
 from tests.processor.conftest import Journal, MakeProcessor, deeds
 from tests.watch import is_alive
 
-from fastproc import ExitReason
+from fastproc import PIPE, Command, ExitReason
 from fastproc.processor import AgentExecutor, End, ExecutionResult, RateLimit, TaskState
 from fastproc.processor.events import QueueEvent, RateLimitPause, RateLimitResume, TaskStarted
 
@@ -203,6 +203,24 @@ def test_executors_that_fail_are_failures_of_their_task(make: MakeProcessor) -> 
         execution = processor.result(name).execution
         assert execution is not None
         assert words in execution.error
+
+
+def test_what_an_executor_says_about_captured_output_is_in_nobodys_way(make: MakeProcessor) -> None:
+    """The output goes to the log, with the limits of the Processor."""
+
+    class Bounded:
+        def prepare(self, task: object, run: object) -> Command:
+            return Command(["seq", "100"], stdout=PIPE, max_output=10, on_max_output="stop", idle_timeout=60)
+
+        def judge(self, task: object, end: End) -> ExecutionResult:
+            return ExecutionResult(success=end.status.ok, output=end.output.decode())
+
+    processor = make(executor=Bounded(), max_attempts=1)
+    processor.submit(["true"], id="a")
+    assert processor.run_until_empty(30).completed == ("a",)
+    execution = processor.result("a").execution
+    assert execution is not None
+    assert execution.output.endswith("99\n100\n")
 
 
 def test_the_prompt_has_no_name_that_others_could_read(

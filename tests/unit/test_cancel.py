@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import gc
 import logging
 import math
+import pickle
 import threading
 import time
 import weakref
+from collections.abc import Callable
 
 import pytest
 
@@ -201,6 +204,19 @@ def test_many_threads_cancel_once_and_lose_no_callback() -> None:
 def test_a_wrong_timeout_is_refused(timeout: object, error: type[Exception]) -> None:
     with pytest.raises(error, match="timeout"):
         CancelToken(timeout=timeout)  # type: ignore[arg-type]
+
+
+def test_what_cannot_be_called_is_refused_when_it_is_said() -> None:
+    token = CancelToken()
+    with pytest.raises(TypeError, match="callback must be callable, not 5"):
+        token.add_callback(5)  # type: ignore[arg-type]
+    assert token.cancel()
+
+
+@pytest.mark.parametrize("take", [pickle.dumps, copy.copy, copy.deepcopy])
+def test_it_cannot_be_pickled_or_copied(take: Callable[[object], object]) -> None:
+    with pytest.raises(TypeError, match="CancelToken cannot be pickled or copied"):
+        take(CancelToken())
 
 
 def test_a_time_beyond_all_floats_is_for_ever() -> None:

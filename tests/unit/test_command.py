@@ -294,22 +294,26 @@ def test_a_log_file_without_a_name_is_refused(path: Any) -> None:
         ({"user": ""}, ValueError, "user"),
         ({"group": True}, TypeError, "group"),
         ({"extra_groups": "wheel"}, TypeError, "extra_groups"),
-        ({"extra_groups": [None]}, TypeError, "extra_groups"),
+        ({"extra_groups": [None]}, TypeError, "extra_groups: None is neither the name nor the number"),
+        ({"extra_groups": [0, True]}, TypeError, "extra_groups: True is neither"),
+        ({"extra_groups": [0] * 65537}, ValueError, "extra_groups has 65537 groups, .* takes 65536"),
         ({"cpu_affinity": []}, ValueError, "cpu_affinity is empty"),
         ({"cpu_affinity": [-1]}, ValueError, "cpu_affinity"),
         ({"cpu_affinity": 1}, TypeError, "cpu_affinity"),
-        ({"cpu_affinity": [0.5]}, TypeError, "cpu_affinity"),
+        ({"cpu_affinity": [0.5]}, TypeError, "cpu_affinity: 0.5 is not the number of a CPU"),
         ({"no_new_privs": 1}, TypeError, "True or False"),
         ({"pass_fds": [1]}, ValueError, "use stdout="),
         ({"pass_fds": [-1]}, ValueError, "pass_fds"),
         ({"pass_fds": 3}, TypeError, "pass_fds"),
-        ({"pass_fds": [True]}, TypeError, "pass_fds"),
+        ({"pass_fds": [True]}, TypeError, "pass_fds: True is not the number of a descriptor"),
+        ({"pass_fds": [3, "a"]}, TypeError, "pass_fds: 'a' is not the number of a descriptor"),
         ({"start_new": "terminal"}, ValueError, "'session' or 'group' or None"),
         ({"containment": "jail"}, ValueError, "'cgroup'"),
         ({"containment": None}, ValueError, "containment"),
         ({"leftovers": "kill"}, ValueError, "'stop' or 'keep'"),
         ({"die_with_parent": "yes"}, TypeError, "die_with_parent"),
         ({"max_output": 0}, ValueError, "max_output"),
+        ({"max_output": 2**63}, ValueError, r"from 1 to 2\*\*62 bytes"),
         ({"on_max_output": "drop"}, ValueError, "'truncate' or 'stop' or 'wait'"),
         ({"tags": {"a": 1}}, TypeError, "tags"),
         ({"tags": "a"}, TypeError, "tags"),
@@ -347,6 +351,42 @@ def test_right_options_are_kept_in_one_form() -> None:
     assert command.tags == {"team": "a"}
     assert (command.head_bytes, command.tail_bytes) == (250, 750)
     assert command.start_new is None
+
+
+@pytest.mark.parametrize("most", [*range(1, 12), 1000, None])
+def test_no_byte_more_is_kept_than_was_asked_for(most: int | None) -> None:
+    command = Command(["true"], max_output=most)
+
+    assert command.head_bytes + command.tail_bytes == (256 * 1024 if most is None else most)
+    assert command.head_bytes >= 0
+    assert command.tail_bytes >= 1
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"idle_timeout": 5},
+        {"max_output": 100},
+        {"on_max_output": "stop"},
+        {"on_max_output": "wait", "stdout": DEVNULL},
+    ],
+    ids=repr,
+)
+def test_options_about_output_need_a_pipe_when_it_is_started(options: dict[str, Any]) -> None:
+    command = Command(["true"], **options)
+
+    with pytest.raises(ValueError, match=f"{next(iter(options))} .*needs stdout=PIPE or stderr=PIPE"):
+        command.check_output()
+    command.replace(stdout=PIPE).check_output()
+    command.replace(stderr=PIPE).check_output()
+
+
+def test_a_closed_file_is_told_as_such(tmp_path: Path) -> None:
+    with open(tmp_path / "file", "w") as file:
+        pass
+    for name in ("stdin", "stdout", "stderr"):
+        with pytest.raises(ValueError, match=f"{name}: .* is closed"):
+            Command(["true"], **{name: file})  # type: ignore[arg-type]
 
 
 def test_every_default_passes_its_own_check() -> None:

@@ -33,10 +33,12 @@ ALL = [
     SpawnNotADirectory(errno.ENOTDIR, "no directory", "/etc/passwd", stage="cwd"),
     SpawnError(errno.ESRCH, "killed", None, stage="pre-exec", signal=9),
     DuplicateTask("a"),
+    DuplicateTask("a", "it is there twice"),
     NotActive(("b", 1)),
     WaitTimeout("task 'a'", 0.5),
     ManagerClosed(),
     TooManyProcesses(4),
+    TooManyProcesses(4, 3, 2),
     ForkedHandle(),
 ]
 
@@ -233,4 +235,5 @@ def test_an_error_tells_what_the_caller_asked_about() -> None:
     assert str(WaitTimeout("task 'a'", 0.25)) == "task 'a' has not ended within 0.25 s"
     assert WaitTimeout("task 'a'", 0.25).timeout == 0.25
     assert "max_processes=4" in str(TooManyProcesses(4))
+    assert "3 are asked for, 2 are active, and max_processes is 4" in str(TooManyProcesses(4, 3, 2))
     assert "closed" in str(ManagerClosed())

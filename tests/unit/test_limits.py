@@ -29,6 +29,19 @@ def test_a_pair_is_soft_and_hard() -> None:
     assert list(Limits(open_files=(64, 128)).rlimits()) == [(6, 64, 128)]
 
 
+def test_any_sequence_of_two_is_a_pair() -> None:
+    limits = Limits(open_files=[64, 128])  # type: ignore[arg-type]
+
+    assert limits == Limits(open_files=(64, 128))
+    assert hash(limits) == hash(Limits(open_files=(64, 128)))
+
+
+def test_a_cgroup_has_one_bound_and_a_pair_may_say_it_twice() -> None:
+    limits = Limits(memory=(5, 5), pids=[2, 2], cpus=(0.5, 0.5))  # type: ignore[arg-type]
+
+    assert limits == Limits(memory=5, pids=2, cpus=0.5)
+
+
 def test_one_cpu_limit_leaves_a_second_for_sigxcpu() -> None:
     hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
     expected = 6 if hard == resource.RLIM_INFINITY else max(5, min(6, hard))
@@ -66,7 +79,11 @@ def test_the_last_three_need_a_cgroup() -> None:
         ({"stack": (1, 2, 3)}, ValueError, "stack"),
         ({"stack": (1, None)}, TypeError, "stack"),
         ({"memory": 0}, ValueError, "at least 1"),
-        ({"memory": (1, 2)}, TypeError, "memory"),
+        ({"memory": (1, 2)}, TypeError, "memory must be one number, not .* a cgroup has one bound"),
+        ({"cpus": (1, 1, 1)}, TypeError, "cpus must be one number"),
+        ({"memory": "1G"}, TypeError, "memory must be a whole number, not"),
+        ({"open_files": "ab"}, TypeError, r"open_files must be a whole number or \(soft, hard\)"),
+        ({"open_files": {1, 2}}, TypeError, "open_files must be"),
         ({"pids": -1}, ValueError, "pids"),
         ({"cpus": 0}, ValueError, "at least 0.01"),
         ({"cpus": float("nan")}, ValueError, "cpus"),

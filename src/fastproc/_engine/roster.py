@@ -230,8 +230,8 @@ class Roster(Ledger):
                 raise ManagerClosed
             if limit is not None and len(active) >= limit:
                 raise TooManyProcesses(limit)
-            if active.setdefault(child.task_id, child) is not child:
-                raise DuplicateTask(child.task_id)
+            if (holder := active.setdefault(child.task_id, child)) is not child:
+                raise _name_is_taken(holder)
             child._token = token = next(tokens)
             child._starter = _get_ident()
             self.by_token[token] = child
@@ -245,15 +245,17 @@ class Roster(Ledger):
         with self.lock:
             limit = self.max_processes
             if limit is not None and len(self.active) + len(children) > limit:
-                raise ManagerClosed if self.closed else TooManyProcesses(limit)
+                if self.closed:
+                    raise ManagerClosed
+                raise TooManyProcesses(limit, len(children), len(self.active))
             if self.closed:
                 raise ManagerClosed
             # As admit_one() does, with what concerns them all done once.
             me = _get_ident()
             active, by_token = self.active, self.by_token
             for child in children:
-                if active.setdefault(child.task_id, child) is not child:
-                    raise DuplicateTask(child.task_id)
+                if (holder := active.setdefault(child.task_id, child)) is not child:
+                    raise _name_is_taken(holder)
                 child._token = token = next(tokens)
                 child._starter = me
                 by_token[token] = child
@@ -723,6 +725,20 @@ class Roster(Ledger):
     def is_copy(self) -> bool:
         """Whether this is a forked copy of what the original made."""
         return self.generation != fork.generation
+
+
+def _name_is_taken(holder: Child) -> DuplicateTask:
+    """By one that runs, or that has ended and left something behind: in that case waiting for it is over."""
+    name = holder.task_id
+    if holder._status is None:
+        return DuplicateTask(name)
+    kept = holder.command.leftovers == "keep"
+    still = "still run, as leftovers='keep' wants it" if kept else "are still being stopped"
+    return DuplicateTask(
+        name,
+        f"the last process of task {name!r} has ended, but descendants of it {still}, and the id is not free "
+        "until they are gone: wait for that by as_completed(), or end them by terminate_process()",
+    )
 
 
 def _output_size(child: Child) -> int:

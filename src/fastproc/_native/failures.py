@@ -6,7 +6,7 @@ import errno
 import os
 from collections.abc import Iterator
 
-from ..command import DEVNULL, PIPE, STDOUT, Command, HasFileno, LogFile
+from ..command import DEVNULL, NO_GUARD, PIPE, STDOUT, Command, HasFileno, LogFile
 from ..errors import SpawnError, spawn_error
 from .kernel import stage_name
 from .records import FailureRecord
@@ -40,7 +40,7 @@ def closed_descriptor(command: Command) -> SpawnError | None:
             try:
                 os.fstat(source if isinstance(source, int) else source.fileno())
             except (OSError, ValueError):  # ValueError is what a closed file object says
-                return spawn_error(errno.EBADF, "fds", detail=target)
+                return _not_open(target, source)
     return None
 
 
@@ -55,6 +55,15 @@ def _descriptors(command: Command) -> Iterator[tuple[int, int | HasFileno]]:
         yield descriptor, descriptor
 
 
+def _not_open(target: int, source: int | HasFileno) -> SpawnError:
+    option = f"as {('stdin', 'stdout', 'stderr')[target]}" if target <= 2 else "in pass_fds"
+    if isinstance(source, int):
+        name, words = f"fd {source}", f"the descriptor {source}, given {option}, is not open"
+    else:
+        name, words = f"fd {target}", f"the file given {option} is closed: {source!r}"
+    return spawn_error(errno.EBADF, "fds", filename=name, words=words)
+
+
 def _culprit(command: Command, stage: str, detail: int, error: int) -> Culprit:
     if stage == "request" and error == errno.E2BIG and detail < 0:
         return _longest_variable(command)
@@ -64,6 +73,8 @@ def _culprit(command: Command, stage: str, detail: int, error: int) -> Culprit:
         return command.cwd
     if stage == "ids":
         return _identity(command)
+    if stage == "affinity" and command.cpu_affinity is not None:
+        return f"CPU {', '.join(map(str, sorted(command.cpu_affinity)))}"
     if stage == "fds" and 0 <= detail <= 2:
         return _stream_path((command.stdin, command.stdout, command.stderr)[detail])
     return None
@@ -80,11 +91,13 @@ def _containment_words(command: Command, error: int) -> str | None:
     if error != errno.EOPNOTSUPP:
         return None
     if command.containment == "guard":
-        return "containment 'guard' is not available in this version; there are 'cgroup' and 'session'"
+        return NO_GUARD
     if limit is None and command.containment != "cgroup":
         return None
     wish = "containment 'cgroup'" if limit is None else f"the limit {limit}"
-    return f"{wish} needs a cgroup v2 directory that we may write to; there is none, see `fastproc doctor`"
+    asked = os.environ.get("FASTPROC_CGROUP")
+    where = "there is none" if asked is None else f"FASTPROC_CGROUP={asked} is not one"
+    return f"{wish} needs a cgroup v2 directory that we may write to; {where}, see `fastproc doctor`"
 
 
 def _identity(command: Command) -> str | None:

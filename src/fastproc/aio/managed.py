@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable, Generator
 from functools import partial
 from typing import Any, Self
 
+from .._checks import callback, optional_seconds, time_left
 from .._engine.flight import Flight, stop_shielded
 from .._engine.lines import LineCutter
 from .._engine.stopping import result_of, tell_to_end, verdict_seconds
@@ -121,6 +122,7 @@ class ManagedProcess:
             WaitTimeout: it has not ended within `timeout` seconds. Nothing is done to it.
             SpawnError: it was never started (only a process of map()).
         """
+        timeout = time_left("timeout", timeout)
         if self._process._status is None and self._process.error is None:
             try:
                 ended = await self.until(STATE_EXITED, timeout)
@@ -141,14 +143,14 @@ class ManagedProcess:
         """Ask the kernel, without blocking: how it ended, or None while it runs."""
         return self._process.poll()
 
-    def add_done_callback(self, call: Callable[[ManagedProcess], object]) -> None:
-        """Have `call` called in the loop with this process once nothing of it is left."""
-        self.when_over(partial(call, self))
+    def add_done_callback(self, fn: Callable[[ManagedProcess], object]) -> None:
+        """Have `fn` called in the loop with this process once nothing of it is left."""
+        self.when_over(partial(callback("fn", fn), self))
 
     async def until(self, state: int, seconds: float | None = None) -> bool:
         """Wait until it is in `state`, EXITED or DONE, for so many seconds at most; whether it is."""
         if self._flight is not None:
-            return await self._flight.until(state, None if seconds is None else max(seconds, 0.0))
+            return await self._flight.until(state, seconds)
         loop = asyncio.get_running_loop()
         reached = loop.create_future()
 
@@ -184,7 +186,10 @@ class ManagedProcess:
     # ---- signals ----
 
     def send_signal(self, sig: int, *, group: bool = False) -> bool:
-        """Send it a signal, or with `group` its whole process group. False if it has ended."""
+        """Send it a signal, or with `group` its whole process group. False if it has ended.
+
+        As Process.send_signal(), which says what is refused.
+        """
         return self._process.send_signal(sig, group=group)
 
     def terminate(self, timeout: float | None = None) -> Stopping:
@@ -193,6 +198,7 @@ class ManagedProcess:
         That begins here and now; awaiting the result waits for the end, and gives a StopResult. `timeout`
         None is the grace of its command. To be cancelled meanwhile changes nothing, and is raised after that.
         """
+        timeout = optional_seconds("timeout", timeout)
         self._process._roster.check_usable()
         began = time.monotonic()
         grace = tell_to_end(self._process, timeout)

@@ -6,21 +6,30 @@ import asyncio
 import time
 import weakref
 from asyncio import AbstractEventLoop, CancelledError
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Self, Unpack
 
+from .._checks import callback, flag, seconds, time_left
 from .._engine.child import Child
 from .._engine.flight import Flight
 from .._engine.loopfeed import LoopFeed
 from .._engine.loopmap import finished_in_loop
 from .._engine.loops import LoopMail, mail_of
 from .._engine.stopping import report_of, tell_all_to_end, verdict_seconds
-from ..cancel import CancelToken
+from ..cancel import CancelToken, check_cancel
 from ..command import Arg, Command, CommandOptions, Containment
 from ..errors import ManagerClosed, SpawnError, TaskId, WaitTimeout
 from ..events import Event
-from ..manager import ProcessManager as BlockingManager, _process, _seconds, bound_of, check_names, pairs
+from ..manager import (
+    ProcessManager as BlockingManager,
+    _process,
+    bound_of,
+    check_names,
+    commands_of,
+    pairs,
+    ready,
+)
 from ..metrics import Metrics
 from ..process import Process
 from ..status import ExitStatus, StopReport, StopResult
@@ -59,9 +68,7 @@ class ProcessManager:
         on_event: Callable[[Event], object] | None = None,
         name: str | None = None,
     ) -> None:
-        if on_event is not None and not callable(on_event):
-            raise TypeError(f"on_event must be callable, not {on_event!r}")
-        self._observer = None if on_event is None else _Observer(on_event)
+        self._observer = None if on_event is None else _Observer(callback("on_event", on_event))
         self._manager = BlockingManager(
             max_processes=max_processes,
             grace=grace,
@@ -102,18 +109,9 @@ class ProcessManager:
 
     # ---- starting ----
 
-    def _make(
-        self,
-        task_id: TaskId,
-        command: Command | Sequence[Arg],
-        cancel: CancelToken | None,
-        options: CommandOptions,
+    def _fly(
+        self, process: Process, block: bytes | None, cancel: CancelToken | None = None
     ) -> ManagedProcess:
-        block = None
-        if options or cancel is not None:
-            process = Process(self._roster, task_id, Command.coerce(command, options))
-        else:
-            process, block = _process(self._roster, task_id, command)
         return ManagedProcess(process, Flight(self._engage(), process, cancel=cancel, block=block))
 
     async def start_process(
@@ -130,7 +128,16 @@ class ProcessManager:
         `on_exit` is called in the loop. To be cancelled here calls the start off, or stops what it has made.
         All else is as in fastproc.ProcessManager.start_process().
         """
-        process = self._make(task_id, command, cancel, options)
+        if cancel is not None:
+            check_cancel(cancel)
+        if on_exit is not None:
+            callback("on_exit", on_exit)
+        block = None
+        if options or cancel is not None:
+            made = Process(self._roster, task_id, ready(command, options))
+        else:
+            made, block = _process(self._roster, task_id, command)
+        process = self._fly(made, block, cancel)
         flight = process._flight
         assert flight is not None
         if on_exit is not None:
@@ -148,9 +155,12 @@ class ProcessManager:
             DuplicateTask, TooManyProcesses, ManagerClosed, TypeError, ValueError: as in start_process(), for
                 any of the items; then none has been started.
         """
-        made = list(pairs(items))
-        check_names([task_id for task_id, _command in made])
-        processes = [self._make(task_id, command, None, {}) for task_id, command in made]
+        made = [
+            _process(self._roster, task_id, command, number)
+            for number, (task_id, command) in enumerate(pairs(items))
+        ]
+        check_names([process.task_id for process, _block in made])
+        processes = [self._fly(process, block) for process, block in made]
         if not processes:
             return []
         feed = self._engage()
@@ -178,13 +188,14 @@ class ProcessManager:
         closed. That is at once in ``async with contextlib.aclosing(manager.map(...)) as ended:``, and else
         when asyncio comes to it.
         """
-        return self._map(commands, bound_of(concurrency, self._roster.max_processes), ordered)
+        bound = bound_of(concurrency, self._roster.max_processes)
+        return self._map(commands_of(commands), bound, flag("ordered", ordered))
 
     async def _map(
-        self, commands: Iterable[Command | Sequence[Arg]], concurrency: int, ordered: bool
+        self, commands: Iterator[Command | Sequence[Arg]], concurrency: int, ordered: bool
     ) -> AsyncIterator[ManagedProcess]:
         loop = self._engage().mail.loop
-        feed = self._manager._feed(iter(commands), concurrency, ordered)
+        feed = self._manager._feed(commands, concurrency, ordered)
         ended = finished_in_loop(feed, self._roster, loop)
         try:
             async for process in ended:
@@ -203,7 +214,7 @@ class ProcessManager:
             NotActive: there is no active task of that id.
         """
         process = self._face_of(self._manager._active(task_id))
-        return await process.terminate(_seconds("timeout", timeout))
+        return await process.terminate(seconds("timeout", timeout))
 
     async def terminate_all(self, timeout: float = 10.0) -> StopReport:
         """Stop all tasks at once, with one grace of `timeout` seconds for all, and wait until they are gone.
@@ -213,15 +224,15 @@ class ProcessManager:
         """
         roster = self._roster
         roster.check_usable()
-        seconds = _seconds("timeout", timeout)
+        grace = seconds("timeout", timeout)
         began = time.monotonic()
         if self._feed is not None and not self._feed.mail.gone:
             self._feed.refuse_queued()
         roster.drain()
         children: list[Child] = []
-        tell_all_to_end(roster, began + seconds, set(), children)
+        tell_all_to_end(roster, began + grace, set(), children)
         processes = [self._face_of(child) for child in children if isinstance(child, Process)]
-        cancelled = await verdict(processes, began + verdict_seconds(roster, seconds))
+        cancelled = await verdict(processes, began + verdict_seconds(roster, grace))
         if cancelled is not None:
             raise cancelled
         judged = [process._process for process in processes if process.error is None]
@@ -231,11 +242,11 @@ class ProcessManager:
         """Start nothing more, and stop all tasks, see terminate_all(). Observers have heard all on return."""
         roster = self._roster
         roster.check_usable()
-        seconds = _seconds("timeout", timeout)
+        grace = seconds("timeout", timeout)
         with roster.lock:
             roster.closed = True
         try:
-            return await self.terminate_all(seconds)
+            return await self.terminate_all(grace)
         finally:
             await self._let_go()
 
@@ -316,6 +327,7 @@ class ProcessManager:
         Raises:
             WaitTimeout: some have not within `timeout` seconds.
         """
+        timeout = time_left("timeout", timeout)
         until = None if timeout is None else time.monotonic() + timeout
         processes = self._processes(self._manager._roster.unheard)
         statuses = []
@@ -332,7 +344,7 @@ class ProcessManager:
             raise
         return statuses
 
-    async def as_completed(self, timeout: float | None = None) -> AsyncIterator[ManagedProcess]:
+    def as_completed(self, timeout: float | None = None) -> AsyncIterator[ManagedProcess]:
         """Yield all tasks, each when nothing of it is left; what all means is said at
         fastproc.ProcessManager.as_completed().
 
@@ -341,6 +353,9 @@ class ProcessManager:
         Raises:
             WaitTimeout: not all are done within `timeout` seconds from the first step.
         """
+        return self._as_completed(time_left("timeout", timeout))
+
+    async def _as_completed(self, timeout: float | None) -> AsyncIterator[ManagedProcess]:
         until = None if timeout is None else time.monotonic() + timeout
         processes = self._processes(self._manager._roster.awaited)
         done: asyncio.Queue[ManagedProcess] = asyncio.Queue()

@@ -17,8 +17,24 @@ from ..events import Unkillable
 from ..manager import ProcessManager
 from ..process import Process
 from ..status import StopReport
+from .quantities import signal_name
 
-INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+# Those that report a fault of our own: what ran on after them could do anything.
+_FAULTS = {"SIGSEGV", "SIGBUS", "SIGFPE", "SIGILL", "SIGTRAP", "SIGSYS"}
+_DO_NOT_END = {"SIGCHLD", "SIGCLD", "SIGCONT", "SIGTSTP", "SIGTTIN", "SIGTTOU", "SIGURG", "SIGWINCH"}
+_CANNOT_BE_HANDLED = {"SIGKILL", "SIGSTOP"}
+
+INTERRUPTS = tuple(
+    sorted(
+        int(number)
+        for number in signal.valid_signals()
+        if signal_name(number) not in _FAULTS | _DO_NOT_END | _CANNOT_BE_HANDLED
+    )
+)
+"""All that would end us, see signal(7), with the real-time signals: what runs would be left alone."""
+
+AT_ONCE = frozenset({int(signal.SIGQUIT)})
+"""Those that give no grace: the terminal sends it for those who do not want to wait."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +69,7 @@ class TakesInterrupts(Protocol):
 
 
 class Interrupts:
-    """While this context lasts, SIGINT, SIGTERM and SIGHUP are notes in the inbox instead of ending us."""
+    """While this context lasts, what would end us is a note in the inbox: SIGINT, SIGTERM and all others."""
 
     def __init__(self, inbox: TakesInterrupts) -> None:
         self._inbox = inbox
@@ -64,8 +80,9 @@ class Interrupts:
 
     def __enter__(self) -> Self:
         for number in INTERRUPTS:
-            # One that was ignored before us, as nohup(1) does with SIGHUP, stays ignored.
-            if signal.getsignal(number) is not signal.SIG_IGN:
+            # One that was ignored before us, as nohup(1) does with SIGHUP, stays ignored, and None is one
+            # that somebody else's code in C hears.
+            if signal.getsignal(number) not in (signal.SIG_IGN, None):
                 self._before[number] = signal.signal(number, self._note)
         return self
 

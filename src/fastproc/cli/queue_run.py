@@ -13,7 +13,7 @@ import click
 from ..processor import Backoff, Processor, QueueReport, RateLimit, TaskState
 from ..processor.events import QueueEvent
 from ..status import StopReport
-from .inbox import Interrupt, Interrupts
+from .inbox import AT_ONCE, Interrupt, Interrupts
 from .options import TIME, TIME_LIMIT
 from .quantities import counted, in_seconds, signal_name
 from .queue_add import ASSIGNMENT
@@ -270,7 +270,7 @@ class Session:
         if self._interrupt is None:
             self._interrupt = number
         ladder = ["end", "kill"] if self._unfinished != "finish" else ["finish", "end", "kill"]
-        step = ladder[self._asked] if self._asked < len(ladder) else "kill"
+        step = "kill" if self._asked >= len(ladder) or number in AT_ONCE else ladder[self._asked]
         self._board.finishing, self._board.stopping = True, step != "finish"
         # The grace is the jobs'; filing what comes of them takes its own time.
         enough = self._grace / 0.8 + 10.0
@@ -285,7 +285,8 @@ class Session:
             )
             self._stop(enough, "cancel" if self._unfinished == "cancel" else "requeue")
         elif self._asked <= len(ladder):
-            self._view.say(f"{name} again: killing {runs}.")
+            again = " again" if self._asked else ""
+            self._view.say(f"{name}{again}: killing {runs}.")
             self._stop(0.0, "requeue")
 
     def _conclude(self, elapsed: float) -> int:

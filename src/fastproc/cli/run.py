@@ -22,7 +22,7 @@ from ..process import Process
 from ..status import ExitReason, ExitStatus, StopReport
 from . import OWN_FAILURE
 from .copying import KEPT, Copying
-from .inbox import Inbox, Interrupt, Interrupts, next_note, stop_all
+from .inbox import AT_ONCE, Inbox, Interrupt, Interrupts, next_note, stop_all
 from .options import LIMIT_NAMES, chosen, shared_options
 from .quantities import signal_name
 
@@ -50,10 +50,17 @@ def run(words: tuple[str, ...], variables: tuple[str, ...], as_json: bool, **opt
         try:
             process = manager.start_process("run", command, on_exit=inbox.put)
         except SpawnError as error:
-            _say(f"{words[0]}: {error.strerror}")
+            culprit = words[0] if error.filename is None else os.fsdecode(error.filename)
+            _say(f"{culprit}: {error.strerror}")
             if as_json:
                 _say_json(
-                    {"command": words, "error": error.strerror, "errno": error.errno, "stage": error.stage}
+                    {
+                        "command": words,
+                        "error": error.strerror,
+                        "errno": error.errno,
+                        "stage": error.stage,
+                        "culprit": culprit,
+                    }
                 )
             return _code_of_failure(error)
         with nullcontext() if command.idle_timeout is None else Copying(process) as copying:
@@ -130,12 +137,15 @@ def _wait(
                 if process.status is None:
                     return interrupt, note
             case Interrupt(number):
-                if interrupt is None:
-                    _say(f"{signal_name(number)}: stopping the command and all it started; again to kill")
-                elif stopping:
+                kill = stopping or number in AT_ONCE
+                if stopping:
                     _say(f"{signal_name(number)} again: killing")
+                elif kill:
+                    _say(f"{signal_name(number)}: killing the command and all it started")
+                else:
+                    _say(f"{signal_name(number)}: stopping the command and all it started; again to kill")
                 interrupt = interrupt or number
-                stop_all(manager, 0 if stopping else grace, inbox)
+                stop_all(manager, 0 if kill else grace, inbox)
                 stopping = True
 
 

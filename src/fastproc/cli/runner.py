@@ -24,7 +24,7 @@ from ..process import Process
 from ..status import ExitReason, StopReport
 from .display import Display
 from .feed import Feed
-from .inbox import Inbox, Interrupt, MoreInput, Note, stop_all
+from .inbox import AT_ONCE, Inbox, Interrupt, MoreInput, Note, stop_all
 from .joblist import BadLine, Job
 from .joblog import Done, Entry, JobLog
 from .outcome import NOT_STARTED, UNKILLABLE, Outcome, Summary, called
@@ -144,6 +144,12 @@ class Runner:
     def _command(self, job: Job) -> Command:
         policy = self._policy
         streams: dict[str, Any]
+        idle = (policy.settings | job.settings).get("idle_timeout")
+        if idle and (policy.keep_output is not None or policy.output == "inherit"):
+            raise ValueError(
+                "idle-timeout listens to the output, which with --keep-output and --output inherit does not "
+                "pass through here"
+            )
         if policy.keep_output is not None:
             files = [_output_path(policy.keep_output, job, end) for end in ("out", "err")]
             for file in files:
@@ -151,7 +157,7 @@ class Runner:
             streams = {"stdout": LogFile(files[0]), "stderr": LogFile(files[1])}
         elif policy.output == "inherit":
             streams = {"stdout": None, "stderr": None}
-        elif policy.output == "group" or (policy.settings | job.settings).get("idle_timeout"):
+        elif policy.output == "group" or idle:
             streams = {"stdout": PIPE, "stderr": PIPE}
         else:
             streams = {"stdout": DEVNULL, "stderr": DEVNULL}
@@ -257,7 +263,13 @@ class Runner:
 
     def _interrupted(self, number: int) -> None:
         name = signal_name(number)
-        if self.interrupt is None:
+        if self.interrupt is None and number in AT_ONCE:
+            self.interrupt = number
+            jobs = counted(len(self._running), "job")
+            self._display.say(f"{name}: no further job is started, {jobs} killed at once.")
+            self._killing = True
+            self._stop(0)
+        elif self.interrupt is None:
             self.interrupt = number
             self._display.say(
                 f"{name}: no further job is started, {counted(len(self._running), 'job')} asked to end, "

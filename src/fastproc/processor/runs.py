@@ -251,6 +251,11 @@ class Runs:
             options["input"] = None
         if command.idle_timeout is not None:
             options["idle_timeout"] = None
+        # These are about captured output, and this goes to the log.
+        if command.given("max_output"):
+            options["max_output"] = None
+        if command.given("on_max_output"):
+            options["on_max_output"] = "truncate"
         if hold.lock_fd is not None:
             options["pass_fds"] = (*command.pass_fds, hold.lock_fd)
         return command.replace(**options)
