@@ -366,19 +366,21 @@ def test_no_byte_more_is_kept_than_was_asked_for(most: int | None) -> None:
     "options",
     [
         {"idle_timeout": 5},
-        {"max_output": 100},
         {"on_max_output": "stop"},
-        {"on_max_output": "wait", "stdout": DEVNULL},
+        {"on_max_output": "stop", "max_output": 9, "stdout": DEVNULL},
     ],
     ids=repr,
 )
 def test_options_about_output_need_a_pipe_when_it_is_started(options: dict[str, Any]) -> None:
     command = Command(["true"], **options)
 
-    with pytest.raises(ValueError, match=f"{next(iter(options))} .*needs stdout=PIPE or stderr=PIPE"):
+    with pytest.raises(ValueError, match=f"{next(iter(options))}.* needs stdout=PIPE or stderr=PIPE"):
         command.check_output()
     command.replace(stdout=PIPE).check_output()
     command.replace(stderr=PIPE).check_output()
+    # What only bounds what is kept asks for nothing.
+    Command(["true"], max_output=100).check_output()
+    Command(["true"], on_max_output="wait").check_output()
 
 
 def test_a_closed_file_is_told_as_such(tmp_path: Path) -> None:
