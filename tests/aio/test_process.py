@@ -448,7 +448,6 @@ def test_bad_input_is_refused_before_anything_is_started(
         ({"extra_groups": ["no-such-group"]}, fastproc.SpawnError),
         ({"user": 2**65}, ValueError),
         ({"extra_groups": "root"}, TypeError),
-        ({"extra_groups": [0] * 70_000}, fastproc.SpawnError),
         ({"stdin": "no-such-file"}, FileNotFoundError),
         ({"stdout": object()}, TypeError),
         ({"stdout": -5}, ValueError),
