@@ -98,7 +98,8 @@ class CancelToken:
         """Have `callback` called once, without arguments, when cancel() is called here or above.
 
         It runs in the thread that cancels, at once if that has happened already, and not when the
-        deadline passes. What it raises is logged. Returns a function that takes it back.
+        deadline passes. What it raises is logged, or said on standard error where nobody listens
+        to the log. Returns a function that takes it back.
         """
         checked_callback("callback", callback)
         key = object()
@@ -135,8 +136,8 @@ def check_cancel(cancel: CancelToken) -> None:
 def _call(callback: Callable[[], object]) -> None:
     try:
         callback()
-    except Exception:
-        # It shall not keep the others from hearing, nor harm who cancels.
-        import logging
+    except Exception as error:  # noqa: BLE001 - it shall not keep the others from hearing, nor harm who cancels
+        # The log is imported when it is needed.
+        from ._mistakes import tell
 
-        logging.getLogger("fastproc").exception("a callback of a CancelToken failed")
+        tell("a callback of a CancelToken failed", error)

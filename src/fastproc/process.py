@@ -140,7 +140,8 @@ class Process(Child):
         """Have `fn` called with this process once nothing of it is left: it, its descendants, its output.
 
         That happens in a thread of the engine, one call after the other, so it must be quick; it may use all
-        of this package. At once and in this thread if it is done already. What it raises is logged.
+        of this package. At once and in this thread if it is done already. What it raises is logged,
+        or said on standard error where nobody listens to the log.
         """
         callback("fn", fn)
         self._roster.check_usable()

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from tests.conftest import eventually
+from tests.integration import fresh
 from tests.programs import Programs
 from tests.watch import first_line
 
@@ -61,6 +62,41 @@ def test_what_an_observer_raises_is_logged_and_harms_no_other(
 
     assert told == ["Started", "Exited", "Done"]
     assert caplog.text.count("ValueError: on purpose") == 3
+
+
+@pytest.mark.parametrize("heard", [False, True])
+def test_a_mistake_in_a_callback_is_said_where_nobody_listens_to_the_log(
+    programs: Programs, heard: bool
+) -> None:
+    """On standard error, as of any logger without a handler; ordinary events stay silent."""
+    begun = fresh.begin(
+        f"""
+        import io, logging
+        kept = io.StringIO()
+        if {heard}:
+            logging.getLogger("fastproc").addHandler(logging.StreamHandler(kept))
+
+        def fails(process):
+            raise ValueError(f"about {{process.task_id}}")
+
+        with ProcessManager() as manager:
+            manager.start_process("one", programs.exits_with(1), on_exit=fails).wait()
+        token = fastproc.CancelToken()
+        token.add_callback(lambda: fails(manager))
+        token.cancel()
+        print(kept.getvalue().count("Traceback"))
+        """,
+        programs,
+    )
+    out, err = begun.communicate(timeout=60)
+    assert out == ("2\n" if heard else "0\n")
+    if heard:
+        assert err == ""
+    else:
+        assert "ValueError: about one" in err
+        assert err.count("Traceback") == 2
+        assert "a callback failed" in err
+        assert "a callback of a CancelToken failed" in err
 
 
 def test_a_callback_for_one_that_is_done_is_called_at_once_and_logged_too(

@@ -7,6 +7,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 
+from .. import _mistakes
 from ..events import Escalated, Event, Exited, OrphanReaped, Refused, Started, Unkillable
 
 log = logging.getLogger("fastproc")
@@ -54,7 +55,7 @@ class Observers:
             self.call(call)
 
     def call(self, call: Callable[[], object]) -> None:
-        """Call one, in this thread. What it raises is logged."""
+        """Call one, in this thread. What it raises is logged, or else said on standard error."""
         try:
             call()
         except BaseException as error:
@@ -62,7 +63,7 @@ class Observers:
             # doing, and must not end the thread that reads the news.
             if not isinstance(error, Exception) and threading.current_thread() is threading.main_thread():
                 raise
-            log.exception("a callback failed")
+            _mistakes.tell("a callback failed", error)
 
     @property
     def waiting(self) -> bool:
