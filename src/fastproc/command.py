@@ -119,8 +119,8 @@ class Command:
             a file or a descriptor. ``stderr=STDOUT`` sends it where standard output goes.
         input: bytes to feed to its standard input.
         timeout: seconds from its start until it is stopped.
-        idle_timeout: seconds without a byte on a captured stream until it is stopped. As `max_output` and
-            `on_max_output`, it is refused at the start (ValueError) if no stream is captured.
+        idle_timeout: seconds without a byte on a captured stream until it is stopped. As
+            ``on_max_output="stop"``, it is refused at the start (ValueError) if no stream is captured.
         grace: seconds from the stop signal to SIGKILL.
         stop_signal: what it is asked to end with.
         limits: what it may use.
@@ -626,12 +626,12 @@ def _extra_groups(name: str, value: object) -> object:
     if value is None:
         return None
     groups = tuple(_group_of_many(name, group) for group in _collection(name, value, "groups"))
-    if len(groups) > _MOST_GROUPS:
-        raise ValueError(f"{name} has {len(groups)} groups, and the kernel takes {_MOST_GROUPS} at most")
+    if len(groups) > MOST_GROUPS:
+        raise ValueError(f"{name} has {len(groups)} groups, and the kernel takes {MOST_GROUPS} at most")
     return groups
 
 
-_MOST_GROUPS = 65536  # NGROUPS_MAX of linux/limits.h, see setgroups(2)
+MOST_GROUPS: Final = 65536  # NGROUPS_MAX of linux/limits.h, see setgroups(2)
 
 
 def _group_of_many(name: str, group: object) -> object:

@@ -18,13 +18,12 @@ from typing import Any, Final, NamedTuple
 from .._native import solo
 from .._native.kernel import stage_name
 from .._native.records import FailureRecord
-from ..command import Command
+from ..command import MOST_GROUPS, Command
 from ..errors import spawn_error
 
 EXTRAS: Final = ("limits", "grace", "idle_timeout", "no_new_privs", "cpu_affinity", "nice")
 """The keywords that subprocess does not know."""
 
-_GROUPS_AT_MOST: Final = os.sysconf("SC_NGROUPS_MAX")
 _AS_OPTIONS: Final = ("limits", "no_new_privs", "cpu_affinity", "nice")
 _OUR_STAGES: Final = frozenset({"cgroup", "rlimit", "nice", "affinity", "sandbox"})
 
@@ -114,8 +113,8 @@ def refuse_wide(umask: int, groups: Sequence[int] | None) -> None:
     """
     if not -(2**31) <= operator.index(umask) < 2**31:
         raise OverflowError(f"umask={umask} is out of range: a mask has nine bits, as 0o022 has")
-    if groups is not None and len(groups) > _GROUPS_AT_MOST:
-        raise ValueError(f"too many extra_groups: {len(groups)}, and the kernel takes {_GROUPS_AT_MOST}")
+    if groups is not None and len(groups) > MOST_GROUPS:
+        raise ValueError(f"too many extra_groups: {len(groups)}, and the kernel takes {MOST_GROUPS}")
 
 
 def start_error(failure: FailureRecord, executable: Any, cwd: Any) -> OSError:
